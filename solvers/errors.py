@@ -1,0 +1,17 @@
+"""What can go wrong in `solvers`; every error is a `SolverError`."""
+
+
+class SolverError(Exception):
+    """The root of this package's errors."""
+
+
+class InvalidProblem(SolverError, ValueError):
+    """A problem whose parts contradict each other before anything is solved."""
+
+
+class InvalidSelection(SolverError, ValueError):
+    """A selection that breaks the problem it is meant to solve."""
+
+
+class SolverUnavailable(SolverError):
+    """A solver that is unknown here or not installed."""

@@ -1,0 +1,195 @@
+"""The linear and the integer program over some of the choices, built with PuLP and solved by any of its solvers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf, isfinite
+
+import numpy as np
+import pulp
+
+from .cover import Cover
+from .errors import SolverUnavailable
+from .rows import Rows
+from .solution import Termination
+
+# PuLP's names by the names people use; the first that is installed is taken (CBC left PuLP's own package in 4.0).
+ALIASES = {"CBC": ("COIN_CMD", "PULP_CBC_CMD"), "GLPK": ("GLPK_CMD",), "SCIP": ("SCIP_PY", "SCIP_CMD")}
+
+# HiGHS accepts 1e-6 by default, in rows scaled to coefficients of 1; the final check accepts 1e-9 (verify.py).
+FEASIBILITY = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the integer program is solved: see `solvers.solve`."""
+
+    solver: str = "HiGHS"
+    time_limit_s: float = 60.0
+    gap: float = 1e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What a program returned; multipliers are those of a linear program, `bound` that of an integer one."""
+
+    termination: Termination
+    chosen: list[int] = field(default_factory=list)
+    value: float = inf
+    bound: float = -inf
+    layer_multipliers: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    row_multipliers: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    message: str = ""
+
+
+def available_solvers() -> list[str]:
+    """Names that `solve(solver=…)` accepts on this machine."""
+    found = pulp.listSolvers(onlyAvailable=True)
+    return sorted({*found, *(alias for alias, names in ALIASES.items() if set(names) & set(found))})
+
+
+def require_solver(name: str) -> str:
+    """PuLP's own name of a solver that is installed.
+
+    Raises:
+        SolverUnavailable: the name is unknown, or the solver is not installed.
+    """
+    for candidate in ALIASES.get(name, (name,)):
+        if candidate in pulp.listSolvers() and pulp.getSolver(candidate, msg=False).available():
+            return candidate
+    hint = " Install it with: pip install highspy." if name == "HiGHS" else ""
+    raise SolverUnavailable(
+        f"The solver {name!r} cannot be used here.{hint} Solvers available: {', '.join(available_solvers())}."
+    )
+
+
+def _make_solver(settings: Settings, *, integer: bool) -> pulp.LpSolver:
+    name = require_solver(settings.solver)
+    common = {"msg": False, "timeLimit": max(settings.time_limit_s, 0.01)}
+    if not integer:
+        return pulp.getSolver(name, **common)
+    common["gapRel"] = settings.gap
+    if name == "HiGHS":
+        exact = {
+            "mip_feasibility_tolerance": FEASIBILITY,
+            "primal_feasibility_tolerance": FEASIBILITY,
+            "random_seed": settings.seed % 2**31,
+            "gapAbs": 1e-9,
+        }
+        return pulp.getSolver(name, **common, **exact)
+    if name in ALIASES["CBC"]:
+        seeds = [f"randomSeed {settings.seed % 2**31}", f"randomCbcSeed {settings.seed % 2**31}"]
+        return pulp.getSolver(name, **common, options=seeds)
+    return pulp.getSolver(name, **common)
+
+
+def _read_status(model: pulp.LpProblem) -> Termination:
+    """Map PuLP's two statuses.
+
+    `status` alone says Optimal after a time limit, for CBC and for HiGHS; `sol_status` tells whether it was proven.
+    """
+    if model.sol_status == pulp.LpSolutionOptimal and model.status == pulp.LpStatusOptimal:
+        return Termination.optimal
+    if model.sol_status == pulp.LpSolutionIntegerFeasible:
+        return Termination.feasible_at_limit
+    if model.status == pulp.LpStatusInfeasible and model.sol_status == pulp.LpSolutionInfeasible:
+        return Termination.infeasible
+    return Termination.no_solution
+
+
+def run_program(
+    cover: Cover,
+    loss: np.ndarray,
+    rows: Rows,
+    columns: np.ndarray,
+    settings: Settings,
+    *,
+    cuts: Sequence[Sequence[int]] = (),
+    penalty: float | None = None,
+) -> Outcome:
+    """Solve the program restricted to `columns`.
+
+    Args:
+        cuts: selections that must not come out again.
+        penalty: None for the integer program. A number for the linear one, in which every row may be violated at
+            that price for each unit, so that it always has a solution and multipliers.
+    """
+    integer = penalty is None
+    scale = float(np.abs(loss[columns]).max(initial=0.0)) or 1.0
+    model = pulp.LpProblem("selection", pulp.LpMinimize)
+    category = pulp.LpInteger if integer else pulp.LpContinuous
+    indices = columns.tolist()
+    z = {c: model.add_variable(f"z{c}", 0, 1 if integer else None, category) for c in indices}
+    objective = [(z[c], weight) for c, weight in zip(indices, (loss[columns] / scale).tolist(), strict=True)]
+
+    covering: list[list[tuple[pulp.LpVariable, float]]] = [[] for _ in range(cover.layers)]
+    for choice, low, high in zip(indices, cover.first[columns].tolist(), cover.end[columns].tolist(), strict=True):
+        for layer in range(low, high):
+            covering[layer].append((z[choice], 1.0))
+
+    terms: list[list[tuple[pulp.LpVariable, float]]] = [[] for _ in range(len(rows))]
+    inside = np.zeros(rows.columns, dtype=bool)
+    inside[columns] = True
+    entries = inside[rows.column]
+    for r, c, v in zip(
+        rows.row[entries].tolist(), rows.column[entries].tolist(), rows.value[entries].tolist(), strict=True
+    ):
+        terms[r].append((z[c], v))
+
+    constraints: list[tuple[pulp.LpConstraint, int]] = []
+    for number, (row, low, high) in enumerate(zip(terms, rows.lower.tolist(), rows.upper.tolist(), strict=True)):
+        for sign, bound in ((1.0, high), (-1.0, low)):
+            if not isfinite(bound) or (integer and not row and sign * bound >= 0):
+                continue
+            slack = []
+            if penalty is not None:
+                over = model.add_variable(f"s{number}{'u' if sign > 0 else 'l'}", 0)
+                objective.append((over, penalty / scale))
+                slack = [(over, -sign)]
+            expression = pulp.LpAffineExpression(row + slack)
+            constraints.append((expression <= bound if sign > 0 else expression >= bound, number))
+    model += pulp.LpAffineExpression(objective)
+    once = [pulp.LpAffineExpression(pairs) == 1 for pairs in covering]
+    for constraint in once:
+        model += constraint
+    for constraint, _ in constraints:
+        model += constraint
+    for cut in cuts:
+        known = [(z[c], 1.0) for c in cut if c in z]
+        model += pulp.LpAffineExpression(known) <= len(cut) - 1
+
+    try:
+        model.solve(_make_solver(settings, integer=integer))
+    except (pulp.PulpSolverError, IndexError, OSError) as error:
+        return Outcome(termination=Termination.error, message=f"{settings.solver}: {error}")
+    termination = _read_status(model)
+    if termination not in (Termination.optimal, Termination.feasible_at_limit):
+        return Outcome(termination=termination)
+    if not integer:
+        multipliers = np.zeros(len(rows))
+        for constraint, number in constraints:
+            multipliers[number] += (constraint.pi or 0.0) * scale
+        return Outcome(
+            termination=termination,
+            value=(pulp.value(model.objective) or 0.0) * scale,
+            layer_multipliers=np.array([(constraint.pi or 0.0) * scale for constraint in once]),
+            row_multipliers=multipliers,
+        )
+    chosen = [c for c in indices if (z[c].varValue or 0.0) > 0.5]
+    value = float(loss[chosen].sum())
+    return Outcome(
+        termination=termination,
+        chosen=chosen,
+        value=value,
+        bound=_proven_bound(model, scale, value, settings.gap, termination),
+    )
+
+
+def _proven_bound(
+    model: pulp.LpProblem, scale: float, value: float, gap: float, termination: Termination
+) -> float:
+    """The solver's own bound where PuLP hands it over (HiGHS); else what its gap implies, if it claims optimality."""
+    engine = getattr(model, "solverModel", None)
+    if engine is not None and hasattr(engine, "getInfo"):
+        return float(engine.getInfo().mip_dual_bound) * scale
+    return value - gap * abs(value) if termination is Termination.optimal else -inf

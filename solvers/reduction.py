@@ -1,0 +1,100 @@
+"""Choices that no optimal selection needs, removed before anything is solved; every removal is exact."""
+
+import numpy as np
+
+from .cover import Cover
+from .problem import SelectionProblem, bounds_of
+from .verify import TOLERANCE
+
+
+def reduced(problem: SelectionProblem) -> np.ndarray:
+    """Indices of the choices that may matter, ascending; empty where it is plain that nothing fits.
+
+    Removed are choices that cannot be part of any valid selection (forbidden, overlapping a fixed one, on no cover
+    within one of the limits taken alone), and choices that another one beats in every respect.
+
+    >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.1, 0.2], first=[0, 0, 0], span=[1, 1, 1])
+    >>> reduced(problem)  # without limits the least loss beats all others
+    array([0])
+    """
+    allowed = _possible(problem)
+    if allowed.any():
+        allowed &= ~_dominated(problem, allowed)
+    return np.flatnonzero(allowed)
+
+
+def _possible(problem: SelectionProblem) -> np.ndarray:
+    nothing = np.zeros(problem.size, dtype=bool)
+    end = problem.first + problem.span
+    allowed = np.ones(problem.size, dtype=bool)
+    allowed[list(problem.forbidden)] = False
+    ties = [np.array(tie, dtype=np.int64) for tie in problem.ties]
+    for tie in ties:
+        inner = np.unique(tie)
+        inner = inner[np.argsort(problem.first[inner])]
+        if (end[inner][:-1] > problem.first[inner][1:]).any():
+            allowed[inner] = False
+    for choice in problem.fixed:
+        overlapping = (problem.first < end[choice]) & (end > problem.first[choice])
+        overlapping[choice] = False
+        allowed &= ~overlapping
+    if any(distance.minimum > problem.layers for distance in problem.distances):
+        return nothing
+
+    cover = Cover(problem.layers, problem.first, problem.span)
+    bounded = [(problem.costs[name], *bounds_of(limit)) for name, limit in problem.limits.items()]
+    for count in problem.counts:
+        member = np.zeros(problem.size)
+        member[list(count.choices)] = 1.0
+        bounded.append((member, *bounds_of(count)))
+    while True:
+        before = int(allowed.sum())
+        for tie in ties:
+            allowed[tie] &= bool(allowed[tie].all())
+        allowed &= np.isfinite(cover.through(np.where(allowed, 0.0, np.inf)))
+        for cost, lower, upper in bounded:
+            # Twice the tolerance of the final check, on the largest sum there can be: never removes what it accepts.
+            slack = 2 * TOLERANCE * problem.layers * float(np.abs(cost[allowed]).max(initial=0.0))
+            for sign, bound in ((1.0, upper), (-1.0, -lower)):
+                if np.isfinite(bound):
+                    allowed &= cover.through(np.where(allowed, sign * cost, np.inf)) <= bound + slack
+                elif bound < 0:
+                    return nothing
+        if not allowed[list(problem.fixed)].all():
+            return nothing
+        if int(allowed.sum()) == before or not allowed.any():
+            return allowed
+
+
+def _dominated(problem: SelectionProblem, allowed: np.ndarray) -> np.ndarray:
+    """Choices beaten by another that covers the same layers, in loss and in every limited cost.
+
+    Only among choices that nothing but the limits on costs speaks of: swapping one of these for another can break
+    no tie, count, distance or pin. A lower limit asks for more of a cost, so then more is better; both bounds: equal.
+    """
+    plain = allowed.copy()
+    named = [problem.fixed, *problem.ties]
+    named += [count.choices for count in problem.counts] + [distance.chosen for distance in problem.distances]
+    for group in named:
+        plain[list(group)] = False
+    sides = [problem.loss]
+    for name, limit in problem.limits.items():
+        if limit.upper is not None:
+            sides.append(problem.costs[name])
+        if limit.lower is not None:
+            sides.append(-problem.costs[name])
+    dominated = np.zeros(problem.size, dtype=bool)
+    choices = np.flatnonzero(plain)
+    if not len(choices):
+        return dominated
+    cover = Cover(problem.layers, problem.first[choices], problem.span[choices])
+    for segment in cover.segments():
+        members = choices[segment]
+        # In lexicographic order a choice can be beaten only by an earlier one; of equals the first stays.
+        members = members[np.lexsort((members, *(side[members] for side in reversed(sides))))]
+        beaten = np.tri(len(members), k=-1, dtype=bool)
+        for side in sides[1:]:
+            values = side[members]
+            beaten &= values[None, :] <= values[:, None]
+        dominated[members] = beaten.any(axis=1)
+    return dominated
