@@ -1,0 +1,370 @@
+"""The command line: parse, call, print. What an option means is told by `lana.recipe.Recipe`, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lana import __version__
+from lana.errors import LanaError, UserError
+from lana.recipe import Recipe, flag, near
+
+EXIT_USER_ERROR = 2
+
+Command = Callable[..., Any]
+
+
+class NumbersType(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers like 0.5,0.5,0.5", param, ctx)
+
+
+def _click_type(annotation: Any) -> Any:
+    """The parser of a recipe's field: the type without None."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return NumbersType(typing.get_args(annotation)[0])
+    return annotation
+
+
+def recipe_options(*names: str, rename: dict[str, str] | None = None) -> Callable[[Command], Command]:
+    """Options for the named fields of the recipe, with its help texts and defaults."""
+    hints = typing.get_type_hints(Recipe)
+    specs = {spec.name: spec for spec in dataclasses.fields(Recipe)}
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            spec = specs[name]
+            shown = "" if spec.default in (None, "") else f"  [default: {spec.default}]"
+            command = click.option(
+                flag(name),
+                name,
+                type=_click_type(hints[name]),
+                default=None,
+                help=spec.metadata["help"] + shown,
+            )(command)
+        return command
+
+    return add
+
+
+LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
+TARGET = ("runtime", "threads", "batch")
+quiet = click.option("--quiet", is_flag=True, help="Print results only.")
+as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
+budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
+budget = click.option("--budget", help="Latency budget as a share of the teacher's, e.g. 0.4x.")
+
+
+class Group(click.Group):
+    """Offers near names for an unknown command, and turns our errors into one message and an exit code."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"There is no command {args[0]!r}.{near(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, *_foreign_errors()) as error:
+            click.echo(f"lana: {error}", err=True)
+            ctx.exit(EXIT_USER_ERROR)
+        except LanaError as error:
+            click.echo(f"lana: {error}", err=True)
+            ctx.exit(1)
+
+
+def _foreign_errors() -> tuple[type[Exception], ...]:
+    """The root exceptions of the sibling packages, if they were loaded at all."""
+    roots = (("profilers.errors", "ProfilerError"), ("solvers.errors", "SolverError"))
+    return tuple(getattr(sys.modules[module], name) for module, name in roots if module in sys.modules)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="lana")
+def main() -> None:
+    """Compress a pretrained PyTorch network to a latency budget that holds when measured.
+
+    \b
+    lana compress digits-resnet --data digits --budget 0.4x
+    lana compress timm:resnet18 --data folder:images --budget-ms 8 --out runs/mine
+    """
+
+
+def _budget(ratio: str | None, milliseconds: float | None) -> str | None:
+    if ratio is not None and milliseconds is not None:
+        raise UserError("Both --budget and --budget-ms were given. Give one of them.")
+    return f"{milliseconds:g}ms" if milliseconds is not None else ratio
+
+
+def _recipe(recipe: str | None, **given: Any) -> Recipe:
+    """The recipe file with the options on top; without a file, the options."""
+    options = {name: value for name, value in given.items() if value is not None}
+    return Recipe.from_yaml(recipe, **options) if recipe else Recipe(**options)
+
+
+def _print(result: Any, *, json_output: bool) -> None:
+    if json_output:
+        click.echo(json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    else:
+        result.show()
+
+
+@main.command()
+@click.argument("model", required=False)
+@recipe_options("data")
+@budget_ms
+@budget
+@recipe_options(*LOADING, "task", *TARGET, "device", "pool", "layers", "granularity", "epochs", "lr", "batch_size")
+@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "seed", "max_minutes")
+@click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
+@click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
+@quiet
+@as_json
+def compress(
+    budget: str | None,
+    budget_ms: float | None,
+    recipe: str | None,
+    out: Path | None,
+    name: str | None,
+    dry_run: bool,
+    quiet: bool,
+    json_output: bool,
+    **options: Any,
+) -> None:
+    """Make a student of MODEL that measures within the budget.
+
+    The same command again goes on where it was interrupted; with another budget it reuses the pool of the run.
+
+    \b
+    lana compress digits-resnet --data digits --budget 0.4x
+    lana compress net.py:build --weights net.safetensors --data folder:images --budget-ms 3 --image-size 64
+    """
+    from lana import pipeline
+
+    told = _recipe(recipe, budget=_budget(budget, budget_ms), **options)
+    if not told.model or not told.data:
+        raise UserError("MODEL and --data are needed, on the command line or in the recipe. See: lana compress --help")
+    folder = out or Path("runs") / told.model.replace(":", "-").replace("/", "-").removesuffix(".py")
+    if dry_run:
+        click.echo("\n".join(pipeline.dry_run(told)))
+        return
+    if not quiet and not json_output:
+        click.echo(f"Run directory: {folder}", err=True)
+    summary = pipeline.compress(told, out=folder, name=name, quiet=quiet or json_output)
+    _print(summary, json_output=json_output)
+    if not json_output and summary.changed:
+        click.echo(f"Student: {folder / 'students' / summary.student}")
+    sys.exit(0 if summary.verified or not summary.changed else 1)
+
+
+@main.command()
+@click.argument("model")
+@recipe_options(*LOADING, "layers", "granularity")
+@as_json
+def layers(model: str, json_output: bool, **options: Any) -> None:
+    """List what can be replaced in MODEL, with shapes and share of the work; what cannot, and why."""
+    from lana.layers import find_layers
+    from lana.teacher import teacher_of
+
+    recipe = _recipe(None, model=model, **options)
+    teacher = teacher_of(recipe)
+    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
+    if json_output:
+        click.echo(json.dumps(dataclasses.asdict(scan), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(scan.layers)} replaceable layers of {model}")
+    for column in ("layer", "input", "output", "share of work"):
+        table.add_column(column, justify="right" if column == "share of work" else "left")
+    for layer in scan.layers:
+        shapes = ["×".join(map(str, shape)) for shape in (layer.input_shape, layer.output_shape)]
+        table.add_row(layer.name, *shapes, f"{layer.macs / scan.total_macs:.1%}")
+    covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
+    console = Console()
+    console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
+    if scan.passed_over:
+        passed = Table("submodule", "why it is left as it is", title="Passed over")
+        for entry in scan.passed_over:
+            passed.add_row(entry.name or "(the whole network)", entry.reason)
+        console.print(passed)
+
+
+@main.command()
+@click.argument("model")
+@recipe_options(*LOADING, *TARGET, "pool", "layers", "granularity")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="The table.  [default: MODEL-RUNTIME.csv]")
+@quiet
+def profile(model: str, out: Path | None, quiet: bool, **options: Any) -> None:
+    """Measure the latency table of this machine for MODEL's layers and the pool; needs no data.
+
+    \b
+    lana profile timm:efficientnet_b0 --runtime onnxruntime-cpu --threads 1 --out table.csv
+    """
+    from lana import pipeline
+
+    recipe = _recipe(None, model=model, **options)
+    path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
+    table = pipeline.profile(recipe, path, quiet=quiet)
+    click.echo(f"{path}: {len(table)} rows")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@budget_ms
+@budget
+@click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
+@quiet
+@as_json
+def select(
+    run: Path,
+    budget: str | None,
+    budget_ms: float | None,
+    name: str | None,
+    verify: bool,
+    quiet: bool,
+    json_output: bool,
+) -> None:
+    """Another student from a finished RUN; nothing is distilled again.
+
+    \b
+    lana select runs/digits-resnet --budget 0.3x --no-verify
+    """
+    from lana import pipeline
+
+    wanted = _budget(budget, budget_ms)
+    if wanted is None:
+        raise UserError("No budget was given. Give --budget 0.3x or --budget-ms 2.5.")
+    summary = pipeline.select(run, wanted, name=name, verify=verify, quiet=quiet or json_output)
+    _print(summary, json_output=json_output)
+    sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@recipe_options("epochs", "lr")
+@quiet
+@as_json
+def finetune(student: Path, epochs: float | None, lr: float | None, quiet: bool, json_output: bool) -> None:
+    """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew."""
+    from lana import pipeline
+
+    summary = pipeline.finetune(student, epochs=epochs, lr=lr, quiet=quiet or json_output)
+    _print(summary, json_output=json_output)
+
+
+@main.command()
+@click.argument("model")
+@recipe_options("data", "task", *LOADING, "device")
+@as_json
+def evaluate(
+    model: str, data: str | None, task: str | None, device: str | None, json_output: bool, **options: Any
+) -> None:
+    """Evaluate a student's folder, or MODEL, on the test split of the data."""
+    from lana import pipeline
+
+    if not data:
+        raise UserError("No data was given. Give --data, for example --data folder:images.")
+    loading = {name: value for name, value in options.items() if value is not None}
+    result = pipeline.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
+    if json_output:
+        click.echo(json.dumps({"metric": result.metric, "loss": result.loss, "examples": result.examples}))
+    else:
+        click.echo(f"{result.metric:.2%} on {result.examples} test examples, loss {result.loss:.4f}")
+
+
+@main.command()
+@click.argument("target")
+@recipe_options(*TARGET)
+@click.option("--processes", type=click.IntRange(min=1), default=5, help="Fresh processes to measure in.  [default: 5]")
+@as_json
+def measure(target: str, processes: int, json_output: bool, **options: Any) -> None:
+    """Measure the latency of FILE.onnx or of a student's folder in fresh processes."""
+    from lana import pipeline
+    from profilers import RuntimeSettings
+
+    recipe = _recipe(None, **options)
+    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+    result = pipeline.measure(target, runtime=recipe.runtime, settings=settings, processes=processes)
+    latencies = sorted(result.reference_ms)
+    if json_output:
+        click.echo(json.dumps({"latency_ms": latencies[len(latencies) // 2], "processes_ms": result.reference_ms}))
+    else:
+        click.echo(
+            f"{latencies[len(latencies) // 2]:.4f} ms (median of {len(latencies)} processes, "
+            f"{latencies[0]:.4f} to {latencies[-1]:.4f}) on {recipe.runtime}, {recipe.threads} thread(s)"
+        )
+
+
+@main.command()
+@as_json
+def runtimes(json_output: bool) -> None:
+    """List the runtimes that are available here, and why the others are not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from profilers import runtime_statuses
+
+    statuses = runtime_statuses()
+    if json_output:
+        click.echo(json.dumps([dataclasses.asdict(status) for status in statuses], indent=1, default=str))
+        return
+    table = Table("runtime", "available", "why not", "install")
+    for status in statuses:
+        table.add_row(
+            status.name,
+            "yes" if status.available else "no",
+            status.reason,
+            "" if status.available else status.install,
+        )
+    Console().print(table)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@as_json
+def report(run: Path, json_output: bool) -> None:
+    """Show the students of RUN beside their teacher."""
+    from lana.run import Run
+    from lana.summary import Summary, show_run
+
+    with Run.open(run) as opened:
+        paths = sorted((opened.path / "students").glob("*/summary.json"))
+        if not paths:
+            raise UserError(f"{run} has no finished student. Make one with: lana select {run} --budget 0.5x")
+        summaries = [Summary.read(path) for path in paths]
+    if json_output:
+        click.echo(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
+    else:
+        show_run(summaries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""Load examples from a reference, and the splits: train, a validation part of it, and test.
+
+Distilling, scoring, ranking and fine-tuning read `train`; choices are made on `validation`; `test` is read for
+reported figures only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lana.errors import UserError
+from lana.recipe import near
+from lana.teacher import Preprocessing, Teacher, function_from_file, require
+
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.2  # of a data set that comes without a test split
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Some examples: `read(indices)` gives inputs (n, …) and labels (n, …); images as uint8 before normalisation.
+
+    `labels` is None where examples have none or they are not one number each.
+    """
+
+    read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
+    indices: np.ndarray
+    labels: np.ndarray | None
+    preprocessing: Preprocessing | None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, count: int, seed: int = 0) -> Split:
+        """A seeded random part of at most `count` examples."""
+        if count >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return self.part(chosen)
+
+    def part(self, positions: np.ndarray) -> Split:
+        labels = None if self.labels is None else self.labels[positions]
+        return Split(read=self.read, indices=self.indices[positions], labels=labels, preprocessing=self.preprocessing)
+
+    def batches(self, size: int, *, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+        """All examples in order: inputs (≤ size, …) ready for the network, and labels."""
+        for start in range(0, len(self), size):
+            yield self._batch(self.indices[start : start + size], device)
+
+    def epoch(
+        self, size: int, *, seed: int, augment: bool = False, device: str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All examples in an order decided by the seed, in full batches of `size` (fewer where there are fewer)."""
+        size = min(size, len(self))
+        order = np.random.default_rng(seed).permutation(self.indices)
+        generator = torch.Generator().manual_seed(seed)
+        for start in range(0, len(order) - size + 1, size):
+            inputs, labels = self._batch(order[start : start + size], device)
+            if augment and self.preprocessing is not None:
+                inputs = shift_and_flip(inputs, generator, flip=self.preprocessing.channels == 3)
+            yield inputs, labels
+
+    def steps(self, size: int) -> int:
+        """Batches in one `epoch`."""
+        return len(self) // min(size, len(self))
+
+    def _batch(self, indices: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.read(indices)
+        inputs, labels = inputs.to(device), labels.to(device)
+        if self.preprocessing is not None:
+            mean, std = (
+                torch.tensor(values, device=device).view(1, -1, 1, 1)
+                for values in (self.preprocessing.mean, self.preprocessing.std)
+            )
+            inputs = (inputs.float() / 255 - mean) / std
+        return inputs, labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """The three splits and the names of the classes, where known."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...] | None
+
+
+def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """The usual augmentation of small images: shift by up to an eighth of the side, and mirror half of them.
+
+    Grey images are not mirrored: most are text or scans, where left and right matter.
+    """
+    batch, _, height, width = inputs.shape
+    pad = max(1, height // 8)
+    padded = torch.nn.functional.pad(inputs, (pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, batch, 1, 1), generator=generator).to(inputs.device)
+    rows = (torch.arange(height, device=inputs.device).view(1, -1, 1) + top).expand(-1, -1, width)
+    columns = (torch.arange(width, device=inputs.device).view(1, 1, -1) + left).expand(-1, height, -1)
+    if flip:
+        mirrored = torch.rand(batch, 1, 1, generator=generator).to(inputs.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(2), columns)
+    which = torch.arange(batch, device=inputs.device).view(-1, 1, 1)
+    return padded[which, :, rows, columns].permute(0, 3, 1, 2).contiguous()
+
+
+def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
+    """The data that `reference` names, preprocessed as the teacher wants it.
+
+    Raises:
+        UserError: an unknown reference, nothing there, unreadable images (named and counted), too few examples.
+    """
+    kind, colon, place = reference.partition(":")
+    if reference == "digits":
+        splits, classes = _digits(teacher)
+    elif colon and kind in _READERS:
+        splits, classes = _READERS[kind](place, teacher)
+    elif colon and kind.endswith(".py"):
+        splits, classes = _from_function(kind, place, teacher), None
+    else:
+        kinds = ["digits", *(f"{kind}:PATH" for kind in _READERS), "path/to/file.py:function"]
+        raise UserError(f"Unknown data {reference!r}. Expected one of: {', '.join(kinds)}.{near(reference, kinds)}")
+    train, test = splits
+    if test is None:
+        train, test = _split(train, TEST_SHARE, seed)
+    train, validation = _split(train, VALIDATION_SHARE, seed)
+    return Data(train=train, validation=validation, test=test, classes=classes)
+
+
+def _split(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Divide in two, the second holding `share`; the same share of every class where labels are known.
+
+    Raises:
+        UserError: a part would be empty.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(len(split)) if split.labels is None or split.labels.ndim > 1 else split.labels
+    second = np.zeros(len(split), bool)
+    for label in np.unique(labels):
+        positions = rng.permutation(np.flatnonzero(labels == label))
+        second[positions[: round(share * len(positions))]] = True
+    if not second.any() or second.all():
+        raise UserError(f"{len(split)} examples are too few to set {share:.0%} of them apart. Give more data.")
+    return split.part(np.flatnonzero(~second)), split.part(np.flatnonzero(second))
+
+
+def from_arrays(inputs: np.ndarray | Tensor, labels: np.ndarray | Tensor, preprocessing: Preprocessing | None) -> Split:
+    """A split that lies in memory."""
+    held, targets = torch.as_tensor(inputs), torch.as_tensor(labels)
+    return Split(
+        read=lambda indices: (held[torch.from_numpy(indices)], targets[torch.from_numpy(indices)]),
+        indices=np.arange(len(held)),
+        labels=targets.numpy() if not targets.is_floating_point() and targets.ndim == 1 else None,
+        preprocessing=preprocessing,
+    )
+
+
+def _need_images(teacher: Teacher, reference: str) -> Preprocessing:
+    if teacher.preprocessing is None:
+        raise UserError(
+            f"{reference} holds images, but --input-shape says that the model takes something else. "
+            "Leave --input-shape out and give --image-size, --mean and --std."
+        )
+    return teacher.preprocessing
+
+
+def _digits(teacher: Teacher) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    """scikit-learn's 1797 handwritten digits (8×8 grey), four fifths for training."""
+    from sklearn.datasets import load_digits
+
+    preprocessing = _need_images(teacher, "digits")
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    from PIL import Image
+
+    images = torch.stack([to_pixels(Image.fromarray(image), preprocessing) for image in pixels])
+    everything = from_arrays(images, torch.from_numpy(digits.target), preprocessing)
+    return _split(everything, TEST_SHARE, seed=0), tuple(str(digit) for digit in range(10))
+
+
+def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
+    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the middle cut out."""
+    from PIL import Image
+
+    image = image.convert("RGB" if preprocessing.channels == 3 else "L")
+    size = preprocessing.image_size
+    width, height = image.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
+        image = image.resize(scaled, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.BILINEAR)
+        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _images(open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing) -> Split:
+    """Encoded images (paths or bytes), decoded once and kept where they fit in memory, else at every use.
+
+    Raises:
+        UserError: images that cannot be read, by name and number.
+    """
+    from PIL import Image
+
+    def decode(index: int) -> Tensor | str:
+        source = open_one[index]
+        try:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return to_pixels(image, preprocessing)
+        except Exception as error:
+            return f"{names[index]} ({type(error).__name__}: {str(error)[:80]})"
+
+    def decode_all(indices: Sequence[int]) -> Tensor:
+        with ThreadPoolExecutor(4) as pool:
+            decoded = list(pool.map(decode, indices))
+        broken = [result for result in decoded if isinstance(result, str)]
+        if broken:
+            raise UserError(
+                f"{len(broken)} of {len(indices)} images cannot be read: {'; '.join(broken[:5])}"
+                f"{' …' if len(broken) > 5 else ''}. Remove or mend them."
+            )
+        return torch.stack([result for result in decoded if isinstance(result, Tensor)])
+
+    targets = torch.from_numpy(labels)
+    if len(names) * int(np.prod(preprocessing.input_shape)) <= MEMORY_BYTES:
+        return from_arrays(decode_all(range(len(names))), targets, preprocessing)
+    return Split(
+        read=lambda indices: (decode_all(indices.tolist()), targets[torch.from_numpy(indices)]),
+        indices=np.arange(len(names)),
+        labels=labels,
+        preprocessing=preprocessing,
+    )
+
+
+def _folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...]]:
+    """A folder per class; PATH/train with PATH/test (or PATH/val), or all in one."""
+    root = Path(place).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"folder:{place}: there is no folder {root}. Expected a folder with one folder of images per class."
+        )
+    preprocessing = _need_images(teacher, f"folder:{place}")
+    parts = [root / "train", next((root / name for name in ("test", "val") if (root / name).is_dir()), None)]
+    if not (parts[0].is_dir() and parts[1] is not None):
+        parts = [root, None]
+    classes = tuple(
+        sorted(entry.name for entry in parts[0].iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    )
+    splits = [_folder_split(part, classes, preprocessing) if part else None for part in parts]
+    return (splits[0], splits[1]), classes  # type: ignore[return-value]
+
+
+def _folder_split(root: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
+    extra = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - set(classes)
+    if extra:
+        raise UserError(f"{root} has the classes {', '.join(sorted(extra))} that the training part has not.")
+    found = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not found:
+        raise UserError(f"{root} holds no images. Expected {root}/CLASS/IMAGE.jpg, one folder per class.")
+    paths, labels = [path for path, _ in found], np.array([label for _, label in found])
+    return _images(paths, [str(path) for path in paths], labels, preprocessing)
+
+
+def _parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
+    """Image and label columns, as Hugging Face data sets store them; train.parquet and test.parquet, or one file."""
+    root = Path(place).expanduser()
+    preprocessing = _need_images(teacher, f"parquet:{place}")
+    if root.is_dir():
+        files = [sorted(root.glob(f"{name}*.parquet")) for name in ("train", "test")]
+        files[1] = files[1] or sorted(root.glob("val*.parquet"))
+    else:
+        files = [[root] if root.is_file() else [], []]
+    if not files[0]:
+        raise UserError(
+            f"parquet:{place}: expected a parquet file, or a folder with train.parquet and test.parquet, at {root}."
+        )
+    splits = [_parquet_split(part, preprocessing) if part else None for part in files]
+    return (splits[0], splits[1]), None  # type: ignore[return-value]
+
+
+def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        tables = [parquet.read_table(file) for file in files]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{files[0]} is not a readable parquet file ({str(error)[:200]}).") from error
+    columns = tables[0].column_names
+    image = next((name for name in ("image", "img") if name in columns), None)
+    label = next((name for name in ("label", "fine_label", "labels") if name in columns), None)
+    if image is None or label is None:
+        raise UserError(f"{files[0]} has the columns {', '.join(columns)}; expected 'image' and 'label'.")
+    cells = [cell for table in tables for cell in table.column(image).to_pylist()]
+    labels = np.array([value for table in tables for value in table.column(label).to_pylist()])
+    encoded = [cell["bytes"] if isinstance(cell, Mapping) else cell for cell in cells]
+    return _images(encoded, [f"{files[0].name} row {row}" for row in range(len(encoded))], labels, preprocessing)
+
+
+def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
+    """Arrays x_train, y_train and perhaps x_test, y_test: uint8 images (N, H, W[, C]), or ready inputs as floats."""
+    path = Path(place).expanduser()
+    try:
+        with np.load(path) as content:
+            arrays = {name: content[name] for name in content.files}
+    except Exception as error:
+        raise UserError(f"npz:{place}: {path} cannot be read ({type(error).__name__}: {error}).") from error
+    missing = [name for name in ("x_train", "y_train") if name not in arrays]
+    if missing:
+        raise UserError(
+            f"{path} has the arrays {', '.join(arrays)}; expected x_train and y_train (and x_test, y_test)."
+        )
+    splits = [
+        _array_split(arrays[f"x_{part}"], arrays[f"y_{part}"], teacher, place) if f"x_{part}" in arrays else None
+        for part in ("train", "test")
+    ]
+    return (splits[0], splits[1]), None  # type: ignore[return-value]
+
+
+def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place: str) -> Split:
+    if inputs.dtype != np.uint8:
+        return _check_shape(from_arrays(inputs.astype(np.float32), labels, None), teacher, f"npz:{place}")
+    from PIL import Image
+
+    preprocessing = _need_images(teacher, f"npz:{place}")
+    images = torch.stack([to_pixels(Image.fromarray(image.squeeze()), preprocessing) for image in inputs])
+    return from_arrays(images, labels, preprocessing)
+
+
+def _hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...] | None]:
+    """A data set of the Hugging Face hub with image and label columns."""
+    datasets = require("datasets", extra="datasets")
+    preprocessing = _need_images(teacher, f"hf:{place}")
+    try:
+        content = datasets.load_dataset(place)
+    except Exception as error:
+        raise UserError(f"hf:{place} could not be loaded ({type(error).__name__}: {str(error)[:200]}).") from error
+    if "train" not in content:
+        raise UserError(f"hf:{place} has the splits {', '.join(content)}; expected 'train'.")
+    held_out = next((name for name in ("test", "validation") if name in content), None)
+    classes = getattr(content["train"].features.get("label"), "names", None)
+    splits = [_hub_split(content[name], preprocessing) if name else None for name in ("train", held_out)]
+    return (splits[0], splits[1]), tuple(classes) if classes else None  # type: ignore[return-value]
+
+
+def _hub_split(part: Any, preprocessing: Preprocessing) -> Split:
+    image = "image" if "image" in part.features else "img"
+
+    def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        rows = part[indices.tolist()]
+        pixels = torch.stack([to_pixels(picture, preprocessing) for picture in rows[image]])
+        return pixels, torch.tensor(rows["label"])
+
+    return Split(read=read, indices=np.arange(len(part)), labels=np.array(part["label"]), preprocessing=preprocessing)
+
+
+def _from_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:
+    """A function returning (train, test) or train: sequences of (input, label), inputs ready for the network."""
+    returned = function_from_file(path, name, what="data")()
+    pair = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    splits = [_dataset_split(part, teacher, f"{path}:{name}") if part is not None else None for part in pair]
+    return splits[0], splits[1]  # type: ignore[return-value]
+
+
+def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
+        raise UserError(
+            f"{reference} returned {type(dataset).__name__}; expected (train, test), sequences of (input, label)."
+        )
+
+    def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        examples = [dataset[int(index)] for index in indices]
+        inputs = torch.stack([torch.as_tensor(example[0]) for example in examples])
+        return inputs, torch.stack([torch.as_tensor(example[1]) for example in examples])
+
+    split = Split(read=read, indices=np.arange(len(dataset)), labels=None, preprocessing=None)
+    return _check_shape(split, teacher, reference)
+
+
+def _check_shape(split: Split, teacher: Teacher, reference: str) -> Split:
+    shape = tuple(split.read(np.array([0]))[0].shape[1:])
+    if shape != teacher.input_shape:
+        raise UserError(
+            f"{reference} gives examples of shape {shape}, the model takes {teacher.input_shape}. "
+            "Give --input-shape or --image-size, or prepare the examples accordingly."
+        )
+    return split
+
+
+_READERS: dict[str, Callable[[str, Teacher], Any]] = {
+    "folder": _folder,
+    "parquet": _parquet,
+    "npz": _npz,
+    "hf": _hub,
+}

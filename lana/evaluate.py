@@ -1,0 +1,122 @@
+"""How good a network is: the task's metric and loss with labels, the distance to the teacher without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lana.data import Data, Split
+from lana.errors import UserError
+from lana.task import Task, tensor_of
+from lana.teacher import Teacher
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over the examples of a split; `per_example` is the metric of each, for paired comparisons."""
+
+    metric: float
+    loss: float
+    examples: int
+    per_example: tuple[float, ...] = ()
+
+
+def evaluate_module(
+    module: nn.Module, split: Split, task: Task, *, device: str = "cpu", batch_size: int = EVALUATION_BATCH
+) -> Evaluation:
+    """The task's metric and loss of a network on a split, in evaluation mode."""
+    metrics, losses = [], []
+    with evaluating(module, device), torch.inference_mode():
+        for inputs, labels in split.batches(batch_size, device=device):
+            output = module(inputs)
+            metrics.append(task.metric(output, labels).float().cpu())
+            losses.append(task.loss(output, labels).float().cpu())
+    metric, loss = torch.cat(metrics), torch.cat(losses)
+    return Evaluation(
+        metric=float(metric.mean()),
+        loss=float(loss.mean()),
+        examples=len(metric),
+        per_example=tuple(metric.tolist()),
+    )
+
+
+def distance_to_teacher(
+    module: nn.Module, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu"
+) -> Tensor:
+    """The task's distance between two networks' outputs, (N,), in evaluation mode."""
+    distances = []
+    with evaluating(module, device), evaluating(teacher, device), torch.inference_mode():
+        for inputs, _ in split.batches(EVALUATION_BATCH, device=device):
+            distances.append(task.distance(module(inputs), teacher(inputs)).cpu())
+    return torch.cat(distances)
+
+
+class evaluating:  # noqa: N801 - used as a context, like torch.no_grad
+    """Evaluation mode on a device; afterwards every submodule's mode is as it was."""
+
+    def __init__(self, module: nn.Module, device: str = "cpu") -> None:
+        self.module = module.to(device)
+        self.modes = {name: submodule.training for name, submodule in module.named_modules()}
+
+    def __enter__(self) -> nn.Module:
+        return self.module.eval()
+
+    def __exit__(self, *_: Any) -> None:
+        for name, submodule in self.module.named_modules():
+            submodule.training = self.modes.get(name, submodule.training)
+
+
+def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
+    """Refuse labels that the network has no output for.
+
+    Raises:
+        UserError: a label is outside the network's classes.
+    """
+    if task.metric_name != "accuracy":
+        return
+    with torch.no_grad():
+        classes = tensor_of(teacher.module(teacher.example())).shape[1]
+    for name, split in _splits(data):
+        if split.labels is None:
+            continue
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            folders = f" ({len(data.classes)} class folders)" if data.classes else ""
+            raise UserError(
+                f"The {name} labels run from {low} to {high}{folders}, the model has {classes} classes (0 to {classes - 1}). "
+                "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
+            )
+
+
+def _splits(data: Data) -> Iterator[tuple[str, Split]]:
+    yield from (("training", data.train), ("validation", data.validation), ("test", data.test))
+
+
+def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Task) -> None:
+    """Refuse a teacher whose metric is near that of a guess: the commonest failure, and hours would be spent on it.
+
+    Raises:
+        UserError: the metric is within three standard errors of chance, or below 1.5 times it.
+    """
+    with torch.no_grad():
+        chance = task.chance(teacher.module(teacher.example()))
+    noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
+    if evaluation.metric > max(chance + noise, min(1.5 * chance, (1 + chance) / 2)):
+        return
+    preprocessing = teacher.preprocessing
+    used = (
+        f"image size {preprocessing.image_size}, mean {preprocessing.mean}, std {preprocessing.std}"
+        if preprocessing
+        else f"input shape {teacher.input_shape}"
+    )
+    order = f", classes in the order {', '.join(data.classes[:5])} …" if data.classes else ""
+    raise UserError(
+        f"The teacher's {task.metric_name} is {evaluation.metric:.1%} on {evaluation.examples} images; a guess has {chance:.1%}. "
+        f"Used were {used}{order}. Check --weights, --image-size, --mean, --std and the order of the classes."
+    )

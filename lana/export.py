@@ -1,0 +1,167 @@
+"""A module as a file that runtimes run: one way for the operations of a table and for whole students."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from profilers.computation import Computation, TensorSpec
+from torch import Tensor, nn
+
+from lana.errors import LanaError
+from lana.run import write
+from lana.structure import structure_columns, structure_key
+
+OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
+
+
+class ExportFailed(LanaError):
+    """A module could not be written in the form that a runtime takes."""
+
+
+def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
+    """Write a module as ONNX: input `input`, output `output` (`output_1` … where there are several).
+
+    The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
+    of exports; what it cannot do goes through the newer one.
+
+    Raises:
+        ExportFailed: neither exporter can write this module.
+    """
+    module.eval()
+    axes = {"input": {0: "batch"}, "output": {0: "batch"}} if dynamic_batch else None
+    with _quiet(), torch.no_grad():
+        try:
+            memory = io.BytesIO()
+            torch.onnx.export(
+                module,
+                (example,),
+                memory,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_axes=axes,
+            )
+            content = memory.getvalue()
+        except Exception as first:
+            try:
+                shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
+                program = torch.onnx.export(
+                    module,
+                    (example,),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    input_names=["input"],
+                    dynamic_shapes=shapes,
+                )
+                if program is None:
+                    raise LanaError("the exporter returned nothing")
+                content = program.model_proto.SerializeToString()
+            except Exception as second:
+                raise ExportFailed(
+                    f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; and by the newer exporter: {_short(second)}"
+                ) from second
+    return write(path, lambda beside: beside.write_bytes(content))
+
+
+def export_program(module: nn.Module, example: Tensor, path: Path) -> Path:
+    """Write a module as a `torch.export` program (.pt2).
+
+    Raises:
+        ExportFailed: the module cannot be traced.
+    """
+    module.eval()
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (example,))
+            return write(path, lambda beside: torch.export.save(program, beside))
+        except Exception as error:
+            raise ExportFailed(
+                f"{type(module).__name__} cannot be exported by torch.export: {_short(error)}"
+            ) from error
+
+
+_FORMS = {"onnx": export_onnx, "exported": export_program}
+_SUFFIX = {"onnx": ".onnx", "exported": ".pt2"}
+
+
+def to_computation(
+    module: nn.Module,
+    example: Tensor,
+    folder: Path,
+    *,
+    name: str,
+    form: str = "onnx",
+    labels: dict[str, str] | None = None,
+    key: str | None = None,
+    stem: str | None = None,
+) -> Computation:
+    """A module as a `Computation` in `folder`; the file is named by its structural key, and then written only once.
+
+    With a `stem` the file is named so and written anew.
+
+    Raises:
+        ExportFailed: the module cannot be written in this form.
+    """
+    key = key or structure_key(module, (example,))
+    path = folder / f"{stem or key}{_SUFFIX[form]}"
+    if stem or not path.is_file():
+        _FORMS[form](module, example, path)
+    return Computation(
+        key=key,
+        name=name,
+        form=form,
+        file=path,
+        inputs=(TensorSpec(name="input", shape=tuple(example.shape), dtype=str(example.dtype).removeprefix("torch.")),),
+        labels=labels or {},
+        columns=structure_columns(module, (example,)),
+    )
+
+
+def onnx_parity(module: nn.Module, path: Path, example: Tensor) -> float:
+    """The largest difference between a module's outputs and its ONNX file's, relative to the largest output."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    with torch.no_grad():
+        expected = [tensor.numpy() for tensor in flat(module.eval()(example))]
+    if len(found) != len(expected):
+        raise ExportFailed(f"{path} has {len(found)} outputs, the network has {len(expected)}.")
+    return max(
+        float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
+        for ours, theirs in zip(found, expected, strict=True)
+    )
+
+
+def flat(output: object) -> list[Tensor]:
+    """The tensors of any nesting of mappings and sequences, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error).strip() else ''}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn at length about what does not matter to the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

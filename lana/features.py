@@ -1,0 +1,143 @@
+"""What goes in and out of the teacher's layers, and running a network with a part of it replaced."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lana.layers import Layer
+
+
+class LastLayerReached(Exception):  # noqa: N818 - not an error: it ends a forward pass early
+    """Raised inside a hook to skip the part of the network that nobody needs."""
+
+
+@contextlib.contextmanager
+def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """While open, a forward pass fills in (input, output) of each layer, by name.
+
+    Copies are kept, since a network may work in place on either. Run the pass with `forward_until`.
+    """
+    features: dict[str, tuple[Tensor, Tensor]] = {}
+    inputs: dict[str, Tensor] = {}
+    hooks = []
+
+    def first(name: str) -> Any:
+        def keep_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs[name] = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)).detach().clone()
+
+        return keep_input
+
+    def last(name: str) -> Any:
+        def keep_output(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            features[name] = (inputs.pop(name), output.detach().clone())
+            if len(features) == len(layers):
+                raise LastLayerReached
+
+        return keep_output
+
+    for layer in layers:
+        submodule = module.get_submodule(layer.members[0])
+        hooks.append(submodule.register_forward_pre_hook(first(layer.name), with_kwargs=True))
+        hooks.append(module.get_submodule(layer.members[-1]).register_forward_hook(last(layer.name)))
+    try:
+        yield features
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def forward_until(module: nn.Module, inputs: Tensor) -> None:
+    """A forward pass inside `captured`, which ends as soon as the last layer has run."""
+    with contextlib.suppress(LastLayerReached):
+        module(inputs)
+
+
+class Switch(nn.Module):
+    """Stands at a submodule: runs it, or another module instead, or records what it gives and replays that.
+
+    Code around may work in place on an output, which would spoil what is replayed next: a copy is recorded, and where
+    the original was seen to change (by its version counter) every replay is a copy too.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        self.instead: nn.Module | None = None
+        self.recording = False
+        self._original_output: Tensor | None = None
+        self._version = 0
+        self._replayed: Tensor | None = None
+        self._copy = False
+
+    def record(self) -> None:
+        """Keep the output of the next pass."""
+        self.recording, self._replayed = True, None
+
+    def replay(self, *, copy: bool) -> None:
+        """Give what was recorded from now on, as a copy each time where asked or needed."""
+        original, self._original_output, self.recording = self._original_output, None, False
+        self._copy = copy or (original is not None and original._version != self._version)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._replayed is not None and not self.recording:
+            return self._replayed.clone() if self._copy else self._replayed
+        if self.instead is not None:
+            return self.instead(args[0] if args else next(iter(kwargs.values())))
+        output = self.original(*args, **kwargs)
+        if self.recording and isinstance(output, Tensor):  # anything else is computed anew each time
+            self._original_output, self._version = output, output._version
+            self._replayed = output.clone()
+        return output
+
+
+@contextlib.contextmanager
+def switched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Switch]]:
+    """While open, a `Switch` stands at each named submodule; afterwards the network is as it was."""
+    originals = {name: module.get_submodule(name) for name in names}
+    switches = {name: Switch(original) for name, original in originals.items()}
+    try:
+        for name, switch in switches.items():
+            replace(module, name, switch)
+        yield switches
+    finally:
+        for name, original in originals.items():
+            replace(module, name, original)
+
+
+def replace(module: nn.Module, name: str, submodule: nn.Module) -> None:
+    """Put a submodule at a dotted path, keeping its place in the order of its siblings."""
+    parent, _, last = name.rpartition(".")
+    module.get_submodule(parent)._modules[last] = submodule
+
+
+def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[str]:
+    """The largest submodules that hold no layer or are one, and run exactly once, in order of execution.
+
+    What stands before a layer among these need not run again when only that layer changes.
+    """
+    members = {member for layer in layers for member in layer.members}
+    ancestors = {member[:cut] for member in members for cut in range(len(member)) if member[cut] == "."} | {""}
+    chosen = [
+        name
+        for name, submodule in module.named_modules(remove_duplicate=False)
+        if name
+        and name not in ancestors
+        and name.rpartition(".")[0] in ancestors
+        and not isinstance(submodule, (nn.Identity, nn.ModuleList, nn.ModuleDict))
+    ]
+    order: list[str] = []
+
+    def called(name: str) -> Any:
+        return lambda *_: order.append(name)
+
+    hooks = [module.get_submodule(name).register_forward_pre_hook(called(name)) for name in chosen]
+    try:
+        module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [name for name in order if order.count(name) == 1]

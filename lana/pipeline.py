@@ -1,0 +1,199 @@
+"""The whole story, stage by stage: what a newcomer reads first.
+
+    teacher + data
+        │ layers      where may something be replaced, with which shapes
+        │ profile     how fast is every operation here → latency table; drop what cannot help
+        │ distill     train each surviving operation to imitate its layer
+        │ score       how much does the network lose with it swapped in
+        │ select      integer program under the budget → student → measure → correct → solve again
+        │ finetune    the student learns from the teacher end to end
+        ▼ deliver     ONNX and PyTorch, measured once more in fresh processes
+
+Each stage reads and writes files in the run directory and is skipped when it is finished for the same recipe.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lana import stages
+from lana.data import Data, load_data
+from lana.errors import UserError
+from lana.evaluate import Evaluation, check_labels, evaluate_module
+from lana.layers import LayerScan, find_layers
+from lana.plan import estimate, fit_to_time
+from lana.progress import Progress
+from lana.recipe import Recipe
+from lana.run import Run
+from lana.selection import Selector
+from lana.student import load_student_as_teacher
+from lana.summary import Summary, nothing_to_do
+from lana.task import Task, load_task
+from lana.teacher import Teacher, teacher_of
+from profilers import Comparison, LatencyTable, RuntimeSettings
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """What every stage works on: the run, what it was told, and the loaded teacher, data and task."""
+
+    run: Run
+    recipe: Recipe
+    teacher: Teacher
+    data: Data
+    task: Task
+    scan: LayerScan
+    quiet: bool = False
+
+    @property
+    def runtime_settings(self) -> RuntimeSettings:
+        return RuntimeSettings(threads=self.recipe.threads, batch=self.recipe.batch)
+
+    def progress(self, title: str, total: float = 1.0) -> Progress:
+        return Progress(title, total, quiet=self.quiet)
+
+
+def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
+    """A student of the recipe's model that measures within its budget, in `out`/students/NAME.
+
+    The same call again goes on where it was interrupted; with another budget it reuses the pool.
+
+    Raises:
+        UserError: anything that the user can mend; `BudgetUnreachable` where no selection is fast enough.
+    """
+    if not recipe.budget:
+        raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
+    with Run.open(out, recipe) as run:
+        setting = prepare(run, recipe, quiet=quiet)
+        recipe = fit_to_time(setting)
+        baseline = stages.baseline(setting)
+        budget_ms = baseline.budget_ms(recipe)
+        if budget_ms >= baseline.teacher_ms:
+            return nothing_to_do(setting, baseline, budget_ms)
+        selector = make_pool(setting, baseline, recipe)
+        student = stages.select(setting, selector, baseline, recipe, name or recipe.budget)
+        stages.finetune(setting, student, recipe)
+        return stages.deliver(setting, selector, baseline, student, recipe)
+
+
+def dry_run(recipe: Recipe) -> list[str]:
+    """What `compress` would do and how long it would take, as lines; writes nothing.
+
+    Raises:
+        UserError: as `compress`, for what shows before the work begins.
+    """
+    with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
+        setting = prepare(run, recipe)
+        return estimate(setting, recipe).lines()
+
+
+def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
+    """Load what the recipe names and find the layers; cheap checks come before the run is written to."""
+    teacher = teacher_of(recipe)
+    task = load_task(recipe.task)
+    data = load_data(recipe.data, teacher, seed=recipe.seed)
+    check_labels(teacher, data, task)
+    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
+    if not scan.layers:
+        raise UserError(
+            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}. "
+            f"See what there is, and why not, with: lana layers {recipe.model}"
+        )
+    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
+
+
+def make_pool(setting: Setting, baseline: stages.Baseline, recipe: Recipe) -> Selector:
+    """Profile, distil and score: everything that is shared by all students of the run."""
+    offers = stages.profile(setting)
+    operations = stages.distill(setting, offers, recipe)
+    losses = stages.score(setting, offers, operations)
+    return stages.selector(setting, offers, operations, losses, baseline)
+
+
+def select(
+    out: Path | str, budget: str, *, name: str | None = None, verify: bool = True, quiet: bool = False
+) -> Summary:
+    """Another student from a finished run: solved, assembled and (with `verify`) measured; nothing is distilled.
+
+    Raises:
+        UserError: the run is not finished as far as the scores, or the name belongs to a student already.
+    """
+    with Run.open(out) as run:
+        recipe = run.recipe().replace(budget=budget, epochs=0.0)
+        if "score" not in run.stages():
+            raise UserError(
+                f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
+            )
+        setting = prepare(run, recipe, quiet=quiet)
+        baseline = stages.baseline(setting)
+        budget_ms = baseline.budget_ms(recipe)
+        if budget_ms >= baseline.teacher_ms:
+            return nothing_to_do(setting, baseline, budget_ms)
+        selector = make_pool(setting, baseline, recipe)
+        folder = run.student(name or stages.free_name(run, budget))
+        if name and folder.exists():
+            raise UserError(f"There is a student {name!r} in {out} already. Give another --name.")
+        student = stages.select(setting, selector, baseline, recipe, folder.name, verify=verify)
+        return stages.deliver(setting, selector, baseline, student, recipe, verify=verify)
+
+
+def finetune(
+    student: Path | str, *, epochs: float | None = None, lr: float | None = None, quiet: bool = False
+) -> Summary:
+    """Fine-tune a student of a run, as `RUN/students/NAME`, and deliver it anew.
+
+    Raises:
+        UserError: the folder is not a student's.
+    """
+    folder = Path(student)
+    out = folder.parent.parent
+    if not (folder / "selection.json").is_file():
+        raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
+    with Run.open(out) as run:
+        recipe = stages.student_recipe(folder)
+        recipe = recipe.replace(epochs=epochs or run.recipe().epochs, lr=lr or recipe.lr)
+        setting = prepare(run, recipe, quiet=quiet)
+        baseline = stages.baseline(setting)
+        selector = make_pool(setting, baseline, recipe)
+        stages.finetune(setting, folder, recipe)
+        return stages.deliver(setting, selector, baseline, folder, recipe)
+
+
+def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
+    """The metric on the test split of a model reference, or of a student's folder.
+
+    Raises:
+        UserError: unknown references; labels that the model has no class for.
+    """
+    from lana.teacher import load_teacher
+
+    network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
+    loaded, judged = load_data(data, network), load_task(task)
+    check_labels(network, loaded, judged)
+    return evaluate_module(network.module, loaded.test, judged, device=device)
+
+
+def is_student(reference: str) -> bool:
+    return (Path(reference) / "architecture.json").is_file()
+
+
+def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
+    """The latency of an ONNX file, or of a student beside its teacher, in fresh processes.
+
+    Raises:
+        UserError: the target is neither.
+    """
+    return stages.measure_target(target, runtime=runtime, settings=settings, processes=processes)
+
+
+def profile(recipe: Recipe, table: Path | str, *, quiet: bool = False) -> LatencyTable:
+    """The latency table of this machine for the layers of a model and a pool, in the file `table`.
+
+    Rows that the file holds already are not measured again.
+    """
+    teacher = teacher_of(recipe)
+    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
+    return stages.profile_to(Path(table), teacher, scan, recipe, quiet=quiet)

@@ -1,0 +1,110 @@
+"""How long a run will take, estimated from a short trial, and how to fit it to the time that the user allows."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lana.errors import UserError
+from lana.operations import offered
+from lana.profiling import STEPS_OF_LATENCY
+from lana.progress import duration
+from lana.recipe import Recipe
+from lana.run import write_json
+
+if TYPE_CHECKING:
+    from lana.pipeline import Setting
+
+TRIAL_IMAGES = 32
+MEASURE_S = 0.6  # an operation: building, exporting, measuring
+SELECT_S = 60.0  # measuring the teacher, whole students in three rounds, and the delivered file
+LEAST_SHARE = 0.02  # of distilling and fine-tuning; with less there is no point in beginning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Seconds that each stage is expected to take."""
+
+    layers: int
+    operations: int
+    profile_s: float
+    distill_s: float
+    score_s: float
+    select_s: float
+    finetune_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.profile_s + self.distill_s + self.score_s + self.select_s + self.finetune_s
+
+    def lines(self) -> list[str]:
+        return [
+            f"profile   {self.operations} operations at {self.layers} layers, structure shared: {duration(self.profile_s)}",
+            f"distill   about {min(self.operations, STEPS_OF_LATENCY * self.layers)} of them: {duration(self.distill_s)}",
+            f"score     {duration(self.score_s)}",
+            f"select    {duration(self.select_s)}",
+            f"finetune  {duration(self.finetune_s)}",
+            f"total     {duration(self.total_s)}",
+        ]
+
+
+def estimate(setting: Setting, recipe: Recipe) -> Plan:
+    """Time one pass of the teacher and scale: a training step costs three forward passes of what is trained.
+
+    An operation kept for training is taken to do half of its layer's work, a student half of the teacher's.
+    """
+    teacher, scan, data = setting.teacher, setting.scan, setting.data
+    offers = {
+        layer.name: offered(layer, teacher.module.get_submodule(layer.name), recipe.pool) for layer in scan.layers
+    }
+    operations = sum(len(names) for names in offers.values())
+    shapes = {(layer.input_shape, layer.output_shape): len(offers[layer.name]) for layer in scan.layers}
+    inputs = teacher.example(TRIAL_IMAGES).to(recipe.device)
+    module = teacher.module.to(recipe.device)
+    with torch.no_grad():
+        module(inputs)
+        start_s = time.perf_counter()
+        module(inputs)
+    pass_s = (time.perf_counter() - start_s) / TRIAL_IMAGES  # the teacher on one image
+    teacher.module.cpu()
+    share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in scan.layers}
+    trained = sum(0.5 * min(len(offers[name]), STEPS_OF_LATENCY) * share[name] for name in offers)
+    scored = sum(min(len(offers[name]), STEPS_OF_LATENCY) for name in offers)
+    images = recipe.distill_epochs * min(recipe.distill_images, len(data.train))
+    return Plan(
+        layers=len(scan.layers),
+        operations=operations,
+        profile_s=10 + MEASURE_S * sum(shapes.values()),
+        distill_s=images * pass_s * (1 + 3 * trained),
+        score_s=min(recipe.score_images, len(data.train)) * pass_s * scored * 0.5,
+        select_s=SELECT_S,
+        finetune_s=recipe.epochs * len(data.train) * pass_s * 2.5,
+    )
+
+
+def fit_to_time(setting: Setting) -> Recipe:
+    """The recipe with less distilling and fine-tuning where `max_minutes` asks for it; decided once per run.
+
+    Raises:
+        UserError: what cannot be shortened takes longer than that.
+    """
+    recipe, path = setting.recipe, setting.run.path / "plan.json"
+    if recipe.max_minutes is None:
+        return recipe
+    if not path.is_file():
+        plan = estimate(setting, recipe)
+        fixed_s = plan.profile_s + plan.score_s + plan.select_s
+        share = (60 * recipe.max_minutes - fixed_s) / max(plan.distill_s + plan.finetune_s, 1e-9)
+        if share < LEAST_SHARE:
+            raise UserError(
+                f"--max-minutes {recipe.max_minutes:g} is too short: measuring, scoring and selecting alone take about "
+                f"{duration(fixed_s)}, and training needs some on top. Allow at least "
+                f"{(fixed_s + 0.1 * (plan.distill_s + plan.finetune_s)) / 60:.1f} minutes, or take fewer layers (--layers)."
+            )
+        scale = min(1.0, share)
+        write_json(path, {"distill_epochs": recipe.distill_epochs * scale, "epochs": recipe.epochs * scale})
+    return recipe.replace(**json.loads(path.read_text()))

@@ -1,0 +1,107 @@
+"""The latency of a whole network from columns of the table, corrected by measured wholes.
+
+A sum of isolated measurements misses what happens between them (fusion across borders, cold caches, the dispatch of
+each part), so the prediction is a regression on additive columns, fitted on measured students: still linear in the
+choices, as the integer program needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Column → what one unit of it costs before anything is measured, and how far the fit may pull it from there: an
+# isolated millisecond is expected to cost a millisecond, give or take 0.15; an operator more, nothing, give or take 3 µs.
+PRIOR: Mapping[str, tuple[float, float]] = {"latency_ms": (1.0, 0.15), "operators": (0.0, 0.003)}
+NOISE = 0.02  # the relative error of one whole measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """`intercept_ms` for what no choice changes, and milliseconds per unit of each column."""
+
+    intercept_ms: float
+    coefficients: Mapping[str, float]
+
+    def part_ms(self, columns: Mapping[str, float]) -> float:
+        """What one operation adds to the whole, at least nothing."""
+        return max(0.0, sum(weight * columns[name] for name, weight in self.coefficients.items()))
+
+    def whole_ms(self, parts: Sequence[Mapping[str, float]]) -> float:
+        """The latency of a network of these operations."""
+        return self.intercept_ms + sum(self.part_ms(columns) for columns in parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A measured network: the columns of its operations, summed, and its latency."""
+
+    columns: Mapping[str, float]
+    measured_ms: float
+
+
+def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Columns summed over operations.
+
+    >>> total([{"latency_ms": 1.0, "operators": 3}, {"latency_ms": 0.5, "operators": 2}])
+    {'latency_ms': 1.5, 'operators': 5.0}
+    """
+    return {name: float(sum(columns[name] for columns in parts)) for name in PRIOR}
+
+
+def fit(wholes: Sequence[Whole]) -> Prediction:
+    """The most probable correction given the measured wholes (Bayesian linear regression with the `PRIOR`).
+
+    With one whole, the teacher, it is the plain sum plus what the teacher takes beyond its layers.
+
+    Raises:
+        ValueError: nothing measured.
+    """
+    if not wholes:
+        raise ValueError("Expected at least one measured network, the teacher; got none.")
+    names = list(PRIOR)
+    means, deviations = (np.array([PRIOR[name][index] for name in names]) for index in (0, 1))
+    features = np.array([[whole.columns[name] for name in names] for whole in wholes])
+    measured = np.array([whole.measured_ms for whole in wholes])
+    residual = measured - features @ means
+    # Weighted so that a whole counts by its relative error; the intercept is free (a very wide prior).
+    weights = 1 / (NOISE * measured)
+    design = np.column_stack([np.ones(len(wholes)), features]) * weights[:, None]
+    penalty = np.diag([1e-6 / float(measured.max()) ** 2, *(1 / deviations**2)])
+    solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))
+    return Prediction(
+        intercept_ms=float(solved[0]),
+        coefficients={name: float(mean + change) for name, mean, change in zip(names, means, solved[1:], strict=True)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionError:
+    """How far predictions are from measurements on networks that were held out of the fit, as shares."""
+
+    mean_absolute: float
+    bias: float
+    within_10_percent: float
+    networks: int
+
+
+def held_out_error(wholes: Sequence[Whole]) -> PredictionError | None:
+    """Leave-one-out error over the measured networks; None with fewer than four."""
+    if len(wholes) < 4:
+        return None
+    errors = []
+    for index, whole in enumerate(wholes):
+        prediction = fit([*wholes[:index], *wholes[index + 1 :]])
+        predicted = prediction.intercept_ms + sum(
+            weight * whole.columns[name] for name, weight in prediction.coefficients.items()
+        )
+        errors.append(predicted / whole.measured_ms - 1)
+    relative = np.array(errors)
+    return PredictionError(
+        mean_absolute=float(np.abs(relative).mean()),
+        bias=float(relative.mean()),
+        within_10_percent=float((np.abs(relative) <= 0.1).mean()),
+        networks=len(wholes),
+    )

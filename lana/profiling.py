@@ -1,0 +1,237 @@
+"""Which operations stand to choose from at each layer, how fast each is here, and which are worth training.
+
+Latency does not depend on what the weights are, so it is measured first: what is no faster than the teacher's own
+need not be trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from profilers.computation import Computation
+from profilers.table import LatencyTable
+from torch import nn
+
+from lana.errors import LanaError
+from lana.export import ExportFailed, to_computation
+from lana.layers import Layer, LayerScan
+from lana.operations import offered
+from lana.run import write
+from lana.structure import structure_columns, structure_key
+from lana.student import build_operation
+from lana.teacher import Teacher
+
+# An operation must be this much faster than the teacher's own to be worth training: the tables' noise.
+FASTER_THAN_TEACHER = 0.97
+STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the paper: 2 a layer 79.40, 10 a layer 79.66)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
+
+    `reason` says why it is not kept. `latency_ms` is nan until measured.
+    """
+
+    layer: Layer
+    operation: str
+    family: str
+    key: str
+    parameters: float
+    macs: float
+    operators: float
+    latency_ms: float = float("nan")
+    kept: bool = True
+    reason: str = ""
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """What the prediction of a whole network reads."""
+        return {"latency_ms": self.latency_ms, "operators": self.operators}
+
+
+def make_offers(
+    teacher: Teacher,
+    scan: LayerScan,
+    pool: str,
+    *,
+    batch: int,
+    folder: Path,
+    form: str = "onnx",
+    on_progress: Callable[[float, str], None] = lambda done, detail: None,
+) -> tuple[list[Offer], list[Computation]]:
+    """Build each offered operation once per structure and write its computation; nothing is measured.
+
+    An operation that cannot be built or exported is an offer that is not kept, with the reason.
+    """
+    offers: list[Offer] = []
+    computations: dict[str, Computation] = {}
+    known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
+    places = [*scan.layers, *scan.spans]
+    for position, layer in enumerate(places):
+        module = _teacher_module(teacher.module, layer)
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(batch, *layer.input_shape, generator=generator)
+        same = structure_key(module, (example,))
+        for operation in offered(layer, module, pool):
+            seen = known.get((same, layer.output_shape, operation.name))
+            if seen is None:
+                seen, computation = _offer(
+                    teacher.module, layer, operation.name, operation.family, example, folder, form
+                )
+                known[same, layer.output_shape, operation.name] = seen
+                if computation is not None:
+                    computations.setdefault(computation.key, computation)
+            offers.append(dataclasses.replace(seen, layer=layer))
+        on_progress((position + 1) / len(places), layer.name)
+    return offers, list(computations.values())
+
+
+def _teacher_module(teacher: nn.Module, layer: Layer) -> nn.Module:
+    members = [teacher.get_submodule(member) for member in layer.members]
+    return members[0] if len(members) == 1 else nn.Sequential(*members)
+
+
+def _offer(
+    teacher: nn.Module,
+    layer: Layer,
+    operation: str,
+    family: str,
+    example: torch.Tensor,
+    folder: Path,
+    form: str,
+) -> tuple[Offer, Computation | None]:
+    try:
+        module = (
+            _teacher_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
+        )
+        key, columns = structure_key(module, (example,)), structure_columns(module, (example,))
+    except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
+        reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
+        nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0}
+        return Offer(
+            layer=layer, operation=operation, family=family, key="", **nothing, kept=False, reason=reason
+        ), None
+    offer = Offer(
+        layer=layer,
+        operation=operation,
+        family=family,
+        key=key,
+        parameters=columns["parameters"],
+        macs=columns["macs"],
+        operators=columns["operators"],
+    )
+    shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
+    labels = {
+        "operation": operation,
+        "family": family,
+        "layer": layer.name,
+        "input_shape": shapes[0],
+        "output_shape": shapes[1],
+    }
+    try:
+        computation = to_computation(
+            module, example, folder, name=f"{operation} ({shapes[0]})", form=form, labels=labels, key=key
+        )
+    except ExportFailed as error:
+        return dataclasses.replace(offer, kept=False, reason=str(error)), None
+    return offer, computation
+
+
+def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
+    """The offers with their measured milliseconds; a row with an error makes an offer that is not kept."""
+    filled = []
+    for offer in offers:
+        if not offer.kept:
+            filled.append(offer)
+            continue
+        row = table.lookup(offer.key)
+        if row.error:
+            filled.append(dataclasses.replace(offer, kept=False, reason=f"does not run: {row.error[:150]}"))
+        else:
+            filled.append(dataclasses.replace(offer, latency_ms=row.latency_ms))
+    return filled
+
+
+def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) -> list[Offer]:
+    """Mark what is worth training: faster than the teacher's own, about one operation per step of latency.
+
+    Within a step, operations that start from the teacher's weights come first, then those with more multiply-adds:
+    at equal latency they lose least (the paper's section 5 finds larger operations more accurate throughout).
+
+    Raises:
+        LanaError: a layer's own operation could not be measured.
+    """
+    kept: list[Offer] = []
+    for name in dict.fromkeys(offer.layer.name for offer in offers):
+        here = [offer for offer in offers if offer.layer.name == name]
+        teacher = next((offer for offer in here if offer.operation == "teacher"), None)
+        if teacher is None or not teacher.kept:
+            raise LanaError(
+                f"The teacher's own operation at {name} could not be measured: {teacher.reason if teacher else 'not offered'}."
+            )
+        limit = FASTER_THAN_TEACHER * teacher.latency_ms
+        chosen = _one_per_step([o for o in here if o.kept and _trainable(o) and o.latency_ms < limit], limit, steps)
+        for offer in here:
+            if not offer.kept or not _trainable(offer) or offer in chosen:
+                kept.append(offer)
+                continue
+            slow = offer.latency_ms >= limit
+            reason = "no faster than the teacher's own" if slow else "another one of its latency is preferred"
+            kept.append(dataclasses.replace(offer, kept=False, reason=reason))
+    return kept
+
+
+def _trainable(offer: Offer) -> bool:
+    return offer.operation not in ("teacher", "identity")
+
+
+def _one_per_step(offers: Sequence[Offer], limit_ms: float, steps: int) -> list[Offer]:
+    """At each step the two families of start (the teacher's weights, nothing) may keep one each."""
+    if not offers:
+        return []
+    edges = np.linspace(min(offer.latency_ms for offer in offers) * 0.999, limit_ms, steps + 1)
+    best: dict[tuple[int, bool], Offer] = {}
+    for offer in sorted(offers, key=lambda offer: offer.macs, reverse=True):
+        derived = offer.family in DERIVED_FAMILIES
+        best.setdefault((int(np.searchsorted(edges, offer.latency_ms)), derived), offer)
+    preferred = sorted(best.values(), key=lambda offer: (offer.family not in DERIVED_FAMILIES, offer.latency_ms))
+    return preferred[:steps]
+
+
+DERIVED_FAMILIES = frozenset({"pruned", "low_rank", "linear", "no_se", "fewer_heads", "smaller_mlp"})
+
+
+def write_offers(path: Path, offers: Sequence[Offer]) -> None:
+    """The pool as CSV: one row an offer, layers by name."""
+    import pandas as pd
+
+    rows = [{**vars(offer), "layer": offer.layer.name} for offer in offers]
+    layers = {offer.layer.name: dataclasses.asdict(offer.layer) for offer in offers}
+    write(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
+    write(path.with_name("layers.json"), lambda beside: beside.write_text(json.dumps(layers, indent=1)))
+
+
+def read_offers(path: Path) -> list[Offer]:
+    """The pool that a run holds."""
+    import pandas as pd
+
+    layers = {
+        name: Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
+    }
+    rows = pd.read_csv(path, keep_default_na=False, na_values={"latency_ms": ["", "nan"]}, dtype={"key": str}).to_dict(
+        "records"
+    )
+    return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
+
+
+def pairs(offers: Sequence[Offer], *, trainable_only: bool = False) -> list[tuple[Layer, str]]:
+    """(layer, operation) of the offers that are kept."""
+    return [(o.layer, o.operation) for o in offers if o.kept and (_trainable(o) or not trainable_only)]

@@ -1,0 +1,73 @@
+"""Progress of long work with an estimate of the time left: a bar on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Counts `total` units of work; `update(done)` may be called as often as one likes.
+
+    With `quiet`, or where the output is no terminal, it prints a plain line now and then and at the end.
+    """
+
+    def __init__(self, title: str, total: float, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.title, self.total, self.quiet = title, max(total, 1e-9), quiet
+        self.stream = stream or sys.stderr
+        self.start_s = self.last_s = time.monotonic()
+        self.first_done: float | None = None
+        self.bar = not quiet and self.stream.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def update(self, done: float, detail: str = "") -> None:
+        """Tell how much is done; work that was found done at the first call does not count in the estimate."""
+        now_s = time.monotonic()
+        if self.first_done is None:
+            self.first_done, self.start_s = done, now_s
+        if self.quiet or now_s - self.last_s < (0.2 if self.bar else LINE_EVERY_S):
+            return
+        self.last_s = now_s
+        self._print(f"{self.title}: {done / self.total:4.0%}, {duration(self.seconds_left(done))} left {detail}"[:110])
+
+    def seconds_left(self, done: float) -> float | None:
+        """The estimate, in seconds; None before anything is done."""
+        new = done - (self.first_done or 0)
+        return None if new <= 0 else (time.monotonic() - self.start_s) / new * (self.total - done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and not self.quiet:
+            self._print(f"{self.title}: done in {duration(time.monotonic() - self.start_s)}", end=True)
+        elif self.bar:
+            self.stream.write("\n")
+
+    def _print(self, text: str, *, end: bool = False) -> None:
+        if self.bar:
+            self.stream.write(f"\r\033[K{text}" + ("\n" if end else ""))
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people.
+
+    >>> duration(5.2), duration(200), duration(7300), duration(None)
+    ('5 s', '3 min 20 s', '2 h 01 min', '…')
+    """
+    if seconds is None:
+        return "…"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

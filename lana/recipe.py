@@ -1,0 +1,220 @@
+"""Everything a run is told, in one validated record: YAML in and out, and the source of the command line's help."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lana.errors import UserError
+
+
+def option(default: Any, help: str, *, stage: str, **more: Any) -> Any:
+    """A field of the recipe: its default, its help text (used by the command line), the stage it decides.
+
+    Raises:
+        TypeError: the default is mutable (use None or a tuple).
+    """
+    return field(default=default, metadata={"help": help, "stage": stage, **more})
+
+
+# A change of a field invalidates its stage and every later one of the pool; `student` fields make another student of
+# the same pool, and `none` fields change nothing that is kept.
+STAGES = ("teacher", "profile", "distill", "score", "student", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to compress, for which device and budget, and how much work to spend on it.
+
+    Raises:
+        UserError: a value is out of its range; the message says what was expected.
+
+    >>> Recipe(model="digits-resnet", budget="0.4x").budget_ratio
+    0.4
+    >>> Recipe(model="digits-resnet", budget="4.2ms").budget_ms
+    4.2
+    """
+
+    model: str = option("", "digits-resnet, timm:NAME, torchvision:NAME or path/file.py:function.", stage="teacher")
+    weights: str | None = option(None, "safetensors file or state dict to load into MODEL.", stage="teacher")
+    model_args: str | None = option(
+        None, "Arguments to build MODEL with, e.g. 'num_classes=10,drop_rate=0.1'.", stage="teacher"
+    )
+    data: str = option(
+        "",
+        "digits, folder:PATH, parquet:PATH, npz:PATH, hf:NAME or path/file.py:function.",
+        stage="teacher",
+    )
+    task: str = option("classification", "classification, segmentation or path/file.py:Task.", stage="teacher")
+    image_size: int | None = option(
+        None, "Side of the square input images (default: the model's own).", stage="teacher"
+    )
+    mean: tuple[float, ...] | None = option(
+        None, "Channel means, images in 0…1 (default: the model's own).", stage="teacher"
+    )
+    std: tuple[float, ...] | None = option(None, "Channel deviations (default: the model's own).", stage="teacher")
+    input_shape: tuple[int, ...] | None = option(
+        None,
+        "Shape of one example without the batch, e.g. 3,32,32 (for what is not an image).",
+        stage="teacher",
+    )
+    layers: str = option("*", "Glob of the layers that may be replaced, e.g. 'layer[23].*'.", stage="profile")
+    granularity: str = option(
+        "block", "block, or fine: also inside blocks.", stage="profile", choices=("block", "fine")
+    )
+    pool: str = option(
+        "default",
+        "Operations offered at a layer: preset names and .py files, comma separated.",
+        stage="profile",
+    )
+    runtime: str = option(
+        "onnxruntime-cpu", "What is profiled and promised; `lana runtimes` lists them.", stage="profile"
+    )
+    threads: int = option(1, "Threads of the runtime.", stage="profile", least=1)
+    batch: int = option(1, "Batch size that latency is measured at.", stage="profile", least=1)
+    device: str = option("cpu", "Where training runs (not what is profiled): cpu or cuda.", stage="none")
+    distill_epochs: float = option(
+        2.0, "Passes over the distilling images, for each operation.", stage="distill", least=0
+    )
+    distill_images: int = option(10_000, "Training images to distil on, at most.", stage="distill", least=1)
+    distill_batch: int = option(64, "Images a distilling step.", stage="distill", least=1)
+    score_images: int = option(1_000, "Training images to score each operation on, at most.", stage="score", least=1)
+    seed: int = option(0, "Seed of every random choice.", stage="distill", least=0)
+    budget: str = option(
+        "", "Latency budget: a share of the teacher's ('0.4x') or milliseconds ('4.2ms').", stage="student"
+    )
+    candidates: int = option(
+        4, "Diverse solutions to measure and evaluate before one is fine-tuned.", stage="student", least=1
+    )
+    epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", stage="student", least=0)
+    batch_size: int = option(64, "Images a fine-tuning step.", stage="student", least=1)
+    lr: float = option(1e-3, "Peak learning rate of fine-tuning (AdamW).", stage="student", above=0)
+    max_minutes: float | None = option(None, "Fit the work to this many minutes.", stage="none", above=0)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            object.__setattr__(self, spec.name, tuple(value) if isinstance(value, list) else value)
+            if value is None:
+                continue
+            least, above, choices = (spec.metadata.get(name) for name in ("least", "above", "choices"))
+            if least is not None and not value >= least:
+                raise UserError(f"{flag(spec.name)} {value}: expected at least {least}.")
+            if above is not None and not value > above:
+                raise UserError(f"{flag(spec.name)} {value}: expected a number above {above}.")
+            if choices is not None and value not in choices:
+                raise UserError(f"{flag(spec.name)} {value!r}: expected one of {', '.join(choices)}.")
+        if self.budget:
+            parse_budget(self.budget)
+
+    @property
+    def budget_ratio(self) -> float | None:
+        """The budget as a share of the teacher's latency, where it was given so."""
+        value, unit = parse_budget(self.budget)
+        return value if unit == "x" else None
+
+    @property
+    def budget_ms(self) -> float | None:
+        """The budget in milliseconds, where it was given so."""
+        value, unit = parse_budget(self.budget)
+        return value if unit == "ms" else None
+
+    def parts(self, *stages: str) -> dict[str, Any]:
+        """The fields that decide the named stages."""
+        return {
+            spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self) if spec.metadata["stage"] in stages
+        }
+
+    def fingerprint(self, *stages: str) -> str:
+        """A hash of the fields that decide the named stages."""
+        return fingerprint(self.parts(*stages))
+
+    def replace(self, **changes: Any) -> Recipe:
+        return dataclasses.replace(self, **changes)
+
+    def to_yaml(self) -> str:
+        """The whole recipe with the defaults filled in, each field under its help text."""
+        lines = ["# A recipe of lana: `lana compress --recipe FILE` runs it again."]
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            plain = list(value) if isinstance(value, tuple) else value
+            text = yaml.safe_dump({spec.name: plain}, default_flow_style=None, allow_unicode=True, width=1000)
+            lines += ["", f"# {spec.metadata['help']}", text.rstrip()]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_yaml(cls, path: Path | str, **changes: Any) -> Recipe:
+        """Read a recipe; `changes` win over the file.
+
+        Raises:
+            UserError: the file is missing, not YAML, or names an option that does not exist.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"Cannot read the recipe {path}: {error.strerror}. Check the path.") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"The recipe {path} is not valid YAML: {error}") from error
+        if not isinstance(content, Mapping):
+            raise UserError(
+                f"The recipe {path} holds {type(content).__name__}; expected lines like 'model: digits-resnet'."
+            )
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        for name in content:
+            if name not in known:
+                raise UserError(
+                    f"The recipe {path} names the option {name!r}, which does not exist.{near(str(name), known)}"
+                )
+        try:
+            return cls(**{**content, **changes})
+        except TypeError as error:
+            raise UserError(f"The recipe {path} holds a value of the wrong type: {error}.") from error
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """A budget as (number, "x" | "ms").
+
+    Raises:
+        UserError: it is neither a share like 0.4x nor milliseconds, or not above zero.
+
+    >>> parse_budget("0.4x"), parse_budget("3ms")
+    ((0.4, 'x'), (3.0, 'ms'))
+    """
+    match = re.fullmatch(r"\s*(-?[0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(x|ms)\s*", text)
+    if not match:
+        raise UserError(
+            f"The budget {text!r} is neither a share of the teacher's latency nor milliseconds. "
+            "Give --budget 0.4x or --budget-ms 4.2."
+        )
+    value = float(match[1])
+    if not value > 0:
+        raise UserError(f"The budget {text!r} is not above zero. Give --budget 0.4x or --budget-ms 4.2, for example.")
+    return value, match[2]
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of plain data: equal data, equal hash."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def near(given: str, known: list[str]) -> str:
+    """A sentence with the names close to what was given, or with a few that exist."""
+    close = difflib.get_close_matches(given, known, n=5, cutoff=0.5)
+    if close:
+        return f" Did you mean: {', '.join(close)}?"
+    shown = ", ".join(known[:20])
+    return f" Known: {shown}{' …' if len(known) > 20 else ''}."

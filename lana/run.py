@@ -1,0 +1,161 @@
+"""The run directory: what is finished and for which recipe, atomic writes, one process at a time.
+
+RUN/recipe.yaml             what the pool was made with
+RUN/stages.json             finished stages: fingerprint and seconds
+RUN/pool/                   table.csv, operations/, scores.csv
+RUN/students/NAME/          one student each
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from lana.errors import UserError
+from lana.recipe import Recipe
+
+
+class Run:
+    """An open run directory; use `Run.open`, which holds the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pool = path / "pool"
+        self.table = self.pool / "table.csv"
+        self.scores = self.pool / "scores.csv"
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path | str, recipe: Recipe | None = None) -> Iterator[Run]:
+        """Open or begin the run at `path`; with a recipe, one that fits what the directory was made with.
+
+        Raises:
+            UserError: in use by another process, made by another recipe, not writable, or (without a recipe) not a run.
+        """
+        run = cls(Path(path))
+        if recipe is None and not (run.path / "recipe.yaml").is_file():
+            raise UserError(
+                f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
+            )
+        with explain_disk(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(run.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise UserError(
+                    f"The run directory {path} is in use by another process. Wait for it to end, or give another --out."
+                ) from error
+        try:
+            if recipe is not None:
+                run._begin(recipe)
+            yield run
+        finally:
+            lock.release()
+
+    def _begin(self, recipe: Recipe) -> None:
+        kept = self.path / "recipe.yaml"
+        if kept.is_file():
+            before, now = Recipe.from_yaml(kept).parts(*POOL), recipe.parts(*POOL)
+            if before != now:
+                changed = [
+                    f"{name}: {before[name]!r} there, {now[name]!r} now" for name in now if before[name] != now[name]
+                ]
+                raise UserError(
+                    f"The run directory {self.path} was made by another recipe ({'; '.join(changed)}). "
+                    "Give another --out, or the same options to go on with it."
+                )
+        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path} is not empty and not a run of lana (no recipe.yaml in it). Give another --out; nothing was changed."
+            )
+        else:
+            write_text(kept, recipe.to_yaml())
+
+    def recipe(self) -> Recipe:
+        """The recipe that the pool was made with."""
+        return Recipe.from_yaml(self.path / "recipe.yaml")
+
+    def student(self, name: str) -> Path:
+        return self.path / "students" / name
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        path = self.path / "stages.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def finished(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage was finished for this fingerprint."""
+        return self.stages().get(stage, {}).get("fingerprint") == fingerprint
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each finished stage took, over all attempts that finished it."""
+        return {stage: entry["seconds"] for stage, entry in self.stages().items()}
+
+    @contextlib.contextmanager
+    def stage(self, name: str, fingerprint: str) -> Iterator[None]:
+        """Do a stage and record it as finished, with the seconds it took; a failure or kill records nothing."""
+        start_s = time.monotonic()
+        with explain_disk(self.path):
+            yield
+            entry = {"fingerprint": fingerprint, "seconds": round(time.monotonic() - start_s, 2)}
+            write_json(self.path / "stages.json", {**self.stages(), name: entry})
+
+
+POOL = ("teacher", "profile", "distill", "score")
+
+
+@contextlib.contextmanager
+def explain_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"The disk that holds {path} is full. Free some space and repeat the same command: what is finished is kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(
+                f"Cannot write to {error.filename or path}: {error.strerror}. Give another --out."
+            ) from error
+        raise
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Let `fill` write a file beside `path`, then rename it into place: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        fill(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.chmod(0o644)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    return write(path, lambda beside: beside.write_text(text))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    return write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())

@@ -1,0 +1,143 @@
+"""How much the network is expected to lose with one operation swapped in.
+
+The default score is the distance of the outputs from the teacher's (Kullback-Leibler for classification), which
+needs no labels; the paper's is the change of the task loss (section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lana.data import Split
+from lana.evaluate import evaluating
+from lana.features import replayable, switched
+from lana.layers import Layer
+from lana.run import write
+from lana.task import Task
+
+BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Mean distance to the teacher over `images` training images, with its standard error.
+
+    `task_loss` is the change of the task's loss against the labels (nan where there are none).
+    """
+
+    layer: str
+    operation: str
+    score: float
+    standard_error: float
+    task_loss: float
+    images: int
+
+
+def score(
+    teacher: nn.Module,
+    pool: Sequence[tuple[Layer, str]],
+    operations: Mapping[tuple[str, str], nn.Module],
+    split: Split,
+    task: Task,
+    *,
+    path: Path,
+    device: str = "cpu",
+    on_progress: Callable[[float, str], None] = lambda done, detail: None,
+) -> list[Score]:
+    """Score each (layer, operation) of the pool alone in the teacher, on all of `split`; kept as CSV at `path`.
+
+    Only what changes is run: whatever the network computes before the layer is recorded once a batch and replayed.
+    The teacher's own operation scores zero by definition. Layers already in the file are not scored again.
+    """
+    known = _read(path)
+    layers = list({layer.name: layer for layer, _ in pool}.values())
+    for position, layer in enumerate(layers):
+        names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
+        if names:
+            known.update(_score_layer(teacher, layers, layer, names, operations, split, task, device))
+            _write(path, known)
+        on_progress((position + 1) / len(layers), layer.name)
+    return [known[layer.name, name] for layer, name in pool]
+
+
+def _score_layer(
+    teacher: nn.Module,
+    layers: Sequence[Layer],
+    layer: Layer,
+    names: Sequence[str],
+    operations: Mapping[tuple[str, str], nn.Module],
+    split: Split,
+    task: Task,
+    device: str,
+) -> dict[tuple[str, str], Score]:
+    distances: dict[str, list[Tensor]] = {name: [] for name in names}
+    losses: dict[str, list[Tensor]] = {name: [] for name in names}
+    with evaluating(teacher, device), torch.no_grad():
+        example = next(split.batches(1, device=device))[0]
+        # A span's other members would run behind its operation: they are switched to pass their input on.
+        before = replayable(teacher, layers, example)
+        first = before.index(layer.members[0]) if layer.members[0] in before else 0
+        with switched(teacher, [*before[:first], *layer.members]) as switches:
+            earlier = [switches[name] for name in before[:first]]
+            for inputs, labels in split.batches(BATCH, device=device):
+                for member in layer.members:
+                    switches[member].instead = None
+                for switch in earlier:
+                    switch.record()
+                expected = teacher(inputs)
+                for switch in earlier:
+                    switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
+                expected_loss = task.loss(expected, labels)
+                for member in layer.members[1:]:
+                    switches[member].instead = nn.Identity()
+                for name in names:
+                    if name == "teacher":
+                        distances[name].append(torch.zeros(len(inputs)))
+                        losses[name].append(torch.zeros(len(inputs)))
+                        continue
+                    switches[layer.members[0]].instead = operations[layer.name, name].to(device).eval()
+                    output = teacher(inputs)
+                    distances[name].append(task.distance(output, expected).float().cpu())
+                    losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
+    return {
+        (layer.name, name): _summary(layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]))
+        for name in names
+    }
+
+
+def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor) -> Score:
+    count = len(distances)
+    return Score(
+        layer=layer,
+        operation=operation,
+        score=float(distances.mean()),
+        standard_error=float(distances.std() / count**0.5) if count > 1 else float("nan"),
+        task_loss=float(losses.mean()),
+        images=count,
+    )
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The scores that a run holds."""
+    return list(_read(path).values())
+
+
+def _read(path: Path) -> dict[tuple[str, str], Score]:
+    import pandas as pd
+
+    if not path.is_file():
+        return {}
+    rows = pd.read_csv(path).to_dict("records")
+    return {(row["layer"], row["operation"]): Score(**row) for row in rows}  # type: ignore[misc]
+
+
+def _write(path: Path, scores: Mapping[tuple[str, str], Score]) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame([vars(score) for score in scores.values()])
+    write(path, lambda beside: frame.to_csv(beside, index=False))

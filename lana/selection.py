@@ -1,0 +1,194 @@
+"""Table and scores and budget → a student that measures within it: the closed loop.
+
+Solve → build → export → measure → refit the prediction → solve again, until a selection is accepted: the upper 95%
+bound of its measured latency is within the budget. Every measurement is logged; the loop is a function of the
+offers, the scores and the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+from profilers.comparison import Comparison
+
+from lana.errors import BudgetUnreachable, LanaError
+from lana.prediction import Prediction, PredictionError, Whole, fit, held_out_error, total
+from lana.profiling import Offer
+from lana.wholes import PROCESSES, Log, Measured, replaced
+from solvers import Limit, SelectionProblem, Solution, fastest, solve, solve_diverse
+
+Selection = dict[str, str]
+Measure = Callable[[Sequence[Selection], int], list[Comparison]]
+
+MARGIN = 0.01  # kept below the budget: how far two measurements of one file, taken later, lie apart
+WELL_USED = 0.95  # of the budget; below it another round may find a better selection
+ROUNDS = 4
+SPREAD = 10  # students measured over the range of budgets before the first solve, to fit the correction on
+
+
+@dataclass(kw_only=True)
+class Selector:
+    """Solves for one run's pool: what is offered, what it loses, what was measured.
+
+    `offers` are those that are kept; `losses` maps (layer, operation) to its score. `measure(selections, processes)`
+    builds and measures whole students beside the teacher.
+    """
+
+    layers: Sequence[str]
+    offers: Sequence[Offer]
+    losses: Mapping[tuple[str, str], float]
+    teacher_ms: float
+    log: Log
+    measure: Measure
+    seed: int = 0
+    solver: str = "HiGHS"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        position = {name: index for index, name in enumerate(self.layers)}
+        self._first = np.array([position[offer.layer.members[0]] for offer in self.offers])
+        self._span = np.array([len(offer.layer.members) for offer in self.offers])
+        self._loss = np.array([self.losses[offer.layer.name, offer.operation] for offer in self.offers])
+        self._by_name = {(offer.layer.name, offer.operation): offer for offer in self.offers}
+
+    # --- prediction ------------------------------------------------------------------------------------------------
+
+    def wholes(self) -> list[Whole]:
+        """The teacher and every measured student, as the prediction's fit reads them."""
+        teacher = Whole(columns=self._columns({}), measured_ms=self.teacher_ms)
+        measured = [m for m in self.log.pooled() if self._known(m.selection)]
+        return [
+            teacher,
+            *(Whole(columns=self._columns(m.selection), measured_ms=m.ratio * self.teacher_ms) for m in measured),
+        ]
+
+    def prediction(self) -> Prediction:
+        return fit(self.wholes())
+
+    def prediction_error(self) -> PredictionError | None:
+        return held_out_error(self.wholes())
+
+    def predicted_ms(self, selection: Mapping[str, str]) -> float:
+        return self.prediction().whole_ms([offer.columns for offer in self._parts(selection)])
+
+    def expected_loss(self, selection: Mapping[str, str]) -> float:
+        return sum(self.losses[offer.layer.name, offer.operation] for offer in self._parts(selection))
+
+    def _known(self, selection: Mapping[str, str]) -> bool:
+        return all(pair in self._by_name for pair in selection.items())
+
+    def _parts(self, selection: Mapping[str, str]) -> list[Offer]:
+        covered = {member for name in selection for member in self._by_name[name, selection[name]].layer.members}
+        own = [self._by_name[layer, "teacher"] for layer in self.layers if layer not in covered]
+        return [*own, *(self._by_name[pair] for pair in selection.items())]
+
+    def _columns(self, selection: Mapping[str, str]) -> dict[str, float]:
+        return total([offer.columns for offer in self._parts(selection)])
+
+    # --- solving ---------------------------------------------------------------------------------------------------
+
+    def problem(self, budget_ms: float) -> SelectionProblem:
+        """Least expected loss within a predicted latency, every layer covered exactly once."""
+        prediction = self.prediction()
+        cost = np.array([prediction.part_ms(offer.columns) for offer in self.offers])
+        return SelectionProblem(
+            layers=len(self.layers),
+            loss=self._loss,
+            first=self._first,
+            span=self._span,
+            costs={"latency_ms": cost},
+            limits={"latency_ms": Limit(upper=budget_ms - prediction.intercept_ms)},
+            names=tuple(f"{offer.operation} at {offer.layer.name}" for offer in self.offers),
+        )
+
+    def selection_of(self, solution: Solution) -> Selection:
+        return replaced({self.offers[index].layer.name: self.offers[index].operation for index in solution.chosen})
+
+    def solve(self, budget_ms: float) -> Selection | None:
+        """The best selection within a predicted latency; None where there is none."""
+        solution = solve(self.problem(budget_ms), solver=self.solver, seed=self.seed)
+        return self.selection_of(solution) if solution.found else None
+
+    def solve_diverse(self, budget_ms: float, count: int) -> list[Selection]:
+        """Up to `count` selections near the optimum that differ in at least a tenth of the layers, best first."""
+        problem = self.problem(budget_ms)
+        minimum = max(1, round(0.1 * len(self.layers)))
+        return [self.selection_of(s) for s in solve_diverse(problem, count=count, minimum_distance=minimum) if s.found]
+
+    def fastest(self) -> Selection:
+        """The selection of least predicted latency."""
+        solution = fastest(self.problem(self.teacher_ms), "latency_ms")
+        if not solution.found:
+            raise LanaError("The solver found no selection at all although every layer has its teacher's operation.")
+        return self.selection_of(solution)
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def calibrate(self) -> None:
+        """Measure students spread over the range of latency, so that the first solve is corrected already."""
+        low = self.predicted_ms(self.fastest())
+        shares = np.linspace(0.02, 0.95, SPREAD)
+        spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
+        self._measure_new([self.fastest(), *(selection for selection in spread if selection)], processes=2)
+
+    def _measure_new(self, selections: Sequence[Selection], processes: int) -> None:
+        """Measure those that were not measured in so many processes yet."""
+        wanted: list[Selection] = []
+        for selection in selections:
+            measured = self.log.of(selection)
+            enough = measured is not None and len(measured.ratios) >= processes
+            if selection and not enough and selection not in wanted:
+                wanted.append(selection)
+        if wanted:
+            start_s = time.monotonic()
+            self.log.add(wanted, self.measure(wanted, processes))
+            self.seconds["measure"] = self.seconds.get("measure", 0.0) + time.monotonic() - start_s
+
+    def accepted(self, budget_ms: float) -> list[Measured]:
+        """Measured selections whose upper 95% bound lies within the budget (less the margin), least loss first."""
+        limit = budget_ms * (1 - MARGIN) / self.teacher_ms
+        within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._known(m.selection)]
+        return sorted(within, key=lambda m: self.expected_loss(m.selection))
+
+    def select(self, budget_ms: float, *, candidates: int, rounds: int = ROUNDS) -> list[Measured]:
+        """Accepted selections for the budget, least expected loss first, at most `candidates`.
+
+        Raises:
+            BudgetUnreachable: the fastest selection measures above the budget; its figure is given.
+        """
+        self.calibrate()
+        target_ms = budget_ms * (1 - 2 * MARGIN)
+        for _ in range(rounds):
+            found = self.solve_diverse(target_ms, candidates)
+            self._measure_new(found or [self.fastest()], PROCESSES)
+            accepted = self.accepted(budget_ms)
+            best = next((m for m in accepted if m.selection in found), None)
+            if best and best.ratio * self.teacher_ms >= WELL_USED * budget_ms:
+                break
+            if found and not best:  # the prediction was refitted; where that is not enough, aim lower as well
+                overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
+                target_ms *= min(0.99, budget_ms * (1 - MARGIN) / (overshoot * self.teacher_ms))
+        if not (accepted := self.accepted(budget_ms)):
+            self.refuse(budget_ms)
+        return accepted[:candidates]
+
+    def refuse(self, budget_ms: float) -> NoReturn:
+        """Say what the fastest reachable latency is, measured.
+
+        Raises:
+            BudgetUnreachable: always.
+        """
+        self._measure_new([self.fastest()], PROCESSES)
+        within = {m.ratio: m for m in self.log.pooled() if self._known(m.selection)}
+        best = within[min(within)]
+        fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - MARGIN)
+        raise BudgetUnreachable(
+            f"No selection meets {budget_ms:.4g} ms: the fastest reachable student measures {fastest_ms:.4g} ms "
+            f"({fastest_ms / self.teacher_ms:.2f}x of the teacher's {self.teacher_ms:.4g} ms). Raise the budget, widen "
+            "--layers, or offer faster operations with --pool.",
+            fastest_ms=fastest_ms,
+        )

@@ -1,0 +1,460 @@
+"""The stages of `lana.pipeline` over a run directory: what each reads, does and writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from safetensors.torch import save_model
+from torch import nn
+
+import lana.distill as distilling
+import lana.finetune as finetuning
+import lana.scoring as scoring
+from lana.batchnorm import reestimate_batchnorm
+from lana.errors import LanaError, UserError
+from lana.evaluate import check_teacher, distance_to_teacher, evaluate_module
+from lana.export import export_onnx, onnx_parity, to_computation
+from lana.layers import Layer, LayerScan
+from lana.profiling import (
+    Offer,
+    keep_promising,
+    make_offers,
+    pairs,
+    read_offers,
+    with_latencies,
+    write_offers,
+)
+from lana.progress import Progress
+from lana.recipe import Recipe, fingerprint
+from lana.run import POOL, Run, write, write_json, write_text
+from lana.selection import Selection, Selector
+from lana.student import assemble, build_operation, load_student_as_teacher, save_student
+from lana.summary import Summary, summarise
+from lana.teacher import Teacher
+from lana.wholes import PROCESSES, Log, Measured, replaced
+from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare, create_runtime
+from profilers import profile as measure_table
+
+if TYPE_CHECKING:
+    from lana.pipeline import Setting
+
+CANDIDATE_IMAGES = 2000  # training images on which candidates are compared (the paper: 6000)
+MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is within the budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """The teacher's figures, frozen once per run: its metric on the test split, its latency in milliseconds."""
+
+    metric: float
+    examples: int
+    teacher_ms: float
+    runtime_versions: Mapping[str, str]
+
+    def budget_ms(self, recipe: Recipe) -> float:
+        ratio = recipe.budget_ratio
+        return ratio * self.teacher_ms if ratio is not None else recipe.budget_ms or 0.0
+
+
+# --- the pool: shared by all students -----------------------------------------------------------------------------
+
+
+def baseline(setting: Setting) -> Baseline:
+    """Evaluate and measure the teacher, once per run.
+
+    Raises:
+        UserError: its metric is that of a guess.
+    """
+    run, recipe, teacher = setting.run, setting.recipe, setting.teacher
+    path, wanted = run.pool / "teacher.json", recipe.fingerprint("teacher", "profile")
+    if not run.finished("teacher", wanted):
+        runtime = create_runtime(recipe.runtime, setting.runtime_settings)  # not installed? then say so at once
+        with run.stage("teacher", wanted):
+            evaluation = evaluate_module(teacher.module, setting.data.test, setting.task, device=recipe.device)
+            check_teacher(evaluation, teacher, setting.data, setting.task)
+            teacher.module.cpu()
+            itself = teacher_computation(setting)
+            reference = compare(
+                itself,
+                [itself],
+                runtime=recipe.runtime,
+                settings=setting.runtime_settings,
+                processes=PROCESSES,
+            )[0]
+            found = Baseline(
+                metric=evaluation.metric,
+                examples=evaluation.examples,
+                teacher_ms=sorted(reference.reference_ms)[len(reference.reference_ms) // 2],
+                runtime_versions=runtime.versions(),
+            )
+            write_json(path, vars(found))
+    return Baseline(**json.loads(path.read_text()))
+
+
+def teacher_computation(setting: Setting) -> Computation:
+    example = setting.teacher.example(setting.recipe.batch)
+    form = runtime_form(setting.recipe.runtime, setting.runtime_settings)
+    return to_computation(setting.teacher.module, example, setting.run.pool / "wholes", name="teacher", form=form)
+
+
+def runtime_form(runtime: str, settings: RuntimeSettings) -> str:
+    return create_runtime(runtime, settings).form
+
+
+def profile(setting: Setting) -> list[Offer]:
+    """The pool with measured latencies, in `pool/offers.csv`; the table in `pool/table.csv`."""
+    run, recipe = setting.run, setting.recipe
+    path, wanted = run.pool / "offers.csv", recipe.fingerprint("teacher", "profile")
+    if not run.finished("profile", wanted):
+        with run.stage("profile", wanted):
+            offers, table = _profiled(
+                run.table, run.pool / "computations", setting.teacher, setting.scan, recipe, setting.quiet
+            )
+            write_offers(path, keep_promising(with_latencies(offers, table)))
+            shutil.rmtree(run.pool / "computations", ignore_errors=True)
+    return read_offers(path)
+
+
+def profile_to(table: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> LatencyTable:
+    """The latency table for a teacher's layers and a pool, without a run."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return _profiled(table, Path(folder), teacher, scan, recipe, quiet)[1]
+
+
+def _profiled(
+    table: Path, folder: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, quiet: bool
+) -> tuple[list[Offer], LatencyTable]:
+    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+    form = runtime_form(recipe.runtime, settings)
+    with Progress("Building operations", 1, quiet=quiet) as progress:
+        offers, computations = make_offers(
+            teacher,
+            scan,
+            recipe.pool,
+            batch=recipe.batch,
+            folder=folder,
+            form=form,
+            on_progress=progress.update,
+        )
+    with Progress(f"Measuring {len(computations)} operations", len(computations), quiet=quiet) as progress:
+        measured = measure_table(
+            computations,
+            runtime=recipe.runtime,
+            settings=settings,
+            table=table,
+            progress=lambda state: progress.update(state.done, state.name),
+        )
+    return offers, measured
+
+
+Operations = dict[tuple[str, str], nn.Module]
+
+
+def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> Operations:
+    """Every kept operation, trained to imitate its layer; weights under `pool/operations/`."""
+    run, pool = setting.run, pairs(offers, trainable_only=True)
+    folder, wanted = (
+        run.pool / "operations",
+        fingerprint([recipe.parts(*POOL[:3]), [(p[0].name, p[1]) for p in pool]]),
+    )
+    if not run.finished("distill", wanted):
+        with (
+            run.stage("distill", wanted),
+            Progress(f"Distilling {len(pool)} operations", 1, quiet=setting.quiet) as progress,
+        ):
+            distilling.distill(
+                setting.teacher.module,
+                pool,
+                setting.data,
+                folder,
+                epochs=recipe.distill_epochs,
+                images=recipe.distill_images,
+                batch_size=recipe.distill_batch,
+                seed=recipe.seed,
+                device=recipe.device,
+                on_progress=progress.update,
+            )
+            setting.teacher.module.cpu()
+    identities = [(layer, name) for layer, name in pairs(offers) if name == "identity"]
+    plain = {(layer.name, name): build_operation(layer, setting.teacher.module, name) for layer, name in identities}
+    return {**plain, **distilling.load_pool(setting.teacher.module, pool, folder)}
+
+
+def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
+    """What the network is expected to lose with each operation, in `pool/scores.csv`."""
+    run, recipe, pool = setting.run, setting.recipe, pairs(offers)
+    wanted = fingerprint([recipe.parts(*POOL), [(layer.name, name) for layer, name in pool]])
+    if not run.finished("score", wanted):
+        with run.stage("score", wanted), Progress("Scoring", 1, quiet=setting.quiet) as progress:
+            scoring.score(
+                setting.teacher.module,
+                pool,
+                operations,
+                setting.data.train.take(recipe.score_images, recipe.seed),
+                setting.task,
+                path=run.scores,
+                device=recipe.device,
+                on_progress=progress.update,
+            )
+            setting.teacher.module.cpu()
+    return {(row.layer, row.operation): row.score for row in scoring.read_scores(run.scores)}
+
+
+def selector(
+    setting: Setting,
+    offers: Sequence[Offer],
+    operations: Operations,
+    losses: Mapping[tuple[str, str], float],
+    baseline: Baseline,
+) -> Selector:
+    """The closed loop over this run's pool, measuring whole students beside the teacher."""
+    run, recipe = setting.run, setting.recipe
+    kept = [offer for offer in offers if offer.kept]
+    layers = unique_layers(kept)
+
+    def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
+        form = runtime_form(recipe.runtime, setting.runtime_settings)
+        students = [
+            to_computation(
+                assemble(setting.teacher.module, layers, selection, operations),
+                setting.teacher.example(recipe.batch),
+                run.pool / "wholes",
+                name=f"student {number}",
+                form=form,
+            )
+            for number, selection in enumerate(selections)
+        ]
+        with setting.progress(f"Measuring {len(students)} students") as progress:
+            comparisons = compared(setting, students, processes)
+            progress.update(1)
+        for student in students:
+            student.file.unlink(missing_ok=True)
+        return comparisons
+
+    return Selector(
+        layers=[layer.name for layer in setting.scan.layers],
+        offers=kept,
+        losses=losses,
+        teacher_ms=baseline.teacher_ms,
+        log=Log.read(run.pool / "wholes.csv"),
+        measure=measure,
+        seed=recipe.seed,
+    )
+
+
+def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
+    return list({offer.layer.name: offer.layer for offer in offers}.values())
+
+
+# --- one student --------------------------------------------------------------------------------------------------
+
+
+def select(
+    setting: Setting,
+    selector: Selector,
+    baseline: Baseline,
+    recipe: Recipe,
+    name: str,
+    *,
+    verify: bool = True,
+) -> Path:
+    """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student."""
+    run, start_s = setting.run, time.monotonic()
+    folder, path = run.student(name), run.student(name) / "selection.json"
+    if path.is_file():
+        _check_same(folder, recipe)
+        return folder
+    budget_ms = baseline.budget_ms(recipe)
+    if verify:
+        accepted = selector.select(budget_ms, candidates=recipe.candidates)
+    else:
+        selection = selector.solve(budget_ms)
+        if selection is None:
+            selector.refuse(budget_ms)
+        accepted = [Measured(selection=selection, ratios=())]
+    best, student = _look(setting, selector, accepted)
+    save_student(student, folder, setting.teacher, unique_layers(selector.offers), best.selection)
+    shutil.copyfile(folder / "model.safetensors", folder / "selected.safetensors")
+    metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_json(
+        path,
+        {
+            "budget_ms": budget_ms,
+            "predicted_ms": selector.predicted_ms(best.selection),
+            "expected_loss": selector.expected_loss(best.selection),
+            "selected_metric": metric,
+            "selection": full_selection(setting, best.selection),
+            "seconds": round(time.monotonic() - start_s, 2),
+        },
+    )
+    return folder
+
+
+def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, str]:
+    """Layers → operation with the teacher's own filled in; a span stands under its own name."""
+    covered = {member for name in selection for member in name.split("+")}
+    own = {layer.name: "teacher" for layer in setting.scan.layers if layer.name not in covered}
+    return {**own, **selection}
+
+
+def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
+    """Of several accepted selections, the one nearest to the teacher on training images (the paper, section 3.3)."""
+    images = setting.data.train.take(CANDIDATE_IMAGES, setting.recipe.seed + 2)
+    layers, device = unique_layers(selector.offers), setting.recipe.device
+    operations = trained_operations(setting, selector.offers)
+    best: tuple[float, Measured, nn.Module] | None = None
+    for measured in accepted:
+        student = assemble(setting.teacher.module, layers, measured.selection, operations)
+        reestimate_batchnorm(student, images, device=device)
+        distance = float(
+            distance_to_teacher(
+                student, setting.teacher.module, setting.data.validation, setting.task, device=device
+            ).mean()
+        )
+        if best is None or distance < best[0]:
+            best = (distance, measured, student.cpu())
+    setting.teacher.module.cpu()
+    if best is None:
+        raise LanaError("No accepted selection was given to choose from.")
+    return best[1], best[2]
+
+
+def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
+    return distilling.load_pool(
+        setting.teacher.module, pairs(offers, trainable_only=True), setting.run.pool / "operations"
+    )
+
+
+def _check_same(folder: Path, recipe: Recipe) -> None:
+    """Refuse to take a student for one of other options: selecting again never overwrites."""
+    before, now = student_recipe(folder).parts("student"), recipe.parts("student")
+    changed = [f"{name}: {before[name]!r} there, {now[name]!r} now" for name in now if before[name] != now[name]]
+    if changed:
+        raise UserError(
+            f"There is a student {folder.name!r} of other options already ({'; '.join(changed)}). "
+            "Give another --name (its pool is reused), or the same options."
+        )
+
+
+def student_recipe(folder: Path) -> Recipe:
+    return Recipe.from_yaml(folder / "recipe.yaml")
+
+
+def free_name(run: Run, wanted: str) -> str:
+    """`wanted`, or with a number where there is such a student already."""
+    number, name = 1, wanted
+    while run.student(name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
+    """Fine-tune the student in `folder`; its weights are replaced when it is finished, its curve kept."""
+    settings = finetuning.FineTuning(
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        seed=recipe.seed,
+        device=recipe.device,
+    )
+    curve_path, done = folder / "training.csv", folder / "finetuned.json"
+    if not recipe.epochs or (done.is_file() and json.loads(done.read_text())["settings"] == vars(settings)):
+        return
+    start_s, loaded = time.monotonic(), load_student_as_teacher(folder)
+    with setting.progress(f"Fine-tuning {folder.name}") as progress:
+        curve = finetuning.finetune(
+            loaded.module,
+            setting.teacher.module,
+            setting.data,
+            setting.task,
+            settings,
+            checkpoint=folder / "training.pt",
+            on_progress=progress.update,
+        )
+    setting.teacher.module.cpu()
+    write(curve_path, lambda beside: pd.DataFrame([vars(row) for row in curve]).to_csv(beside, index=False))
+    write(folder / "model.safetensors", lambda beside: save_model(loaded.module, str(beside)))
+    write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
+    (folder / "training.pt").unlink(missing_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+
+
+def deliver(
+    setting: Setting,
+    selector: Selector,
+    baseline: Baseline,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    verify: bool = True,
+) -> Summary:
+    """Export the student, measure the exported file in fresh processes beside the teacher, and write `summary.json`.
+
+    Where noise hides whether it is within the budget, it is measured again and the measurements are pooled.
+    """
+    if (folder / "summary.json").is_file():
+        return Summary.read(folder / "summary.json")
+    start_s, student = time.monotonic(), load_student_as_teacher(folder).module
+    example = setting.teacher.example(recipe.batch)
+    parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), example)
+    measured = None
+    if verify:
+        limit = baseline.budget_ms(recipe) / baseline.teacher_ms
+        form = runtime_form(recipe.runtime, setting.runtime_settings)
+        delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
+        log = Log(folder / "measurements.csv")
+        selection = replaced(json.loads((folder / "selection.json").read_text())["selection"])
+        for _ in range(MORE_MEASUREMENTS):
+            with setting.progress("Measuring the delivered file") as progress:
+                log.add([selection], compared(setting, [delivered], PROCESSES))
+                progress.update(1)
+            measured = log.of(selection)
+            if measured is not None and measured.ratio_upper95 <= limit:
+                break
+    metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
+    return summarise(
+        setting,
+        selector,
+        baseline,
+        folder,
+        recipe,
+        measured=measured,
+        metric=metric,
+        parity=parity,
+        seconds=round(time.monotonic() - start_s, 2),
+    )
+
+
+def compared(setting: Setting, students: Sequence[Computation], processes: int) -> list[Comparison]:
+    """Whole networks beside the teacher, in fresh processes."""
+    return compare(
+        teacher_computation(setting),
+        students,
+        runtime=setting.recipe.runtime,
+        settings=setting.runtime_settings,
+        processes=processes,
+    )
+
+
+def measure_target(target: str, *, runtime: str, settings: RuntimeSettings, processes: int) -> Comparison:
+    """See `lana.pipeline.measure`."""
+    path = Path(target)
+    if (path / "model.onnx").is_file():
+        path = path / "model.onnx"
+    if path.suffix != ".onnx" or not path.is_file():
+        raise UserError(
+            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
+        )
+    computation = Computation.from_onnx(path)
+    return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]

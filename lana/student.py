@@ -1,0 +1,139 @@
+"""A student: the teacher with a selection swapped in; assembled, saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save, save_model
+from torch import Tensor, nn
+
+from lana.errors import LanaError, UserError
+from lana.features import replace
+from lana.layers import Layer
+from lana.operations import parse_operation
+from lana.run import write, write_json
+from lana.teacher import Teacher, load_teacher
+
+Selection = Mapping[str, str]  # layer (or span) name → operation name
+
+
+def build_operation(
+    layer: Layer, teacher: nn.Module, operation: str, features: tuple[Tensor, Tensor] | None = None
+) -> nn.Module:
+    """The operation as it stands at a layer of the teacher; the teacher is not changed."""
+    members = [teacher.get_submodule(member) for member in layer.members]
+    module = members[0] if len(members) == 1 else nn.Sequential(*members)
+    return parse_operation(operation).build(layer, module, features)
+
+
+def assemble(
+    teacher: nn.Module,
+    layers: Sequence[Layer],
+    selection: Selection,
+    operations: Mapping[tuple[str, str], nn.Module] | None = None,
+) -> nn.Module:
+    """A copy of the teacher with the selected operations in place of its layers.
+
+    `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
+    A span's operation stands at its first member and the other members become identities.
+    """
+    student = copy.deepcopy(teacher)
+    for layer in layers:
+        operation = selection.get(layer.name, "teacher")
+        if operation == "teacher":
+            continue
+        trained = (operations or {}).get((layer.name, operation))
+        module = build_operation(layer, teacher, operation) if trained is None else copy.deepcopy(trained)
+        replace(student, layer.members[0], module)
+        for member in layer.members[1:]:
+            replace(student, member, nn.Identity())
+    return student.eval()
+
+
+def save_operation(module: nn.Module, path: Path) -> None:
+    state = {name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
+    content = save(state)
+    write(path, lambda beside: beside.write_bytes(content))
+
+
+def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path) -> nn.Module:
+    """A trained operation from its file.
+
+    Raises:
+        LanaError: the file does not fit the operation (made by another version).
+    """
+    module = build_operation(layer, teacher, operation)
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise LanaError(f"{path} does not fit the operation {operation} at {layer.name}: {error}") from error
+    return module.eval()
+
+
+def save_student(
+    student: nn.Module, folder: Path, teacher: Teacher, layers: Sequence[Layer], selection: Selection
+) -> None:
+    """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again."""
+    replaced = [layer for layer in layers if selection.get(layer.name, "teacher") != "teacher"]
+    write_json(
+        folder / "architecture.json",
+        {
+            "teacher": teacher.to_json(),
+            "layers": [dataclasses.asdict(layer) for layer in replaced],
+            "selection": {layer.name: selection[layer.name] for layer in replaced},
+        },
+    )
+    write(folder / "model.safetensors", lambda beside: save_model(student, str(beside)))
+
+
+def load_student(path: Path | str) -> nn.Module:
+    """The network of a student's folder, in evaluation mode; the teacher's code must be present.
+
+    The result is an `nn.Module` like any other: it trains and exports.
+
+    Raises:
+        UserError: the folder is not a student's, or its files do not fit each other.
+    """
+    return load_student_as_teacher(path).module
+
+
+def load_student_as_teacher(path: Path | str) -> Teacher:
+    """A student with its preprocessing and input shape."""
+    folder = Path(path)
+    try:
+        architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder} is not a student's folder: its architecture.json cannot be read ({error}). "
+            "Expected RUN/students/NAME."
+        ) from error
+    described = architecture["teacher"]
+    preprocessing = described["preprocessing"]
+    teacher = load_teacher(
+        described["reference"],
+        model_args=described["model_args"],
+        pretrained=False,
+        **(preprocessing or {"input_shape": tuple(described["input_shape"])}),
+    )
+    layers = [
+        Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()})
+        for layer in architecture["layers"]
+    ]
+    student = assemble(teacher.module, layers, architecture["selection"])
+    try:
+        load_model(student, folder / "model.safetensors")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The weights {folder / 'model.safetensors'} do not fit its architecture.json: {error}"
+        ) from error
+    return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / "model.safetensors"))
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

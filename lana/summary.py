@@ -1,0 +1,216 @@
+"""What was delivered, as `summary.json` and as the table that the terminal shows."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lana.recipe import Recipe
+from lana.run import write_json
+from lana.student import count_parameters, load_student_as_teacher
+from lana.wholes import Measured
+
+if TYPE_CHECKING:
+    from lana.pipeline import Setting
+    from lana.selection import Selector
+    from lana.stages import Baseline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A delivered student beside its teacher.
+
+    Accuracies are the task's metric on the test split. `measured_ms` and its upper 95% bound are None, and `verified`
+    is false, where the device was not measured; `verified` also tells whether the bound lies within the budget.
+    `changed` is false where the teacher met the budget already and nothing was made.
+    """
+
+    student: str
+    model: str
+    runtime: str
+    threads: int
+    batch: int
+    budget_ms: float
+    teacher_ms: float
+    metric: str
+    teacher_accuracy: float
+    test_examples: int
+    teacher_parameters: int
+    changed: bool = True
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    measured_ms_upper95: float | None = None
+    verified: bool = False
+    speedup: float | None = None
+    budget_used: float | None = None
+    selected_accuracy: float | None = None
+    student_accuracy: float | None = None
+    student_parameters: int | None = None
+    onnx_max_relative_error: float | None = None
+    prediction_error: Mapping[str, float] | None = None
+    selection: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Summary:
+        return cls(**json.loads(path.read_text()))
+
+    def show(self, console: Console | None = None) -> None:
+        """Print teacher and student side by side."""
+        console = console or Console()
+        if not self.changed:
+            console.print(
+                f"The teacher takes {self.teacher_ms:.4g} ms and meets the budget of {self.budget_ms:.4g} ms already: "
+                "nothing was changed."
+            )
+            return
+        show_run([self], console)
+        if self.measured_ms is None:
+            console.print("Not verified: the student was not measured, its milliseconds are predicted.")
+        elif not self.verified:
+            console.print(
+                "NOT within the budget: the upper 95% bound of the measurement lies above it.",
+                style="bold red",
+            )
+        else:
+            console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
+
+
+COLUMNS = (
+    "",
+    "before tuning",
+    "predicted ms",
+    "measured ms",
+    "upper 95%",
+    "budget ms",
+    "speed-up",
+    "parameters",
+)
+
+
+def show_run(summaries: Sequence[Summary], console: Console | None = None) -> None:
+    """Print the teacher and its students in one table."""
+    first = summaries[0]
+    table = Table(title=f"{first.model} on {first.runtime}, {first.threads} thread(s), batch {first.batch}")
+    for column in (COLUMNS[0], first.metric, *COLUMNS[1:]):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.add_row(
+        "teacher",
+        _percent(first.teacher_accuracy),
+        "",
+        "",
+        _ms(first.teacher_ms),
+        "",
+        "",
+        "1.00×",
+        f"{first.teacher_parameters:,}",
+    )
+    for summary in summaries:
+        table.add_row(
+            summary.student,
+            _percent(summary.student_accuracy),
+            _percent(summary.selected_accuracy),
+            _ms(summary.predicted_ms),
+            _ms(summary.measured_ms),
+            _ms(summary.measured_ms_upper95),
+            _ms(summary.budget_ms),
+            f"{summary.speedup:.2f}×" if summary.speedup else "–",
+            f"{summary.student_parameters:,}",
+        )
+    (console or Console()).print(table)
+
+
+def summarise(
+    setting: Setting,
+    selector: Selector,
+    baseline: Baseline,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    measured: Measured | None,
+    metric: float,
+    parity: float,
+    seconds: float,
+) -> Summary:
+    """Gather a student's figures and write them to its `summary.json`."""
+    chosen: dict[str, Any] = json.loads((folder / "selection.json").read_text())
+    finetuned = folder / "finetuned.json"
+    budget_ms, error = baseline.budget_ms(recipe), selector.prediction_error()
+    figures: dict[str, Any] = {}
+    if measured is not None:
+        upper_ms = measured.ratio_upper95 * baseline.teacher_ms
+        figures = {
+            "measured_ms": measured.ratio * baseline.teacher_ms,
+            "measured_ms_upper95": upper_ms,
+            "verified": upper_ms <= budget_ms,
+            "speedup": 1 / measured.ratio,
+            "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
+        }
+    tuning = json.loads(finetuned.read_text())["seconds"] if finetuned.is_file() else 0.0
+    summary = Summary(
+        **_common(setting, baseline, folder.name, budget_ms),
+        **figures,
+        predicted_ms=chosen["predicted_ms"],
+        selected_accuracy=chosen["selected_metric"],
+        student_accuracy=metric,
+        student_parameters=count_parameters(load_student_as_teacher(folder).module),
+        onnx_max_relative_error=parity,
+        prediction_error=asdict(error) if error else None,
+        selection=chosen["selection"],
+        seconds={
+            **setting.run.seconds(),
+            "select": chosen["seconds"],
+            "finetune": tuning,
+            "deliver": seconds,
+        },
+    )
+    write_json(folder / "summary.json", asdict(summary))
+    return summary
+
+
+def nothing_to_do(setting: Setting, baseline: Baseline, budget_ms: float) -> Summary:
+    """The teacher meets the budget already."""
+    return Summary(**_common(setting, baseline, "teacher", budget_ms), changed=False)
+
+
+def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -> dict[str, Any]:
+    recipe = setting.recipe
+    return {
+        "student": name,
+        "model": recipe.model,
+        "runtime": recipe.runtime,
+        "threads": recipe.threads,
+        "batch": recipe.batch,
+        "budget_ms": budget_ms,
+        "teacher_ms": baseline.teacher_ms,
+        "metric": setting.task.metric_name,
+        "teacher_accuracy": baseline.metric,
+        "test_examples": baseline.examples,
+        "teacher_parameters": count_parameters(setting.teacher.module),
+        "seed": recipe.seed,
+        "versions": {
+            "lana": version("lana-nas"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **baseline.runtime_versions,
+        },
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

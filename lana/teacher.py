@@ -1,0 +1,385 @@
+"""Load a network from a reference, and know how to load it again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from lana.errors import UserError
+from lana.recipe import Recipe, near
+
+BUNDLED = ("digits-resnet",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images become a network's input: resized to `image_size`, scaled to 0…1, normalised per channel.
+
+    `channels` is 1 for grey images and 3 for RGB.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.image_size, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """A network in evaluation mode, its input, and the references that load it again.
+
+    `input_shape` is the shape of one example without the batch; `preprocessing` is None for what is not an image.
+    """
+
+    module: nn.Module
+    reference: str
+    weights: str | None
+    input_shape: tuple[int, ...]
+    preprocessing: Preprocessing | None
+    model_args: str | None = None
+
+    def example(self, batch: int = 1) -> Tensor:
+        """A fixed random input, (batch, *input_shape), of normal distribution."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch, *self.input_shape, generator=generator)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Teacher.from_json` needs to build the same network again (without weights)."""
+        preprocessing = self.preprocessing
+        return {
+            "reference": self.reference,
+            "model_args": self.model_args,
+            "input_shape": list(self.input_shape),
+            "preprocessing": None
+            if preprocessing is None
+            else {
+                "image_size": preprocessing.image_size,
+                "mean": preprocessing.mean,
+                "std": preprocessing.std,
+            },
+        }
+
+
+def load_teacher(
+    model: str,
+    *,
+    weights: str | None = None,
+    model_args: str | None = None,
+    image_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    pretrained: bool = True,
+) -> Teacher:
+    """Build the network that `model` refers to, with its weights and its preprocessing, in evaluation mode.
+
+    Preprocessing comes from the arguments, else from the model's own configuration, else ImageNet's at 224 pixels.
+    `pretrained=False` leaves the weights as they are initialised (a student brings its own).
+
+    Raises:
+        UserError: an unknown reference, an optional package that is missing, weights that are missing or do not fit.
+
+    >>> teacher = load_teacher("digits-resnet")
+    >>> teacher.example(batch=2).shape
+    torch.Size([2, 1, 16, 16])
+    """
+    kwargs = parse_arguments(model_args)
+    module, own = _build(model, kwargs, pretrained=pretrained and weights is None)
+    if weights is not None and pretrained:
+        load_weights(module, weights)
+    preprocessing = None
+    if input_shape is None:
+        own = own or {}
+        size = image_size or own.get("image_size") or 224
+        means, stds = mean or own.get("mean"), std or own.get("std")
+        preprocessing = Preprocessing(
+            image_size=size,
+            mean=tuple(means or (0.485, 0.456, 0.406)),
+            std=tuple(stds or (0.229, 0.224, 0.225)),
+        )
+        if len(preprocessing.mean) != len(preprocessing.std) or len(preprocessing.mean) not in (1, 3):
+            raise UserError(
+                f"--mean has {len(preprocessing.mean)} values and --std {len(preprocessing.std)}: "
+                "expected one each for grey images or three each for RGB."
+            )
+        input_shape = preprocessing.input_shape
+    module.eval()
+    teacher = Teacher(
+        module=module,
+        reference=_absolute(model),
+        weights=weights,
+        input_shape=tuple(input_shape),
+        preprocessing=preprocessing,
+        model_args=model_args,
+    )
+    try_forward(teacher)
+    return teacher
+
+
+def teacher_of(recipe: Recipe) -> Teacher:
+    """The teacher that a recipe names."""
+    return load_teacher(
+        recipe.model,
+        weights=recipe.weights,
+        model_args=recipe.model_args,
+        image_size=recipe.image_size,
+        mean=recipe.mean,
+        std=recipe.std,
+        input_shape=recipe.input_shape,
+    )
+
+
+def try_forward(teacher: Teacher) -> None:
+    """Run the network once on a random example.
+
+    Raises:
+        UserError: the forward pass fails on the input shape that it was given.
+    """
+    try:
+        with torch.no_grad():
+            teacher.module(teacher.example())
+    except Exception as error:
+        raise UserError(
+            f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
+            "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape."
+        ) from error
+
+
+def parse_arguments(text: str | None) -> dict[str, Any]:
+    """'a=1,b=x' as a mapping, values read as YAML.
+
+    >>> parse_arguments("num_classes=10,act=relu")
+    {'num_classes': 10, 'act': 'relu'}
+    """
+    arguments = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"--model-args {text!r}: expected NAME=VALUE pairs, separated by commas.")
+        arguments[name.strip()] = yaml.safe_load(value)
+    return arguments
+
+
+def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    if model in BUNDLED:
+        from lana.bundled import digits_resnet
+
+        return digits_resnet(pretrained=pretrained, **kwargs)
+    kind, colon, name = model.partition(":")
+    if colon and kind == "timm":
+        return _from_timm(name, kwargs, pretrained=pretrained)
+    if colon and kind == "torchvision":
+        return _from_torchvision(name, kwargs, pretrained=pretrained)
+    if colon and kind.endswith(".py"):
+        function = function_from_file(kind, name, what="a model")
+        module = _call(function, kwargs, model)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
+        return module, getattr(module, "preprocessing", None)
+    known = [*BUNDLED, "timm:NAME", "torchvision:NAME", "path/to/file.py:function"]
+    raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(known)}.{near(model, list(BUNDLED))}")
+
+
+def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:
+    try:
+        inspect.signature(function).bind(**kwargs)
+    except TypeError as error:
+        raise UserError(f"{model} cannot be called with {kwargs}: {error}. Use --model-args NAME=VALUE.") from error
+    return function(**kwargs)
+
+
+def _from_timm(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
+    import_torchvision()
+    timm = require("timm", extra="vision")
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}.{near(name, timm.list_models())}")
+    with explain_download(f"timm:{name}"):
+        module = timm.create_model(name, pretrained=pretrained, **kwargs)
+    config = timm.data.resolve_model_data_config(module)
+    return module, {"image_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+
+
+def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
+    models = import_torchvision().models
+    known = models.list_models()
+    if name not in known:
+        raise UserError(f"torchvision has no model {name!r}.{near(name, known)}")
+    default = models.get_model_weights(name).DEFAULT
+    transforms = default.transforms()
+    with explain_download(f"torchvision:{name}"):
+        module = models.get_model(
+            name, weights=default if pretrained else None, **_no_backbone(name, pretrained), **kwargs
+        )
+    size = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", [224])
+    return module, {"image_size": size[0], "mean": transforms.mean, "std": transforms.std}
+
+
+def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:
+    """Segmentation networks load a backbone's weights of their own accord unless told not to."""
+    segmentation = ("deeplab", "fcn", "lraspp")
+    return {"weights_backbone": None} if name.startswith(segmentation) and not pretrained else {}
+
+
+@contextlib.contextmanager
+def explain_download(model: str) -> Any:
+    """Turn a failed download of pretrained weights into a message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"The pretrained weights of {model} could not be had ({type(error).__name__}: {str(error)[:200]}). "
+            "Give a file with --weights, or connect to the network."
+        ) from error
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, also where its compiled operators do not match the installed torch.
+
+    Declaring those operators' schemas first lets its models and transforms, and all of timm, work; nothing here
+    needs the compiled operators themselves.
+    """
+    if "torchvision" in sys.modules:
+        return sys.modules["torchvision"]
+    if importlib.util.find_spec("torchvision") is None:
+        return require("torchvision", extra="vision")
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    for operator in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
+        with contextlib.suppress(RuntimeError):  # declared already
+            torch.library.define(f"torchvision::{operator}", "(Tensor x) -> Tensor")
+    return importlib.import_module("torchvision")
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"The package {module!r} could not be imported ({error}). Install it with: pip install 'lana-nas[{extra}]'."
+        ) from error
+
+
+def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]:
+    """The function `name` of the Python file `path`.
+
+    Raises:
+        UserError: no such file, the file fails to import, or it has no such function (near names offered).
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"{path}:{name} should be {what}, but there is no file {file}. Check the path.")
+    module_name = f"lana_user_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file. Expected path/to/file.py:function.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(file.parent))  # so that the file may import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{file} has no function {name!r}.{near(name, public)}")
+    return function
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a state dict (read with `weights_only=True`).
+
+    Common wrappers are opened ({"state_dict": …}, {"model": …}) and the prefix of parallel training is removed.
+
+    Raises:
+        UserError: the file is missing, truncated, or holds no weights.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no weights file {file}. Check --weights.")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{file} is not a readable weights file ({type(error).__name__}: {str(error)[:200]}). Expected a safetensors "
+            "file or a state dict saved by torch.save; is it truncated, or does it hold a whole pickled model?"
+        ) from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{file} holds no state dict (names → tensors). Save the network's state_dict() and give that.")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Load a weights file into a module; every key must fit.
+
+    Raises:
+        UserError: keys are missing, left over, or of other shapes; they are named.
+    """
+    state, own = read_state_dict(path), module.state_dict()
+    wrong = [
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in state and name not in optional]
+    unknown = [name for name in state if name not in own]
+    if wrong or missing or unknown:
+        parts = [
+            f"{title} {len(names)} ({'; '.join(names[:3])}{' …' if len(names) > 3 else ''})"
+            for title, names in (
+                ("other shapes:", wrong),
+                ("missing from the file:", missing),
+                ("unknown to the model:", unknown),
+            )
+            if names
+        ]
+        raise UserError(
+            f"The weights {path} do not fit the model: {', '.join(parts)}. "
+            "Check the model's name and its arguments (--model-args num_classes=…)."
+        )
+    module.load_state_dict(state, strict=not optional)
+
+
+def _absolute(model: str) -> str:
+    """A file reference with its path made absolute, so that it loads from any working directory."""
+    path, colon, name = model.partition(":")
+    return f"{Path(path).expanduser().resolve()}:{name}" if colon and path.endswith(".py") else model
