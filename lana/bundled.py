@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions with a shortcut (He et al. 2016); the shortcut is a 1×1 convolution where the shape changes."""
+    """Two 3×3 convolutions with a shortcut (He et al. 2016), a 1×1 convolution where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

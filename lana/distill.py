@@ -22,6 +22,7 @@ from lana.errors import LanaError
 from lana.features import captured, forward_until
 from lana.layers import Layer
 from lana.run import write
+from lana.schedule import learning_rate
 from lana.student import build_operation, load_operation, save_operation
 
 START_IMAGES = 256  # whose features the closed-form starts are solved on
@@ -216,12 +217,6 @@ def _errors(teacher: nn.Module, jobs: Sequence[Job], split: Split, device: str) 
                 source, target = features[job.layer.name]
                 sums[job.name] += float((job.module(source.clone()) - target).square().sum())
     return {job.name: sums[job.name] / max(power[job.layer.name], 1e-12) for job in jobs}
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: float = 0.1) -> float:
-    """Linear warm-up over the first tenth, then a cosine to zero."""
-    progress = (step + 1) / max(steps, 1)
-    return peak * min(progress / warmup, 0.5 * (1 + math.cos(math.pi * max(0.0, progress - warmup) / (1 - warmup))))
 
 
 def _train(

@@ -15,7 +15,3 @@ class BudgetUnreachable(UserError):
     def __init__(self, message: str, *, fastest_ms: float) -> None:
         super().__init__(message)
         self.fastest_ms = fastest_ms
-
-
-class TimeIsUp(LanaError):
-    """The time that the user allowed is spent; what is finished is kept."""

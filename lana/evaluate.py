@@ -89,7 +89,8 @@ def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
         if low < 0 or high >= classes:
             folders = f" ({len(data.classes)} class folders)" if data.classes else ""
             raise UserError(
-                f"The {name} labels run from {low} to {high}{folders}, the model has {classes} classes (0 to {classes - 1}). "
+                f"The {name} labels run from {low} to {high}{folders}, "
+                f"the model has {classes} classes (0 to {classes - 1}). "
                 "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
             )
 
@@ -117,6 +118,7 @@ def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Ta
     )
     order = f", classes in the order {', '.join(data.classes[:5])} …" if data.classes else ""
     raise UserError(
-        f"The teacher's {task.metric_name} is {evaluation.metric:.1%} on {evaluation.examples} images; a guess has {chance:.1%}. "
+        f"The teacher's {task.metric_name} is {evaluation.metric:.1%} on {evaluation.examples} images; "
+        f"a guess has {chance:.1%}. "
         f"Used were {used}{order}. Check --weights, --image-size, --mean, --std and the order of the classes."
     )

@@ -66,7 +66,8 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
                 content = program.model_proto.SerializeToString()
             except Exception as second:
                 raise ExportFailed(
-                    f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; and by the newer exporter: {_short(second)}"
+                    f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; "
+                    f"and by the newer exporter: {_short(second)}"
                 ) from second
     return write(path, lambda beside: beside.write_bytes(content))
 

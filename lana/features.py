@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lana.layers import Layer
 
 
-class LastLayerReached(Exception):  # noqa: N818 - not an error: it ends a forward pass early
+class LastLayerReached(Exception):
     """Raised inside a hook to skip the part of the network that nobody needs."""
 
 

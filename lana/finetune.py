@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lana.data import Data
-from lana.distill import learning_rate
 from lana.evaluate import evaluate_module, evaluating
 from lana.run import write
+from lana.schedule import learning_rate
 from lana.task import Task
 
 

@@ -43,8 +43,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         return [
-            f"profile   {self.operations} operations at {self.layers} layers, structure shared: {duration(self.profile_s)}",
-            f"distill   about {min(self.operations, STEPS_OF_LATENCY * self.layers)} of them: {duration(self.distill_s)}",
+            f"profile   {self.operations} operations at {self.layers} layers: {duration(self.profile_s)}",
+            f"distill   {min(self.operations, STEPS_OF_LATENCY * self.layers)} of them: {duration(self.distill_s)}",
             f"score     {duration(self.score_s)}",
             f"select    {duration(self.select_s)}",
             f"finetune  {duration(self.finetune_s)}",
@@ -103,7 +103,8 @@ def fit_to_time(setting: Setting) -> Recipe:
             raise UserError(
                 f"--max-minutes {recipe.max_minutes:g} is too short: measuring, scoring and selecting alone take about "
                 f"{duration(fixed_s)}, and training needs some on top. Allow at least "
-                f"{(fixed_s + 0.1 * (plan.distill_s + plan.finetune_s)) / 60:.1f} minutes, or take fewer layers (--layers)."
+                f"{(fixed_s + 0.1 * (plan.distill_s + plan.finetune_s)) / 60:.1f} minutes, "
+                "or take fewer layers (--layers)."
             )
         scale = min(1.0, share)
         write_json(path, {"distill_epochs": recipe.distill_epochs * scale, "epochs": recipe.epochs * scale})

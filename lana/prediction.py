@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Column → what one unit of it costs before anything is measured, and how far the fit may pull it from there: an
-# isolated millisecond is expected to cost a millisecond, give or take 0.15; an operator more, nothing, give or take 3 µs.
+# Column → what one unit of it costs before anything is measured, and how far the fit may pull it from there. An
+# isolated millisecond is expected to cost a millisecond, give or take 0.15; one operator more, nothing,
+# give or take 3 µs.
 PRIOR: Mapping[str, tuple[float, float]] = {"latency_ms": (1.0, 0.15), "operators": (0.0, 0.003)}
 NOISE = 0.02  # the relative error of one whole measurement
 

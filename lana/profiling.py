@@ -174,7 +174,8 @@ def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) ->
         teacher = next((offer for offer in here if offer.operation == "teacher"), None)
         if teacher is None or not teacher.kept:
             raise LanaError(
-                f"The teacher's own operation at {name} could not be measured: {teacher.reason if teacher else 'not offered'}."
+                f"The teacher's own operation at {name} could not be measured: "
+                f"{teacher.reason if teacher else 'it is not offered'}."
             )
         limit = FASTER_THAN_TEACHER * teacher.latency_ms
         chosen = _one_per_step([o for o in here if o.kept and _trainable(o) and o.latency_ms < limit], limit, steps)

@@ -147,8 +147,8 @@ class Recipe:
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
             plain = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump({spec.name: plain}, default_flow_style=None, allow_unicode=True, width=1000)
-            lines += ["", f"# {spec.metadata['help']}", text.rstrip()]
+            text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
+            lines += ["", f"# {spec.metadata['help']}", f"{spec.name}: {text.removesuffix('...' + chr(10)).strip()}"]
         return "\n".join(lines) + "\n"
 
     @classmethod

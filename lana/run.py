@@ -45,7 +45,8 @@ class Run:
         run = cls(Path(path))
         if recipe is None and not (run.path / "recipe.yaml").is_file():
             raise UserError(
-                f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
+                f"{path} is not a run: it has no recipe.yaml. "
+                f"Make one with: lana compress MODEL --data DATA --out {path}"
             )
         with explain_disk(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,8 @@ class Run:
                 )
         elif any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(
-                f"{self.path} is not empty and not a run of lana (no recipe.yaml in it). Give another --out; nothing was changed."
+                f"{self.path} is not empty and not a run of lana (no recipe.yaml in it). "
+                "Give another --out; nothing was changed."
             )
         else:
             write_text(kept, recipe.to_yaml())
@@ -122,7 +124,8 @@ def explain_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"The disk that holds {path} is full. Free some space and repeat the same command: what is finished is kept."
+                f"The disk that holds {path} is full. "
+                "Free some space and repeat the same command: what is finished is kept."
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise UserError(

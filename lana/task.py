@@ -84,18 +84,20 @@ def load_task(reference: str) -> Task:
     path, colon, name = reference.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise UserError(
-            f"Unknown task {reference!r}. Expected {', '.join(_TASKS)} or path/to/file.py:Task.{near(reference, list(_TASKS))}"
+            f"Unknown task {reference!r}. Expected {', '.join(_TASKS)} or path/to/file.py:Task."
+            f"{near(reference, list(_TASKS))}"
         )
     task = function_from_file(path, name, what="a task")()
     if not isinstance(task, Task):
         raise UserError(
-            f"{reference} lacks a member of a task. Expected metric_name, loss, metric, distance and chance; see lana.task.Task."
+            f"{reference} lacks a member of a task. "
+            "Expected metric_name, loss, metric, distance and chance; see lana.task.Task."
         )
     return task
 
 
 def tensor_of(output: Any) -> Tensor:
-    """The tensor of an output: itself, the entry 'out' or 'logits' of a mapping (else its first), the first of a sequence."""
+    """The tensor of an output: itself, `out` or `logits` of a mapping (else its first entry), a sequence's first."""
     while not isinstance(output, Tensor):
         if isinstance(output, Mapping):
             output = next((output[key] for key in ("out", "logits") if key in output), next(iter(output.values())))

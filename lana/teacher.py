@@ -291,27 +291,37 @@ def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]
     Raises:
         UserError: no such file, the file fails to import, or it has no such function (near names offered).
     """
+    module = import_file(path, what=what)
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{path} has no function {name!r}.{near(name, public)}")
+    return function
+
+
+def import_file(path: str, *, what: str) -> ModuleType:
+    """A Python file as a module; it may import its neighbours.
+
+    Raises:
+        UserError: no such file, or it fails to import.
+    """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise UserError(f"{path}:{name} should be {what}, but there is no file {file}. Check the path.")
+        raise UserError(f"{path} should hold {what}, but there is no file {file}. Check the path.")
     module_name = f"lana_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file. Expected path/to/file.py:function.")
+        raise UserError(f"{file} is not a Python file. Expected path/to/file.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    sys.path.insert(0, str(file.parent))  # so that the file may import its neighbours
+    sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
     finally:
         sys.path.remove(str(file.parent))
-    function = getattr(module, name, None)
-    if not callable(function):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"{file} has no function {name!r}.{near(name, public)}")
-    return function
+    return module
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -334,8 +344,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{file} is not a readable weights file ({type(error).__name__}: {str(error)[:200]}). Expected a safetensors "
-            "file or a state dict saved by torch.save; is it truncated, or does it hold a whole pickled model?"
+            f"{file} is not a readable weights file ({type(error).__name__}: {str(error)[:200]}). "
+            "Expected a safetensors file or a state dict saved by torch.save; "
+            "is it truncated, or does it hold a whole pickled model?"
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

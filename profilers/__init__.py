@@ -1,15 +1,62 @@
-"""Measuring only, never deciding: a `Computation` in, a `Measurement` out; importing this loads no runtime."""
+"""Measuring only, never deciding: computations in, latencies out.
 
-from .comparison import Comparison, compare, upper_bound_95
-from .computation import Computation, TensorSpec
-from .errors import InvalidTable, MeasurementFailed, MissingRow, ProfilerError, RuntimeUnavailable
-from .measurement import Measurement
-from .runtime import Runtime, RuntimeSettings, RuntimeStatus, Session, create_runtime, runtime_statuses
-from .sweep import Progress, profile
-from .table import LatencyTable, Row
-from .timing import Protocol
+Names are loaded when first used: a measuring process must start fast and load nothing that it does not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from profilers.bundle import write_bundle
+    from profilers.comparison import Comparison, compare, upper_bound_95
+    from profilers.computation import Computation, TensorSpec
+    from profilers.errors import (
+        BuildFailed,
+        InvalidTable,
+        MeasurementFailed,
+        MissingRow,
+        ProfilerError,
+        RuntimeUnavailable,
+        TableMismatch,
+    )
+    from profilers.measurement import Measurement
+    from profilers.runtime import Runtime, RuntimeSettings, RuntimeStatus, Session, create_runtime, runtime_statuses
+    from profilers.sweep import Progress, profile
+    from profilers.table import LatencyTable, Row
+    from profilers.timing import Protocol
+
+_HOME = {
+    "write_bundle": "bundle",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "upper_bound_95": "comparison",
+    "Computation": "computation",
+    "TensorSpec": "computation",
+    "BuildFailed": "errors",
+    "InvalidTable": "errors",
+    "MeasurementFailed": "errors",
+    "MissingRow": "errors",
+    "ProfilerError": "errors",
+    "RuntimeUnavailable": "errors",
+    "TableMismatch": "errors",
+    "Measurement": "measurement",
+    "Runtime": "runtime",
+    "RuntimeSettings": "runtime",
+    "RuntimeStatus": "runtime",
+    "Session": "runtime",
+    "create_runtime": "runtime",
+    "runtime_statuses": "runtime",
+    "Progress": "sweep",
+    "profile": "sweep",
+    "LatencyTable": "table",
+    "Row": "table",
+    "Protocol": "timing",
+}
 
 __all__ = [
+    "BuildFailed",
     "Comparison",
     "Computation",
     "InvalidTable",
@@ -26,10 +73,18 @@ __all__ = [
     "RuntimeStatus",
     "RuntimeUnavailable",
     "Session",
+    "TableMismatch",
     "TensorSpec",
     "compare",
     "create_runtime",
     "profile",
     "runtime_statuses",
     "upper_bound_95",
+    "write_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'profilers' has no attribute {name!r}")
+    return getattr(import_module(f"profilers.{_HOME[name]}"), name)

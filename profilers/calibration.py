@@ -1,100 +1,185 @@
-"""Fixed sentinel kernels, and a device's reference times for them.
+"""Three small fixed kernels that are timed beside everything else, so that figures of different days compare.
 
-A shared machine drifts by 15% over minutes, yet ratios to something measured next to it stay within 3%. Three kernels
-stand for what slows down differently: arithmetic, memory traffic, and the dispatch of many small operators.
+The speed of a shared machine drifts by some 15% over minutes; what is measured next to one another drifts together. A
+round's calibration index is how much longer the kernels took in it than in the device's stored reference; a
+latency is the time seen divided by that index.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
+import math
 import os
-import platform
+import re
+import statistics
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from math import exp, log
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
-from .computation import Computation, TensorSpec
-from .errors import ProfilerError
-from .runtime import RuntimeSettings
+from profilers import tiny_onnx
+from profilers.computation import Computation, TensorSpec
+from profilers.errors import ProfilerError
+from profilers.runtime import Runtime, RuntimeSettings, Session
+
+VERSION = 1  # of the kernels; a change of any makes other references
+CONV_CHANNELS, CONV_SIZE = 64, 28  # 64·64·9·28² = 28.9 million multiply-adds, weights and data within a 512 KB cache
+MEMORY_SHAPE = (1, 64, 128, 128)  # 4 MB in, 4 MB out: beyond any second-level cache
+CHAIN = 32  # operators of 16 numbers: nothing but the cost of starting an operator
 
 KERNELS = ("compute", "memory", "dispatch")
+REFERENCE_VISITS = 60  # about half a second; their median is the reference
+VISIT_S = 0.0015  # of one kernel; an index costs three of them
 
 
-def kernels(folder: Path) -> list[Computation]:
-    """The kernels as ONNX files in `folder`, in the order of `KERNELS`."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    rng = np.random.default_rng(0)
-    weight = numpy_helper.from_array(rng.standard_normal((32, 32, 3, 3)).astype(np.float32) / 17, "w")
-    graphs = {
-        "compute": ((1, 32, 32, 32), [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])], [weight]),
-        "memory": ((1, 512, 1024), [helper.make_node("Neg", ["x"], ["y"])], []),
-        "dispatch": (
-            (1, 16),
-            [helper.make_node(("Sin", "Cos")[i % 2], [f"h{i}" if i else "x"], [f"h{i + 1}"]) for i in range(30)]
-            + [helper.make_node("Neg", ["h30"], ["y"])],
-            [],
-        ),
-    }
-    computations = []
-    for name, (shape, nodes, weights) in graphs.items():
-        ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("x", "y")]
-        graph = helper.make_graph(nodes, name, ends[:1], ends[1:], weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        save(model, folder / f"{name}.onnx")
-        spec = TensorSpec(name="x", shape=shape)
-        computations.append(
-            Computation(key=f"calibration-{name}", name=name, form="onnx", file=folder / f"{name}.onnx", inputs=(spec,))
-        )
-    return computations
+def kernel_shape(name: str) -> tuple[int, ...]:
+    """Of the one input and the one output."""
+    return {
+        "compute": (1, CONV_CHANNELS, CONV_SIZE, CONV_SIZE),
+        "memory": MEMORY_SHAPE,
+        "dispatch": (1, 16),
+    }[name]
 
 
-def device_index(samples: Sequence[Sequence[float]], reference_s: Mapping[str, float]) -> list[float]:
-    """How slow the device was in each round, relative to its reference: the kernels' geometric mean."""
-    per_round = zip(*samples, strict=True)
-    return [
-        exp(sum(log(value / reference_s[name]) for name, value in zip(KERNELS, values, strict=True)) / len(KERNELS))
-        for values in per_round
-    ]
+def conv_weight() -> np.ndarray:
+    """Scaled as trained weights are, so that nothing grows or becomes denormal."""
+    scale = math.sqrt(1 / (9 * CONV_CHANNELS))
+    shape = (CONV_CHANNELS, CONV_CHANNELS, 3, 3)
+    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
 
 
-def device_name() -> str:
-    """The processor as people know it, and how many of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model} × {os.cpu_count()}"
+def onnx_kernel(name: str, folder: Path) -> Computation:
+    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimiser can shorten."""
+    shape = kernel_shape(name)
+    weights: dict[str, np.ndarray] = {}
+    nodes: list[tiny_onnx.Node]
+    if name == "compute":
+        weights["w"] = conv_weight()
+        nodes = [("Conv", ["x", "w"], "y", {"pads": [1, 1, 1, 1]})]
+    elif name == "memory":
+        nodes = [("Relu", ["x"], "y", {})]
+    else:
+        chain = ["x", *(f"c{i}" for i in range(CHAIN - 1)), "y"]
+        nodes = [
+            (("Tanh", "Sigmoid")[i % 2], [before], after, {})
+            for i, (before, after) in enumerate(zip(chain, chain[1:]))  # noqa: B905
+        ]
+    path = folder / f"calibration_{name}.onnx"
+    path.write_bytes(tiny_onnx.model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights))
+    spec = TensorSpec(name="x", shape=shape, dtype="float32")
+    return Computation(key=f"calibration{name}", name=f"calibration {name}", form="onnx", file=path, inputs=(spec,))
+
+
+class Calibrator:
+    """The kernels' sessions in a measuring process, and the index that they give."""
+
+    def __init__(
+        self, runtime: Runtime, folder: Path, clock: Callable[[], float], reference_s: Mapping[str, float] | None
+    ) -> None:
+        self.sessions: dict[str, Session] = {name: runtime.kernel(name, folder) for name in KERNELS}
+        self.clock = clock
+        self.counts: dict[str, int] = {}
+        for name, session in self.sessions.items():
+            session.durations(3, clock)
+            run_s = min(session.durations(3, clock))
+            self.counts[name] = max(1, min(20, math.ceil(VISIT_S / run_s)))
+        self.reference_s = dict(reference_s) if reference_s else self._new_reference()
+
+    def visit(self) -> dict[str, float]:
+        """Seconds of one run of each kernel, now; the first run after others only warms up."""
+        return {
+            name: statistics.median(session.durations(1 + self.counts[name], self.clock)[1:])
+            for name, session in self.sessions.items()
+        }
+
+    def index(self) -> float:
+        """How many times longer than in the reference the kernels take now: 1.0 on a quiet machine."""
+        return index_of(self.visit(), self.reference_s)
+
+    def _new_reference(self) -> dict[str, float]:
+        visits = [self.visit() for _ in range(REFERENCE_VISITS)]
+        return {name: statistics.median(visit[name] for visit in visits) for name in KERNELS}
+
+
+def index_of(visit: Mapping[str, float], reference_s: Mapping[str, float]) -> float:
+    """The geometric mean over the kernels of time over reference: no kind of slowness counts more than another.
+
+    >>> index_of({"compute": 2e-3, "memory": 1e-3, "dispatch": 4e-5}, {"compute": 1e-3, "memory": 1e-3, "dispatch": 1e-5})
+    2.0
+    """
+    ratios = [visit[name] / reference_s[name] for name in KERNELS]
+    return round(math.prod(ratios) ** (1 / len(ratios)), 12)
+
+
+def rescale(theirs_s: Mapping[str, float], ours_s: Mapping[str, float]) -> float:
+    """What milliseconds under one reference are multiplied by to be milliseconds under another.
+
+    >>> rescale({"compute": 1.0, "memory": 1.0, "dispatch": 1.0}, {"compute": 1.1, "memory": 1.1, "dispatch": 1.1})
+    1.1
+    """
+    return index_of(ours_s, theirs_s)
 
 
 def home() -> Path:
-    """The user's data folder: LANA_HOME, else the platform's."""
-    given = os.environ.get("LANA_HOME")
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(given) if given else Path(base) / "lana"
+    """The user's data folder: the environment variable LANA_HOME, or the platform's own place."""
+    if os.environ.get("LANA_HOME"):
+        return Path(os.environ["LANA_HOME"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "lana"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "lana"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "lana"
 
 
-def reference_of_device(
-    runtime: str, settings: RuntimeSettings, samples: Sequence[Sequence[float]] | None = None
-) -> dict[str, float] | None:
-    """The stored reference seconds of each kernel; with samples, they become the reference where there is none."""
-    name = "".join(c if c.isalnum() else "-" for c in f"{device_name()}-{runtime}-{settings.threads}")
-    path = home() / "devices" / f"{name}.json"
-    if path.is_file():
-        try:
-            stored: dict[str, float] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ProfilerError(f"The device's reference {path} is damaged ({error}). Delete it and measure again.") from error
-        return stored
-    if samples is None:
+def reference_path(device: str, runtime: str, versions: Mapping[str, str], settings: RuntimeSettings) -> Path:
+    """Where the reference of a device, runtime and setting is kept."""
+    identity = json.dumps([VERSION, device, runtime, dict(versions), settings.to_json()], sort_keys=True)
+    plain = re.sub(r"[^a-z0-9]+", "-", f"{device} {runtime}".lower()).strip("-")[:80]
+    return home() / "devices" / f"{plain}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}.json"
+
+
+def read_reference(path: Path) -> dict[str, float] | None:
+    """The stored seconds of each kernel; None where there are none yet.
+
+    Raises:
+        ProfilerError: the file holds something else.
+    """
+    if not path.is_file():
         return None
-    reference = {kernel: median(values) for kernel, values in zip(KERNELS, samples, strict=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        json.dump(reference, file)
-    os.replace(beside, path)
-    return reference
+    try:
+        found = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProfilerError(f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one.") from error
+    return found
+
+
+def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping[str, object]) -> dict[str, float]:
+    """Keep a reference unless another process was faster; the one that stays is returned.
+
+    Raises:
+        ProfilerError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump({**about, "reference_s": dict(reference_s)}, file, indent=1)
+        try:
+            os.link(file.name, path)  # fails where there is one already
+        except OSError:
+            if not path.exists():
+                os.replace(file.name, path)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ProfilerError(
+            f"The calibration reference cannot be written to {path} ({error}). Set LANA_HOME to a folder that can."
+        ) from error
+    return read_reference(path) or dict(reference_s)
+
+
+def mean_index(indices: Sequence[float]) -> float:
+    """Of the calibrations before and after: the geometric mean."""
+    return math.prod(indices) ** (1 / len(indices))

@@ -1,38 +1,56 @@
-"""A computation: a model file, its inputs and its names, so that a fresh process or another device can run it."""
+"""What is measured: a file that a runtime runs, with its inputs and the names that people know it by."""
 
+from __future__ import annotations
+
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .errors import ProfilerError
+from profilers.errors import ProfilerError
 
 FORMS = ("onnx", "exported")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One input: its name in the file, its shape with the batch, its type as numpy names it."""
+    """One input: its name in the file, its shape with the batch, its type as numpy names it.
+
+    >>> TensorSpec(name="input", shape=(1, 3, 224, 224), dtype="float32").shape
+    (1, 3, 224, 224)
+    """
 
     name: str
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(size, int) and size >= 0 for size in self.shape):
+            raise ProfilerError(f"Input {self.name!r} has shape {self.shape}: expected sizes known in advance.")
+
+    def sample(self, generator: np.random.Generator) -> np.ndarray:
+        """Standard-normal numbers; zeros for integers and booleans, the one value that is an index everywhere."""
+        if np.issubdtype(np.dtype(self.dtype), np.floating):
+            return generator.standard_normal(self.shape).astype(self.dtype)
+        return np.zeros(self.shape, dtype=self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """What a runtime can run.
+    """A computation as a file, so that a fresh process, or a device with nothing of ours, can run it.
 
     Attributes:
-        key: the structural hash, given by whoever made the file; computations of one key are equally fast.
-        form: "onnx", or "exported" for a `torch.export` program.
-        labels: columns for people (operation, family, layer, shapes).
-        columns: numbers known without measuring (parameters, macs, operators).
-
-    Raises:
-        ProfilerError: an unknown form.
+        key: a hash of what decides its speed, given by the caller.
+        name: for people.
+        form: "onnx", or "exported" for a file of `torch.export`.
+        file: absolute, or relative to the JSON it is stored in.
+        labels: for people, by column of the table: operation, family, layer, input_shape, output_shape.
+        columns: additive numbers known without measuring: parameters, weight_bytes, macs, operators.
     """
 
     key: str
@@ -44,33 +62,101 @@ class Computation:
     columns: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.key or not self.key.isalnum():
+            raise ProfilerError(f"Key {self.key!r} of {self.name!r}: expected letters and digits.")
         if self.form not in FORMS:
-            raise ProfilerError(f"Computation {self.name!r} has the form {self.form!r}; expected {' or '.join(FORMS)}.")
+            raise ProfilerError(f"Form {self.form!r} of {self.name!r}: expected one of {', '.join(FORMS)}.")
 
-    def save(self, path: Path) -> None:
-        """Write as JSON beside the model file, which is named relative to it."""
-        file = self.file.relative_to(path.parent) if self.file.is_relative_to(path.parent) else self.file.resolve()
-        path.write_text(json.dumps({**asdict(self), "file": str(file)}, indent=1))
+    def samples(self, seed: int = 0) -> list[np.ndarray]:
+        """The fixed inputs that it is timed on."""
+        generator = np.random.default_rng(seed)
+        return [spec.sample(generator) for spec in self.inputs]
+
+    @property
+    def exporter(self) -> str:
+        """What wrote the file, for ONNX: "pytorch 2.13.0"; empty where it does not say."""
+        if self.form != "onnx" or not self.file.is_file():
+            return ""
+        with self.file.open("rb") as file:
+            return _onnx_producer(file.read(512))
+
+    def save(self, path: Path | str) -> None:
+        """Write this as JSON; the file is named relative to it where it lies beside or below it."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_json(path.parent), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Computation":
-        content = json.loads(path.read_text())
-        inputs = tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in content.pop("inputs"))
-        return replace(cls(**content, inputs=inputs), file=path.parent / content["file"])
+    def load(cls, path: Path | str) -> Computation:
+        """Read what `save` wrote; `file` is absolute then."""
+        path = Path(path)
+        return cls.from_json(json.loads(path.read_text()), path.parent)
+
+    def to_json(self, folder: Path) -> dict[str, Any]:
+        file, folder = self.file.absolute(), folder.absolute()
+        inside = folder in file.parents
+        return {
+            "key": self.key,
+            "name": self.name,
+            "form": self.form,
+            "file": file.relative_to(folder).as_posix() if inside else str(file),
+            "inputs": [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in self.inputs],
+            "labels": dict(self.labels),
+            "columns": dict(self.columns),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], folder: Path) -> Computation:
+        inputs = tuple(
+            TensorSpec(name=spec["name"], shape=tuple(spec["shape"]), dtype=spec["dtype"]) for spec in fields["inputs"]
+        )
+        file = Path(os.path.normpath(folder.absolute() / fields["file"]))
+        return cls(**{**fields, "file": file, "inputs": inputs})
+
+    @classmethod
+    def from_onnx(cls, path: Path | str, *, batch: int = 1) -> Computation:
+        """Any ONNX file; sizes that it leaves open in front are the batch. Needs the package `onnx`.
+
+        Raises:
+            ProfilerError: the file is no ONNX file, or leaves other sizes open.
+        """
+        import onnx
+
+        path = Path(path)
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+        except Exception as error:
+            raise ProfilerError(f"{path} cannot be read as ONNX: {error}") from error
+        weights = {weight.name for weight in graph.initializer}
+        specs = []
+        for value in graph.input:
+            if value.name in weights:
+                continue
+            tensor = value.type.tensor_type
+            sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim]
+            if sizes and sizes[0] <= 0:
+                sizes[0] = batch
+            if any(size <= 0 for size in sizes):
+                raise ProfilerError(
+                    f"Input {value.name!r} of {path} leaves sizes open besides the batch: {sizes}. "
+                    "Export it with fixed sizes."
+                )
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+            specs.append(TensorSpec(name=value.name, shape=tuple(sizes), dtype=dtype))
+        key = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        return cls(key=key, name=path.stem, form="onnx", file=path.absolute(), inputs=tuple(specs))
 
 
-def example_inputs(computation: Computation) -> list[np.ndarray]:
-    """Fixed inputs: standard normal floats, zeros for integers."""
-    rng = np.random.default_rng(0)
-    return [
-        rng.standard_normal(spec.shape).astype(spec.dtype)
-        if np.issubdtype(np.dtype(spec.dtype), np.floating)
-        else np.zeros(spec.shape, spec.dtype)
-        for spec in computation.inputs
-    ]
+def _onnx_producer(head: bytes) -> str:
+    """Fields 2 and 3 of a serialised ModelProto, which come among its first bytes: no ONNX package is needed.
 
-
-def spread(values: Sequence[float]) -> float:
-    """The interquartile range as a share of the median."""
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    return float((high - low) / middle)
+    >>> _onnx_producer(bytes([0x08, 8, 0x12, 2]) + b"me" + bytes([0x1A, 1]) + b"1" + bytes([0x3A, 99]))
+    'me 1'
+    """
+    found, position = {}, 0
+    while position < len(head) - 1 and head[position] in (0x08, 0x12, 0x1A):
+        tag, size = head[position], head[position + 1]
+        position += 2
+        if tag != 0x08:
+            found[tag] = head[position : position + size].decode(errors="replace")
+            position += size
+    return " ".join(found.values())

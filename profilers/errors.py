@@ -1,24 +1,35 @@
-"""What can go wrong in measuring; `ProfilerError` is the root."""
+"""What can go wrong in `profilers`; every error is a `ProfilerError`."""
+
+from __future__ import annotations
 
 
 class ProfilerError(Exception):
-    """The root of everything that this package raises on purpose."""
+    """The root of this package's errors."""
 
 
 class RuntimeUnavailable(ProfilerError):
-    """A runtime is unknown, or a package that it needs is not installed."""
+    """A runtime that is unknown here or not installed."""
+
+
+class BuildFailed(ProfilerError):
+    """A runtime cannot take a computation. In a sweep this becomes a row with its error."""
 
 
 class MeasurementFailed(ProfilerError):
-    """A computation that had to be measured could not be built or run."""
+    """A measuring process crashed, hung or could not start. `name` is the computation in work, where one was."""
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class InvalidTable(ProfilerError):
-    """A latency table is tampered with, truncated, or of another schema."""
+    """A latency table that is tampered with, truncated, or no latency table at all."""
 
 
-class MissingRow(ProfilerError, KeyError):
-    """A table does not hold a computation."""
+class TableMismatch(ProfilerError):
+    """Rows of another device, runtime, version or setting than a table's."""
 
-    def __str__(self) -> str:
-        return str(self.args[0])
+
+class MissingRow(ProfilerError, LookupError):
+    """A latency table has no row of this key."""

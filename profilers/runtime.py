@@ -1,28 +1,39 @@
-"""What every runtime does: prepare a computation outside the timed region, run it synchronised."""
+"""The contract of a runtime, and the table of those there are.
+
+A new runtime is a file with a `Runtime` and a `Session`, a line in `RUNTIMES`, and a subclass of the contract tests.
+"""
+
+from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.metadata
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType, TracebackType
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 
-from .computation import Computation
-from .errors import ProfilerError, RuntimeUnavailable
+from profilers.computation import Computation
+from profilers.errors import BuildFailed, ProfilerError, RuntimeUnavailable
+
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
-    """Settings that decide the speed, and so belong to a table.
+    """How a runtime runs, the same for all rows of a table.
 
-    One thread is the default since it is what can be repeated: more threads wait for whatever else runs.
-
-    Raises:
-        ProfilerError: a setting is out of its range.
+    Attributes:
+        threads: one by default: a serving program often runs several copies, and one thread repeats best.
+        batch: examples in one run.
+        precision: of the arithmetic, where the runtime chooses it.
+        affinity: logical processors to stay on, in order; None leaves it to the system.
     """
 
     threads: int = 1
@@ -32,38 +43,62 @@ class RuntimeSettings:
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.batch < 1:
-            raise ProfilerError(f"Expected threads and batch of at least 1, got {self.threads} and {self.batch}.")
-        if self.precision not in ("fp32", "fp16"):
-            raise ProfilerError(f"Unknown precision {self.precision!r}: expected fp32 or fp16.")
+            raise ProfilerError(f"threads={self.threads}, batch={self.batch}: expected at least 1.")
+        if self.precision not in PRECISIONS:
+            raise ProfilerError(f"Precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}.")
+        if self.affinity is not None and len(set(self.affinity)) < self.threads:
+            raise ProfilerError(
+                f"affinity={self.affinity} names fewer processors than threads={self.threads}: "
+                "expected at least one for each thread."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields["affinity"] = None if self.affinity is None else list(self.affinity)
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RuntimeSettings:
+        affinity = fields["affinity"]
+        return cls(**{**fields, "affinity": None if affinity is None else tuple(affinity)})
 
 
 class Session(ABC):
-    """A computation that is built and ready; closing it frees what it holds."""
+    """A computation, built and loaded with its fixed inputs; `run()` is what is timed.
 
-    _closed = False
+    A subclass writes `_run`, `outputs` and `_close`; building happens in its construction, outside any timed region.
+    """
 
     def run(self) -> None:
-        """Run once on fixed inputs and wait until the outputs are there."""
-        if self._closed:
-            raise ProfilerError("The session is closed. Prepare the computation again.")
+        """Run once on the fixed inputs and return when the result is there."""
         self._run()
 
+    def durations(self, count: int, clock: Callable[[], float]) -> list[float]:
+        """Seconds of each of `count` runs, one straight after the other."""
+        run, stamps = self._run, [clock()]
+        for _ in range(count):
+            run()
+            stamps.append(clock())
+        return [after - before for before, after in zip(stamps, stamps[1:])]  # noqa: B905 (Python 3.9)
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Run once and synchronise, without copies that a deployed program would not make."""
+
+    @abstractmethod
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for given inputs."""
-        if self._closed:
-            raise ProfilerError("The session is closed. Prepare the computation again.")
-        return self._outputs(inputs)
+        """What the computation gives for other inputs of the same shapes; not for timing."""
+
+    def _close(self) -> None:
+        """Free what the session holds."""
 
     def close(self) -> None:
-        self._closed = True
+        """Free what the session holds; it cannot run again."""
+        self._close()
+        # Replacing the method costs a run nothing, a check inside `run` would be timed.
+        self._run = _closed  # type: ignore[method-assign]
 
-    @abstractmethod
-    def _run(self) -> None: ...
-
-    @abstractmethod
-    def _outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]: ...
-
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(
@@ -72,87 +107,171 @@ class Session(ABC):
         self.close()
 
 
+def _closed() -> None:
+    raise ProfilerError("This session was closed: prepare the computation again to run it.")
+
+
 class Runtime(ABC):
-    """Builds sessions at fixed settings."""
+    """Turns computations into sessions, all at the same settings. Subclasses write `_prepare`."""
 
-    name: str
-    form: ClassVar[str]
+    form: str = "onnx"
+    packages: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)
 
-    def __init__(self, settings: RuntimeSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: RuntimeSettings, *, name: str) -> None:
+        if settings.precision not in self.precisions:
+            raise ProfilerError(
+                f"Runtime {name!r} cannot choose precision {settings.precision!r}: "
+                f"it offers {', '.join(self.precisions)}."
+            )
+        self.settings, self.name = settings, name
 
-    @abstractmethod
+    @classmethod
+    def missing(cls, name: str) -> str:
+        """Why the runtime of this name cannot be used here; empty where it can. Imports its package."""
+        for package in cls.packages:
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                return f"the package {package!r} cannot be imported: {error}"
+        return ""
+
+    def dedicate(self) -> None:  # noqa: B027 (most runtimes have nothing to do)
+        """Arrange a process that does nothing but measure; called once, before anything is prepared."""
+
     def prepare(self, computation: Computation) -> Session:
-        """Build outside any timed region.
+        """Build a computation.
 
         Raises:
-            Exception: whatever the runtime raises for a computation that it cannot build.
+            BuildFailed: the runtime does not take it.
         """
+        if computation.form != self.form:
+            raise BuildFailed(f"{self.name} runs files of form {self.form!r}, got {computation.form!r}.")
+        if not computation.file.is_file():
+            raise BuildFailed(f"The file {computation.file} is not there.")
+        batches = {spec.shape[0] for spec in computation.inputs if spec.shape}
+        if batches != {self.settings.batch}:
+            raise BuildFailed(
+                f"The inputs have batch {sorted(batches)}, the settings say {self.settings.batch}: "
+                "export at the batch that is measured."
+            )
+        try:
+            return self._prepare(computation)
+        except BuildFailed:
+            raise
+        except Exception as error:
+            raise BuildFailed(f"{type(error).__name__}: {error}") from error
 
     @abstractmethod
+    def _prepare(self, computation: Computation) -> Session: ...
+
+    def kernel(self, name: str, folder: Path) -> Session:
+        """The calibration kernel of this name as a session; `folder` is there for files."""
+        from profilers.calibration import onnx_kernel
+
+        return self._prepare(onnx_kernel(name, folder))
+
     def versions(self) -> dict[str, str]:
-        """Versions of what decides the speed."""
+        """The packages whose version decides the speed."""
+        return {package: importlib.metadata.version(package) for package in self.packages}
 
-
-# name → (module:class, packages, how to install)
-_RUNTIMES = {
-    "onnxruntime-cpu": ("onnxruntime_runtime:OnnxRuntime", ("onnxruntime",), "pip install onnxruntime"),
-    "onnxruntime-cuda": ("onnxruntime_runtime:OnnxRuntimeCuda", ("onnxruntime",), "pip install onnxruntime-gpu"),
-}
+    def device(self) -> str:
+        """What it runs on, where that is not the processor."""
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeStatus:
-    """Whether a runtime can be used here, and if not, why and what to install."""
+    """Whether a runtime can be used here, and if not, why and how to get it."""
 
     name: str
     available: bool
     reason: str
     install: str
+    versions: Mapping[str, str]
+
+
+# name → where its class is, how to get it
+RUNTIMES: dict[str, tuple[str, str]] = {
+    "onnxruntime-cpu": ("profilers.onnxruntime_runtime:OnnxRuntime", "pip install onnxruntime"),
+    "onnxruntime-cuda": ("profilers.onnxruntime_runtime:OnnxRuntime", "pip install onnxruntime-gpu"),
+    "openvino": ("profilers.openvino_runtime:OpenVino", "pip install openvino"),
+    "tensorrt": ("profilers.tensorrt_runtime:TensorRT", "pip install tensorrt polygraphy"),
+    "torch-cpu": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
+    "torch-cpu-compiled": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
+    "torch-cuda": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
+    "torch-cuda-compiled": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
+}
+
+
+def _entry(name: str) -> tuple[type[Runtime], str]:
+    if name.startswith("onnxruntime:"):
+        target, install = RUNTIMES["onnxruntime-cpu"]
+    elif name in RUNTIMES:
+        target, install = RUNTIMES[name]
+    else:
+        near = difflib.get_close_matches(name, RUNTIMES, n=2)
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise RuntimeUnavailable(
+            f"There is no runtime {name!r}.{meant} Known: {', '.join(RUNTIMES)}, "
+            "and onnxruntime:NAME for an execution provider such as onnxruntime:DnnlExecutionProvider."
+        )
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute), install
 
 
 def create_runtime(name: str, settings: RuntimeSettings) -> Runtime:
     """The runtime of this name.
 
     Raises:
-        RuntimeUnavailable: unknown (near names are offered), or not installed (the command is given).
+        RuntimeUnavailable: there is none of this name, or it is not installed.
+
+    >>> create_runtime("onnxruntime-gpu", RuntimeSettings())
+    Traceback (most recent call last):
+        ...
+    profilers.errors.RuntimeUnavailable: There is no runtime 'onnxruntime-gpu'. Did you mean ...
     """
-    if name not in _RUNTIMES:
-        close = difflib.get_close_matches(name, _RUNTIMES, n=3, cutoff=0.3)
-        raise RuntimeUnavailable(
-            f"Unknown runtime {name!r}. Did you mean {', '.join(close) or ', '.join(_RUNTIMES)}? "
-            f"Known: {', '.join(_RUNTIMES)}."
-        )
-    status = _status(name)
-    if not status.available:
-        raise RuntimeUnavailable(f"The runtime {name!r} cannot be used here: {status.reason}. Try: {status.install}")
-    module, _, cls = _RUNTIMES[name][0].partition(":")
-    runtime: Runtime = getattr(import_module(f".{module}", __package__), cls)(settings)
-    return runtime
+    kind, install = _entry(name)
+    reason = kind.missing(name)
+    if reason:
+        raise RuntimeUnavailable(f"Runtime {name!r} cannot be used here: {reason}. Install it with: {install}")
+    return kind(settings, name=name)
 
 
 def runtime_statuses() -> list[RuntimeStatus]:
-    """Every runtime that is known, available here or not."""
-    return [_status(name) for name in _RUNTIMES]
+    """Every runtime known, available or not."""
+    statuses = []
+    for name in RUNTIMES:
+        kind, install = _entry(name)
+        reason = kind.missing(name)
+        versions = {} if reason else kind(RuntimeSettings(), name=name).versions()
+        statuses.append(
+            RuntimeStatus(name=name, available=not reason, reason=reason, install=install, versions=versions)
+        )
+    return statuses
 
 
-def _status(name: str) -> RuntimeStatus:
-    target, packages, install = _RUNTIMES[name]
-    missing = [package for package in packages if find_spec(package) is None]
-    reason = f"the package {', '.join(missing)} is not installed" if missing else ""
-    if not missing:
-        module, _, cls = target.partition(":")
-        check = getattr(getattr(import_module(f".{module}", __package__), cls), "why_not", None)
-        reason = check() if check else ""
-    return RuntimeStatus(name=name, available=not reason, reason=reason, install=install)
+def measuring_environment(settings: RuntimeSettings) -> dict[str, str]:
+    """The environment variables of a process that measures: thread pools of every library at the same size."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    home = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    return {**os.environ, **dict.fromkeys(names, str(settings.threads)), "PYTHONPATH": path}
 
 
-def require(module: str, *, runtime: str) -> ModuleType:
-    """Import an optional package, or say how to get it."""
+def pin(settings: RuntimeSettings) -> None:
+    """Keep this process on the processors that the settings name.
+
+    Raises:
+        ProfilerError: the system cannot, or has no such processors.
+    """
+    if settings.affinity is None:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise ProfilerError(f"affinity={settings.affinity}: {sys.platform} offers no way to pin a process. Leave it out.")
     try:
-        return import_module(module)
-    except ImportError as error:
-        raise RuntimeUnavailable(
-            f"Runtime {runtime!r} needs the package {module!r}, which could not be imported ({error}). "
-            f"Try: {_RUNTIMES[runtime][2]}"
+        os.sched_setaffinity(0, settings.affinity)
+    except OSError as error:
+        raise ProfilerError(
+            f"affinity={settings.affinity}: {error}. This process may use {sorted(os.sched_getaffinity(0))}."
         ) from error

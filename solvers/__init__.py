@@ -1,5 +1,6 @@
 """Exact selection: one choice per layer, least loss, within limits. Arrays in, `Solution` out; no networks here."""
 
+from .diverse import solve_diverse
 from .errors import InvalidProblem, InvalidSelection, SolverError, SolverUnavailable
 from .feasibility import fastest
 from .ilp import Memory, solve
@@ -24,5 +25,6 @@ __all__ = [
     "check",
     "fastest",
     "solve",
+    "solve_diverse",
     "violations",
 ]

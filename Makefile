@@ -1,0 +1,43 @@
+# Every target makes what it needs: a virtual environment with pinned dependencies, in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+
+.PHONY: demo test test-all test-gpu lint types arrows check clean
+
+demo: $(VENV)/.installed  ## compress the bundled example to 0.4 of its latency
+	$(BIN)/lana compress digits-resnet --data digits --budget 0.4x --out runs/demo
+
+test: $(VENV)/.developed  ## the tests, within minutes
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: $(VENV)/.developed  ## the slow tests too
+	$(PYTEST) -m "not gpu"
+
+test-gpu: $(VENV)/.developed  ## the tests that need a CUDA device
+	$(PYTEST) -m gpu
+
+lint: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developed
+	$(BIN)/mypy
+
+arrows: $(VENV)/.developed  ## who may import whom
+	$(BIN)/lint-imports
+
+check: lint types arrows test
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,vision]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

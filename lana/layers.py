@@ -1,0 +1,332 @@
+"""Where something may be replaced: submodules with one tensor in and one out, found by watching one forward pass.
+
+A residual block, an inverted residual, a transformer block are layers as a whole; what can't be replaced is named with
+the reason, and left as it is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lana.structure import flat_tensors, macs_of, quiet_evaluation
+
+TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather than replaced as a whole
+NEGLIGIBLE = 0.002  # of the network's work: less is not worth a choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A replaceable position.
+
+    Attributes:
+        name: dotted path of the submodule in the teacher; of a span, its members joined by "+".
+        input_shape, output_shape: without the batch.
+        layout: "nchw" | "nhwc" | "ntc" | "nc".
+        macs: multiply-adds for one example.
+        members: the submodules it covers, in order of execution.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    layout: str
+    macs: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """A submodule that is left as it is, and why."""
+
+    name: str
+    reason: str
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScan:
+    """What `find_layers` found; layers are in order of execution."""
+
+    layers: tuple[Layer, ...]
+    spans: tuple[Layer, ...]
+    passed_over: tuple[PassedOver, ...]
+    total_macs: int
+
+
+@dataclass
+class _Seen:
+    """What one forward pass showed of a submodule."""
+
+    calls: int = 0
+    order: int = -1
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)  # of the outputs: code around may go on in place
+    other_arguments: bool = False
+    plain_output: bool = True
+    macs: int = 0
+
+
+class _CountWork(TorchDispatchMode):
+    """Adds each operator's multiply-adds to every submodule that is running."""
+
+    def __init__(self, running: list[_Seen]) -> None:
+        super().__init__()
+        self.running = running
+        self.macs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        macs = macs_of(func, args, kwargs or {}, out)
+        self.macs += macs
+        for seen in self.running:
+            seen.macs += macs
+        return out
+
+
+def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _Seen], int]:
+    """One forward pass in evaluation mode, with every submodule's calls, tensors and work recorded."""
+    seen = {name: _Seen() for name, _ in model.named_modules()}
+    running: list[_Seen] = []
+    count = _CountWork(running)
+    order = iter(range(10**9))
+    hooks = []
+
+    def before(record: _Seen) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record.calls += 1
+            record.order = next(order)
+            record.inputs = list(flat_tensors([args, kwargs]))
+            record.other_arguments = len(args) + len(kwargs) != 1 or not isinstance(
+                (*args, *kwargs.values())[0], Tensor
+            )
+            running.append(record)
+
+        return hook
+
+    def after(record: _Seen) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            running.remove(record)
+            record.outputs = list(flat_tensors(output))
+            record.versions = [tensor._version for tensor in record.outputs]
+            record.plain_output = isinstance(output, Tensor)
+
+        return hook
+
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(before(seen[name]), with_kwargs=True))
+        hooks.append(module.register_forward_hook(after(seen[name])))
+    try:
+        with quiet_evaluation(model), count:
+            model(*example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, count.macs
+
+
+def find_layers(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    include: str = "*",
+    exclude: Sequence[str] = (),
+    granularity: str = "block",
+    max_span: int = 1,
+) -> LayerScan:
+    """The replaceable layers of a network, in order of execution; the network is left exactly as it was.
+
+    `include` and `exclude` are globs on dotted paths. With the granularity "fine", composite layers are looked into
+    as far as there is something replaceable inside. Spans of up to `max_span` consecutive layers are found where each
+    feeds only the next.
+
+    >>> scan = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (torch.zeros(1, 3, 8, 8),))
+    >>> [layer.name for layer in scan.layers]
+    ['0', '2']
+    """
+    seen, total = _watch(model, example_inputs)
+    modules = dict(model.named_modules())
+    batch = next(flat_tensors(example_inputs)).shape[0]
+    search = _Search(model, modules, seen, total, granularity)
+    chosen = sorted(search.run(), key=lambda name: seen[name].order)
+    layers, passed = [], search.passed_over
+    for name in chosen:
+        if not fnmatch.fnmatchcase(name, include) or any(fnmatch.fnmatchcase(name, glob) for glob in exclude):
+            passed.append(PassedOver(name=name, reason="left out by --layers", macs=seen[name].macs // batch))
+        elif seen[name].macs < NEGLIGIBLE * total:
+            passed.append(PassedOver(name=name, reason="has next to no work", macs=seen[name].macs // batch))
+        else:
+            layers.append(_layer(name, seen[name], batch))
+    spans = tuple(_spans(layers, seen, max_span))
+    return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
+
+
+class _Search:
+    """Walks from the root to the largest submodules that are blocks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        seen: Mapping[str, _Seen],
+        total: int,
+        granularity: str,
+    ) -> None:
+        self.model, self.modules, self.seen, self.total = model, modules, seen, max(total, 1)
+        self.fine = granularity == "fine"
+        self.passed_over: list[PassedOver] = []
+        self.owners: dict[int, set[str]] = {}
+        self.instances = Counter(type(module) for module in modules.values())
+        for name, module in model.named_modules(remove_duplicate=False):
+            for parameter in module.parameters(recurse=False):
+                self.owners.setdefault(id(parameter), set()).add(name)
+        # A class that is a block once is a block everywhere: an inverted residual that changes the shape is a plain
+        # chain of convolutions, yet belongs among its kind.
+        self.block_classes = {
+            type(modules[name])
+            for name in modules
+            if name and self._is_block(name) and not _is_leaf(modules[name]) and not _is_container(modules[name])
+        }
+
+    def run(self) -> list[str]:
+        return list(self._descend("", inside=True))
+
+    def _descend(self, name: str, *, inside: bool = False) -> Iterator[str]:
+        if not inside and self.seen[name].macs == 0:
+            return
+        reason = "" if inside else self._why_not(name)
+        stop = not inside and (self._is_block(name) or type(self.modules[name]) in self.block_classes)
+        if stop and not reason and not self._too_large(name):
+            inner = list(self._children_layers(name)) if self.fine else []
+            yield from inner or [name]
+            return
+        below = list(self._children_layers(name))
+        if below:
+            yield from below
+        elif not inside and not reason and not _only_attends(self.modules[name]):
+            yield name
+        elif reason:
+            self.passed_over.append(PassedOver(name=name, reason=reason, macs=self.seen[name].macs))
+
+    def _children_layers(self, name: str) -> Iterator[str]:
+        for child, _ in self.modules[name].named_children():
+            path = f"{name}.{child}" if name else child
+            if path in self.seen:
+                yield from self._descend(path)
+
+    def _too_large(self, name: str) -> bool:
+        """Whether to look inside: it holds much of the network, and is no block that is repeated."""
+        repeated = self.instances[type(self.modules[name])] > 1 and not _is_container(self.modules[name])
+        return self.seen[name].macs > TOO_LARGE * self.total and not repeated and bool(self._working_children(name))
+
+    def _working_children(self, name: str) -> list[str]:
+        prefix = f"{name}." if name else ""
+        children = [f"{prefix}{child}" for child, _ in self.modules[name].named_children()]
+        return [child for child in children if child in self.seen and self.seen[child].macs > 0]
+
+    def _is_block(self, name: str) -> bool:
+        """Whether a submodule is more than a chain of working children: it adds a shortcut, gates or attends."""
+        children = self._working_children(name)
+        if not children:
+            return not self._why_not(name)
+        if len(children) == 1 and self._passes_through(name, children[0]):
+            return self._is_block(children[0])
+        if len(children) == 1:
+            return not self._why_not(name)
+        return not self._is_chain(children) and not self._why_not(name) and not self._too_large(name)
+
+    def _passes_through(self, name: str, child: str) -> bool:
+        ours, theirs = self.seen[name], self.seen[child]
+        unchanged = _same(ours.outputs, theirs.outputs) and ours.versions == theirs.versions
+        return _same(ours.inputs, theirs.inputs) and unchanged
+
+    def _is_chain(self, children: Sequence[str]) -> bool:
+        """Whether the children stand in a container that runs one after the other."""
+        return _is_container(self.modules[children[0].rpartition(".")[0]])
+
+    def _why_not(self, name: str) -> str:
+        seen, module = self.seen[name], self.modules[name]
+        if seen.calls == 0:
+            return "never called in a forward pass"
+        if seen.calls > 1:
+            return f"called {seen.calls} times in a forward pass"
+        if len(seen.inputs) != 1 or seen.other_arguments:
+            return f"takes {len(seen.inputs)} tensors or other arguments beside one tensor"
+        if not seen.plain_output or len(seen.outputs) != 1:
+            return "returns something other than one tensor"
+        source, target = seen.inputs[0], seen.outputs[0]
+        if not source.is_floating_point() or not target.is_floating_point():
+            return "works on integers"
+        if source.ndim != target.ndim or source.ndim not in (2, 3, 4) or source.shape[0] != target.shape[0]:
+            return f"turns shape {tuple(source.shape)} into {tuple(target.shape)}"
+        prefix = f"{name}." if name else ""
+        for parameter in module.parameters():
+            if any(owner != name and not owner.startswith(prefix) for owner in self.owners[id(parameter)]):
+                return "shares parameters with another submodule"
+        return ""
+
+
+def _is_container(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward or isinstance(module, (nn.ModuleList, nn.ModuleDict))
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _only_attends(module: nn.Module) -> bool:
+    """Work without weights (pooling as a convolution, attention's products) is nothing to replace."""
+    return next(module.parameters(), None) is None
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+def _layer(name: str, seen: _Seen, batch: int) -> Layer:
+    source, target = seen.inputs[0], seen.outputs[0]
+    return Layer(
+        name=name,
+        input_shape=tuple(source.shape[1:]),
+        output_shape=tuple(target.shape[1:]),
+        layout=_layout(source, target),
+        macs=seen.macs // batch,
+        members=(name,),
+    )
+
+
+def _layout(source: Tensor, target: Tensor) -> str:
+    if source.ndim == 2:
+        return "nc"
+    if source.ndim == 3:
+        return "ntc"
+    # Channels last: a block keeps the two middle sizes and the last is the widest.
+    last = source.shape[1] == source.shape[2] and source.shape[3] != source.shape[2]
+    return "nhwc" if last and target.shape[1] == target.shape[2] != target.shape[3] else "nchw"
+
+
+def _spans(layers: Sequence[Layer], seen: Mapping[str, _Seen], max_span: int) -> Iterator[Layer]:
+    for first in range(len(layers)):
+        for count in range(2, max_span + 1):
+            part = layers[first : first + count]
+            feeds = all(
+                seen[ours.name].outputs[0] is seen[theirs.name].inputs[0]
+                for ours, theirs in zip(part, part[1:], strict=False)
+            )
+            if len(part) < count or not feeds:
+                break
+            yield Layer(
+                name="+".join(layer.name for layer in part),
+                input_shape=part[0].input_shape,
+                output_shape=part[-1].output_shape,
+                layout=part[0].layout,
+                macs=sum(layer.macs for layer in part),
+                members=tuple(layer.name for layer in part),
+            )

@@ -1,0 +1,211 @@
+"""The operations: what can stand at a layer with its input and output shape. The table is `FAMILIES`.
+
+An operation's name says all: `cb_bottle_k3_w0.5` is the family `cb_bottle` with kernel 3 and width 0.5. From the name,
+the layer and the teacher's module it can be built again with the same structure, so a saved student holds names only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor, nn
+
+from lana.errors import UserError
+from lana.layers import Layer
+from lana.operations import convolution, derived, user
+from lana.operations.base import Builder, Features
+from lana.recipe import near
+
+Parameters = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Operations of one kind: how one is built, where it makes sense, and the parameters that the paper's pool has.
+
+    `derived` families start from the teacher's weights or are solved in closed form.
+    """
+
+    build: Builder
+    applies: Callable[[Layer, nn.Module], bool]
+    grid: Mapping[str, Sequence[float]]
+    derived: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One entry of a pool."""
+
+    name: str
+    family: str
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def build(self, layer: Layer, module: nn.Module, features: Features | None = None) -> nn.Module:
+        """A new module that stands where the teacher's `module` stands, with its input and output shape.
+
+        The structure does not depend on `features`, (inputs, outputs) of the layer on data; with them, operations
+        that have a closed form start from it. `module` is not changed and shares nothing with the result.
+        """
+        return family_of(self.family).build(layer, module, dict(self.parameters), features)
+
+
+_WIDTHS = (1 / 16, 1 / 10, 1 / 8, 1 / 5, 1 / 4, 1 / 2, 1, 2, 3, 4)
+_EXPANSIONS = {"e": (1, 3, 6), "k": (1, 3, 5), "se": (0, 0.04, 0.025)}
+
+FAMILIES: dict[str, Family] = {
+    # the teacher's own, and nothing: the only way to less depth
+    "teacher": Family(build=derived.teacher, applies=lambda *_: True, grid={}, derived=True),
+    "identity": Family(build=derived.identity, applies=derived.keeps_shape, grid={}, derived=True),
+    # from the teacher's weights
+    "pruned": Family(
+        build=derived.pruned,
+        applies=derived.can_prune,
+        grid={"w": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)},
+        derived=True,
+    ),
+    # one linear map, solved in closed form
+    "linear": Family(build=derived.linear, applies=derived.can_be_linear, grid={"k": (1, 3, 5)}, derived=True),
+    # trained from nothing; kernels and widths as in the paper
+    "cb_stack": Family(build=convolution.cb_stack, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}),
+    "cb_bottle": Family(
+        build=convolution.cb_bottle, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}
+    ),
+    "cb_res": Family(build=convolution.cb_res, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}),
+    "efn": Family(build=convolution.efn, applies=convolution.is_map, grid=_EXPANSIONS),
+    "efnv2": Family(build=convolution.efnv2, applies=convolution.is_map, grid=_EXPANSIONS),
+    "mlp": Family(build=convolution.mlp, applies=convolution.is_vector, grid={"w": (0.125, 0.25, 0.5, 1)}),
+}
+
+_DEFAULT = [
+    "pruned_w0.75",
+    "pruned_w0.5",
+    "pruned_w0.375",
+    "pruned_w0.25",
+    "pruned_w0.125",
+    "linear_k1",
+    "linear_k3",
+    "cb_res_k3_w0.25",
+    "cb_res_k3_w0.5",
+    "cb_bottle_k3_w0.25",
+    "cb_bottle_k3_w0.5",
+    "efn_e1_k3_se0",
+    "efn_e3_k3_se0",
+    "mlp_w0.25",
+    "mlp_w0.5",
+]
+
+
+def _everything() -> list[str]:
+    return [name for family in FAMILIES for name in _grid(family)]
+
+
+PRESETS: dict[str, Callable[[], list[str]]] = {
+    "skip": list,
+    "default": lambda: _DEFAULT,
+    "teacher-derived": lambda: [name for family in FAMILIES if FAMILIES[family].derived for name in _grid(family)],
+    "lana": lambda: [name for family in FAMILIES if not FAMILIES[family].derived for name in _grid(family)],
+    "all": _everything,
+}
+
+
+def _grid(family: str) -> list[str]:
+    grid = FAMILIES[family].grid
+    return [name_of(family, dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
+
+
+def name_of(family: str, parameters: Parameters) -> str:
+    """The name that `parse_operation` reads.
+
+    >>> name_of("cb_bottle", {"k": 3, "w": 0.5})
+    'cb_bottle_k3_w0.5'
+    """
+    return family + "".join(f"_{key}{value:.4g}" for key, value in parameters.items())
+
+
+def family_of(name: str) -> Family:
+    return user.FAMILIES.get(name) or FAMILIES[name]
+
+
+@cache
+def parse_operation(name: str) -> Operation:
+    """The operation of this name.
+
+    Raises:
+        UserError: no family of this name, or other parameters than it has.
+
+    >>> parse_operation("cb_bottle_k3_w0.5").parameters
+    (('k', 3.0), ('w', 0.5))
+    """
+    match = re.fullmatch(r"(?P<family>.*?)(?P<parameters>(?:_[a-z]+[0-9][0-9.]*)*)", name)
+    family = match["family"] if match else name
+    if family.startswith("user:"):
+        user.load(family)
+    if family not in FAMILIES and family not in user.FAMILIES:
+        raise UserError(f"There is no operation {name!r}.{near(family, list(FAMILIES))}")
+    found = re.findall(r"_([a-z]+)([0-9][0-9.]*)", match["parameters"] if match else "")
+    parameters = tuple((key, float(value)) for key, value in found)
+    if [key for key, _ in parameters] != list(family_of(family).grid):
+        wanted = "".join(f"_{key}…" for key in family_of(family).grid)
+        raise UserError(f"The operation {name!r} is not complete: expected {family}{wanted}.")
+    return Operation(name=name, family=family, parameters=parameters)
+
+
+def pool_names(pool: str) -> list[str]:
+    """The operations of a pool: preset names, operation names and .py files, separated by commas.
+
+    Raises:
+        UserError: an unknown name, or a file without operations.
+    """
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in pool.split(","))):
+        if part in PRESETS:
+            names += PRESETS[part]()
+        elif part.endswith(".py"):
+            names += user.operations_in(part)
+        else:
+            try:
+                names.append(parse_operation(part).name)
+            except UserError as error:
+                raise UserError(
+                    f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), an operation, nor a .py file."
+                    f"{near(part, [*PRESETS, *FAMILIES])}"
+                ) from error
+    return list(dict.fromkeys(["teacher", "identity", *names]))
+
+
+def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:
+    """The operations of a pool that can stand at this layer; the teacher's own always can.
+
+    Raises:
+        UserError: an unknown pool.
+    """
+    operations = [parse_operation(name) for name in pool_names(pool)]
+    if len(layer.members) > 1:
+        operations = [operation for operation in operations if operation.family not in ("teacher", "identity")]
+    return [operation for operation in operations if family_of(operation.family).applies(layer, module)]
+
+
+def pool_counts(pool: str) -> dict[str, int]:
+    """How many operations of each family a pool holds."""
+    counts: dict[str, int] = {}
+    for name in pool_names(pool):
+        family = parse_operation(name).family
+        counts[family] = counts.get(family, 0) + 1
+    return counts
+
+
+__all__ = [
+    "FAMILIES",
+    "PRESETS",
+    "Family",
+    "Operation",
+    "Tensor",
+    "offered",
+    "parse_operation",
+    "pool_counts",
+    "pool_names",
+]

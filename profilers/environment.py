@@ -1,0 +1,80 @@
+"""What a figure was measured on and under: read from the system, nothing of it is decisive if it cannot be read."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+
+def processor() -> str:
+    """The processor as the system names it, with the number of logical processors that this process may use.
+
+    The model numbers are part of it, since some machines only call themselves "AMD EPYC".
+    """
+    name, numbers = platform.processor() or platform.machine(), ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        name = found.get("model name") or found.get("Model") or name
+        if "cpu family" in found:
+            numbers = f" (family {found['cpu family']} model {found.get('model', '?')} stepping {found.get('stepping', '?')})"
+        elif "CPU part" in found:
+            numbers = f" (implementer {found.get('CPU implementer', '?')} part {found['CPU part']})"
+    except OSError:
+        if sys.platform == "darwin":
+            name = _output("sysctl", "-n", "machdep.cpu.brand_string") or name
+    return f"{name}{numbers}, {os.cpu_count()} logical processors"
+
+
+def gpu() -> str:
+    """The first NVIDIA GPU with its driver, or nothing."""
+    lines = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
+    return lines[0].replace(", ", ", driver ", 1) if lines else ""
+
+
+def environment() -> dict[str, str]:
+    """System, Python, governor, clock and load; what cannot be read is left out."""
+    cpu = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    found = {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "governor": _text(cpu / "scaling_governor"),
+        "max_khz": _text(cpu / "scaling_max_freq"),
+        "boost": _text(Path("/sys/devices/system/cpu/cpufreq/boost")),
+        "mhz": _mhz(),
+        "cpu_quota": _text(Path("/sys/fs/cgroup/cpu.max")),
+        "load": load(),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def load() -> str:
+    """Processes that wanted to run, averaged over the last minute."""
+    try:
+        return f"{os.getloadavg()[0]:.2f}"
+    except (OSError, AttributeError):
+        return ""
+
+
+def _mhz() -> str:
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("cpu MHz"):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

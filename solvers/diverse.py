@@ -1,0 +1,42 @@
+"""Several solutions near the optimum that differ from each other: a look at each finds what the linear model misses."""
+
+from dataclasses import replace
+
+from .ilp import Memory, solve
+from .problem import DistanceLimit, SelectionProblem
+from .solution import Solution, Termination
+
+
+def solve_diverse(
+    problem: SelectionProblem,
+    *,
+    count: int,
+    minimum_distance: int = 1,
+    max_loss: float | None = None,
+    solver: str = "HiGHS",
+    time_limit_s: float = 60.0,
+    gap: float = 1e-4,
+    seed: int = 0,
+) -> list[Solution]:
+    """Up to `count` solutions, best first, each differing from every earlier one in at least `minimum_distance` layers.
+
+    The paper's overlap limit O = 0.7 N (section 3.3) is `minimum_distance = N − floor(0.7 N)`. Fewer are returned
+    where there are no more, or where the next one's loss exceeds `max_loss`.
+
+    >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.5, 2.0], first=[0, 0, 0], span=[1, 1, 1])
+    >>> [solution.chosen for solution in solve_diverse(problem, count=5, max_loss=1.0)]
+    [(0,), (1,)]
+    """
+    found: list[Solution] = []
+    memory = Memory()
+    while len(found) < count:
+        distances = (*problem.distances, *(DistanceLimit(chosen=s.chosen, minimum=minimum_distance) for s in found))
+        solution = solve(
+            replace(problem, distances=distances), solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed, memory=memory
+        )
+        if not solution.found or (max_loss is not None and solution.objective > max_loss):
+            break
+        found.append(solution)
+        if solution.termination is not Termination.optimal:
+            break  # the time is spent: another one would cost as much again
+    return found

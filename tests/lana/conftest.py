@@ -1,0 +1,32 @@
+"""The bundled example, loaded once."""
+
+import pytest
+import torch
+from lana.layers import find_layers
+
+from lana.data import load_data
+from lana.evaluate import evaluate_module
+from lana.task import Classification
+from lana.teacher import load_teacher
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def digits_teacher():
+    return load_teacher("digits-resnet")
+
+
+@pytest.fixture(scope="session")
+def digits_data(digits_teacher):
+    return load_data("digits", digits_teacher)
+
+
+@pytest.fixture(scope="session")
+def digits_scan(digits_teacher):
+    return find_layers(digits_teacher.module, (digits_teacher.example(),))
+
+
+@pytest.fixture(scope="session")
+def accuracy():
+    return lambda module, split: evaluate_module(module, split, Classification()).metric

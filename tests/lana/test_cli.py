@@ -1,0 +1,143 @@
+"""Bad input ends with exit code 2 and one clear message, before any work is done and with nothing lost."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from lana.cli import main
+
+DIGITS = ["compress", "digits-resnet", "--data", "digits"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(result, *expected):
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    for text in expected:
+        assert text in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["compres", "x"], "Did you mean: compress"),
+        ([*DIGITS], "No budget was given"),
+        ([*DIGITS, "--budget", "0.4x", "--budget-ms", "1"], "Give one of them"),
+        ([*DIGITS, "--budget", "0x"], "not above zero"),
+        ([*DIGITS, "--budget", "soon"], "neither a share"),
+        ([*DIGITS, "--budget", "0.4x", "--threads", "0"], "--threads 0: expected at least 1"),
+        ([*DIGITS, "--budget", "0.4x", "--mean", "a,b"], "is not a list of numbers"),
+        (["compress", "digits-resent", "--data", "digits", "--budget", "0.4x"], "Did you mean: digits-resnet"),
+        (["compress", "digits-resnet", "--budget", "0.4x"], "MODEL and --data are needed"),
+        (["compress", "digits-resnet", "--data", "folder:nowhere", "--budget", "0.4x"], "there is no folder"),
+        ([*DIGITS, "--budget", "0.4x", "--weights", "none.safetensors"], "There is no weights file"),
+        ([*DIGITS, "--budget", "0.4x", "--layers", "nothing.*"], "no layer that can be replaced"),
+        ([*DIGITS, "--budget", "0.4x", "--runtime", "onnxruntime-gpu"], "onnxruntime"),
+        ([*DIGITS, "--budget", "0.4x", "--pool", "defualt"], "default"),
+        ([*DIGITS, "--budget", "0.4x", "--max-minutes", "0.01"], "is too short"),
+        (["select", "nowhere", "--budget", "0.4x"], "is not a run"),
+        (["report", "nowhere"], "is not a run"),
+        (["finetune", "nowhere"], "not a student's folder"),
+        (["measure", "nowhere.onnx"], "neither an ONNX file nor a student's folder"),
+        (["evaluate", "digits-resnet"], "No data was given"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*arguments), expected)
+
+
+def test_weights_of_other_shapes_name_the_keys(tmp_path):
+    import torch
+
+    save_file({"classifier.weight": torch.zeros(7, 64)}, tmp_path / "w.safetensors")
+    result = run(*DIGITS, "--budget", "0.4x", "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "run")
+    refused(result, "classifier.weight: (7, 64) in the file, (10, 64) in the model", "missing from the file")
+
+
+def test_an_untrained_teacher_is_stopped_at_once(tmp_path):
+    import torch
+
+    from lana.bundled import DigitsResNet
+
+    torch.manual_seed(0)
+    save_file(DigitsResNet().state_dict(), tmp_path / "w.safetensors")
+    result = run(*DIGITS, "--budget", "0.4x", "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "run")
+    refused(result, "a guess has 10.0%", "Check --weights, --image-size, --mean, --std")
+
+
+def test_labels_that_the_model_has_no_class_for(tmp_path):
+    import numpy as np
+
+    images = np.zeros((40, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=np.arange(40) % 20)
+    result = run("compress", "digits-resnet", "--data", f"npz:{tmp_path}/d.npz", "--budget", "0.4x", "--out", tmp_path)
+    refused(result, "the model has 10 classes")
+
+
+def test_a_run_of_another_recipe_is_kept(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: digits-resnet\ndata: digits\nthreads: 2\n")
+    refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path), "threads: 2 there, 1 now")
+    assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    import errno
+
+    import lana.run
+
+    def full(path, fill):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lana.run, "write", full)
+    refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path / "run"), "is full. Free some space")
+
+
+def test_every_command_has_help():
+    for command in main.commands:
+        result = run(command, "--help")
+        assert result.exit_code == 0
+        assert len(result.output.splitlines()) > 5
+
+
+def test_what_cannot_be_replaced_is_listed():
+    result = run("layers", "digits-resnet")
+    assert result.exit_code == 0
+    assert "15 replaceable layers" in result.output
+
+
+def test_runtimes_say_why_not():
+    result = run("runtimes")
+    assert result.exit_code == 0
+    assert "onnxruntime-cpu" in result.output
+    assert "tensorrt" in result.output
+
+
+def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*DIGITS, "--budget", "0.4x", "--dry-run")
+    assert result.exit_code == 0
+    assert "total" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("lana", ("torch", "onnxruntime", "pandas")),
+        ("lana.cli", ("torch", "onnxruntime", "pandas")),
+        ("solvers", ("torch", "lana", "profilers")),
+        ("profilers", ("torch", "onnxruntime", "tensorrt", "openvino", "lana", "solvers")),
+    ],
+)
+def test_what_an_import_loads(package, forbidden):
+    script = f"import sys, {package}; print([name for name in {forbidden} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"

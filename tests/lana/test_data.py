@@ -1,0 +1,133 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+
+from lana.data import from_arrays, load_data, shift_and_flip
+from lana.errors import UserError
+from lana.teacher import Preprocessing, Teacher
+
+PREPROCESSING = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+@pytest.fixture
+def teacher():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    return Teacher(module=module, reference="test", weights=None, input_shape=(3, 8, 8), preprocessing=PREPROCESSING)
+
+
+def picture(level):
+    return Image.fromarray(np.full((12, 10, 3), level, np.uint8))
+
+
+def fill(root, classes=("cat", "dog", "eel"), count=10):
+    for index, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            picture(60 * index + number).save(root / name / f"{number}.png")
+
+
+def test_a_folder_is_split_by_class_and_normalised(tmp_path, teacher):
+    fill(tmp_path)
+    data = load_data(f"folder:{tmp_path}", teacher)
+    assert data.classes == ("cat", "dog", "eel")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [21, 3, 6]
+    assert np.bincount(data.test.labels).tolist() == [2, 2, 2]
+    inputs, labels = next(data.test.batches(6))
+    assert inputs.shape == (6, 3, 8, 8)
+    level = (60 * labels[0] + inputs[0].new_tensor(range(10))) / 255
+    assert torch.isclose(inputs[0, 0, 0, 0], (level - 0.5) / 0.25, atol=1e-3).any()
+
+
+def test_no_example_is_in_two_splits(tmp_path, teacher):
+    fill(tmp_path)
+    data = load_data(f"folder:{tmp_path}", teacher)
+    indices = np.concatenate([data.train.indices, data.validation.indices, data.test.indices])
+    assert sorted(indices) == list(range(30))
+
+
+def test_train_and_test_folders(tmp_path, teacher):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", count=2)
+    data = load_data(f"folder:{tmp_path}", teacher)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [27, 3, 6]
+
+
+def test_parquet_as_the_hub_stores_it(tmp_path, teacher):
+    for name, count in (("train", 30), ("test", 6)):
+        rows = []
+        for number in range(count):
+            picture(number).save(tmp_path / "one.png")
+            rows.append({"bytes": (tmp_path / "one.png").read_bytes(), "path": None})
+        table = pa.table({"image": rows, "label": [number % 3 for number in range(count)]})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    data = load_data(f"parquet:{tmp_path}", teacher)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [27, 3, 6]
+
+
+def test_arrays_of_images_and_of_ready_inputs(tmp_path, teacher):
+    images = np.zeros((30, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=np.arange(30) % 3)
+    assert next(load_data(f"npz:{tmp_path}/images.npz", teacher).test.batches(2))[0].unique().tolist() == [-2.0]
+    np.savez(tmp_path / "ready.npz", x_train=np.ones((30, 3, 8, 8)), y_train=np.arange(30) % 3)
+    assert next(load_data(f"npz:{tmp_path}/ready.npz", teacher).test.batches(2))[0].unique().tolist() == [1.0]
+
+
+def test_a_function_of_a_file(tmp_path, teacher):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef both():\n"
+        "    part = [(torch.ones(3, 8, 8), n % 3) for n in range(20)]\n    return part, part[:5]\n"
+    )
+    data = load_data(f"{tmp_path}/mine.py:both", teacher)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [18, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("digit", "Unknown data 'digit'.*Did you mean: digits"),
+        ("folder:{tmp}/none", "there is no folder"),
+        ("folder:{tmp}", "holds no images"),
+        ("parquet:{tmp}", "expected a parquet file"),
+        ("npz:{tmp}/none.npz", "cannot be read"),
+        ("{tmp}/none.py:data", "there is no file"),
+    ],
+)
+def test_bad_references_are_refused(tmp_path, teacher, reference, expected):
+    with pytest.raises(UserError, match=expected):
+        load_data(reference.format(tmp=tmp_path), teacher)
+
+
+def test_unreadable_images_are_named_and_counted(tmp_path, teacher):
+    fill(tmp_path)
+    (tmp_path / "cat" / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"1 of 31 images cannot be read: .*broken\.jpg"):
+        load_data(f"folder:{tmp_path}", teacher)
+
+
+def test_examples_of_another_shape_are_refused(tmp_path, teacher):
+    np.savez(tmp_path / "ready.npz", x_train=np.ones((30, 1, 8, 8)), y_train=np.arange(30) % 3)
+    with pytest.raises(UserError, match=r"shape \(1, 8, 8\), the model takes \(3, 8, 8\)"):
+        load_data(f"npz:{tmp_path}/ready.npz", teacher)
+
+
+def test_an_epoch_is_decided_by_its_seed():
+    split = from_arrays(torch.arange(10.0).view(10, 1), torch.arange(10), None)
+    first, again, other = (
+        torch.cat([labels for _, labels in split.epoch(3, seed=seed)]).tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(set(first)) == 9
+    assert split.steps(3) == 3
+
+
+def test_augmentation_moves_by_an_eighth_at_most():
+    image = torch.zeros(64, 3, 8, 8)
+    image[:, :, 4, 4] = 1
+    moved = shift_and_flip(image, torch.Generator().manual_seed(0), flip=False)
+    rows, columns = moved[:, 0].nonzero()[:, 1], moved[:, 0].nonzero()[:, 2]
+    assert set(rows.tolist()) == set(columns.tolist()) == {3, 4, 5}
+    flipped = shift_and_flip(image, torch.Generator().manual_seed(0), flip=True)
+    assert set(flipped[:, 0].nonzero()[:, 2].tolist()) == {2, 3, 4, 5}

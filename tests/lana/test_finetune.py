@@ -1,0 +1,75 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lana.data import Data, from_arrays
+from lana.finetune import FineTuning, finetune
+from lana.task import Classification
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 6, generator=generator)
+    labels = inputs[:, :3].argmax(1)
+    parts = [from_arrays(inputs[i:j], labels[i:j], None) for i, j in ((0, 400), (400, 500), (500, 600))]
+    return Data(train=parts[0], validation=parts[1], test=parts[2], classes=None)
+
+
+@pytest.fixture
+def teacher(data, tmp_path):
+    module = network(0)
+    settings = FineTuning(epochs=20, lr=1e-2, distillation=0.0, batch_size=50)
+    finetune(module, copy.deepcopy(module), data, Classification(), settings, checkpoint=tmp_path / "teacher.pt")
+    return module
+
+
+def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
+    settings = FineTuning(epochs=15, lr=1e-2, distillation=1.0, batch_size=50)
+    student = network(1)
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert len(curve) == 16
+    assert curve[-1].validation_metric > curve[0].validation_metric + 0.3
+
+
+def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_path):
+    settings = FineTuning(epochs=4, lr=1e-2, batch_size=50)
+    whole = network(1)
+    finetune(whole, teacher, data, Classification(), settings, checkpoint=tmp_path / "whole.pt")
+
+    class Killed(Exception):
+        pass
+
+    def kill(share, _):
+        if share > 0.6:
+            raise Killed
+
+    broken = network(1)
+    with pytest.raises(Killed):
+        finetune(broken, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt", on_progress=kill)
+    resumed = network(1)
+    curve = finetune(resumed, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt")
+    assert [row.epoch for row in curve] == [0, 1, 2, 3, 4]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_best_epoch_is_kept_even_if_it_is_the_start(teacher, data, tmp_path):
+    student = copy.deepcopy(teacher)
+    settings = FineTuning(epochs=1, lr=50.0, batch_size=50)  # a rate that ruins it
+    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, student.state_dict()[name]), name
+
+
+def test_the_teacher_is_not_changed(teacher, data, tmp_path):
+    before = copy.deepcopy(teacher.state_dict())
+    finetune(network(2), teacher, data, Classification(), FineTuning(epochs=1), checkpoint=tmp_path / "c.pt")
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

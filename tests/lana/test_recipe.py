@@ -1,0 +1,69 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lana.errors import UserError
+from lana.recipe import Recipe, near, parse_budget
+
+
+def test_yaml_holds_every_field_and_reads_back(tmp_path):
+    recipe = Recipe(model="digits-resnet", data="digits", budget="0.4x", mean=(0.5,), std=(0.2,), epochs=3)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert Recipe.from_yaml(path) == recipe
+    assert "# Threads of the runtime." in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("threads", 0, "--threads 0: expected at least 1"),
+        ("lr", 0.0, "--lr 0.0: expected a number above 0"),
+        ("granularity", "huge", "expected one of block, fine"),
+        ("budget", "0x", "not above zero"),
+        ("budget", "-1ms", "not above zero"),
+        ("budget", "fast", "neither a share"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(field, value, expected):
+    with pytest.raises(UserError, match=expected):
+        Recipe(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("modle: x", "Did you mean: model"),
+        ("- model", "holds list"),
+        ("a: [", "not valid YAML"),
+        ("threads: many", "wrong type"),
+    ],
+)
+def test_a_bad_recipe_file_is_refused(tmp_path, content, expected):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=expected):
+        Recipe.from_yaml(path)
+
+
+def test_a_missing_recipe_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Cannot read the recipe"):
+        Recipe.from_yaml(tmp_path / "none.yaml")
+
+
+@given(st.floats(min_value=1e-4, max_value=1e4), st.sampled_from(["x", "ms"]))
+def test_budgets_round_trip(value, unit):
+    assert parse_budget(f"{value:f}{unit}") == (pytest.approx(value, abs=1e-6), unit)
+
+
+def test_only_the_fields_of_a_stage_decide_its_fingerprint():
+    recipe = Recipe(model="digits-resnet", data="digits", budget="0.4x")
+    assert recipe.fingerprint("teacher", "profile") == recipe.replace(budget="0.3x", lr=1.0).fingerprint(
+        "teacher", "profile"
+    )
+    assert recipe.fingerprint("profile") != recipe.replace(threads=2).fingerprint("profile")
+
+
+def test_near_names_are_offered():
+    assert near("resnet81", ["resnet18", "vgg11"]) == " Did you mean: resnet18?"
+    assert near("zzz", ["resnet18"]) == " Known: resnet18."

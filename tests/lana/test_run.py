@@ -1,0 +1,94 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lana.errors import UserError
+from lana.recipe import Recipe
+from lana.run import Run, explain_disk, write, write_json, write_text
+
+RECIPE = Recipe(model="digits-resnet", data="digits", budget="0.4x")
+
+
+def test_a_second_process_is_refused(tmp_path):
+    script = f"from lana.run import Run; Run.open({str(tmp_path)!r}).__enter__()"
+    with Run.open(tmp_path, RECIPE):
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "in use by another process" in other.stderr
+    with Run.open(tmp_path) as run:
+        assert run.recipe() == RECIPE
+
+
+def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
+    with Run.open(tmp_path, RECIPE):
+        pass
+    with (
+        pytest.raises(UserError, match=r"made by another recipe .*threads: 1 there, 2 now"),
+        Run.open(tmp_path, RECIPE.replace(threads=2)),
+    ):
+        pass
+    with Run.open(tmp_path, RECIPE.replace(budget="0.3x")):  # another student of the same pool
+        pass
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="not empty and not a run"), Run.open(tmp_path, RECIPE):
+        pass
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a run"), Run.open(tmp_path / "none"):
+        pass
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_stage_counts_only_when_it_ended_well(tmp_path):
+    with Run.open(tmp_path, RECIPE) as run:
+        with pytest.raises(RuntimeError), run.stage("profile", "a"):
+            raise RuntimeError("killed")
+        assert not run.finished("profile", "a")
+        with run.stage("profile", "a"):
+            pass
+        assert run.finished("profile", "a")
+        assert not run.finished("profile", "b")
+        assert run.seconds()["profile"] >= 0
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = write_text(tmp_path / "file.txt", "old")
+
+    def fail(beside):
+        beside.write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_full_disk_is_said_in_words(tmp_path):
+    def full(beside):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(UserError, match=r"disk that holds .* is full.*what is finished is kept"),
+        explain_disk(tmp_path),
+    ):
+        write(tmp_path / "file", full)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
+def test_a_device_that_is_really_full(tmp_path):
+    with pytest.raises(UserError, match="is full"), explain_disk(tmp_path):
+        Path("/dev/full").write_text("x" * 100_000)
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "a" / "b.json", {"x": 1})
+    assert (tmp_path / "a" / "b.json").read_text() == '{\n "x": 1\n}\n'

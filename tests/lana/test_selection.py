@@ -1,0 +1,112 @@
+"""The closed loop on a simulated device: a formula stands for the machine, so that the truth is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lana.errors import BudgetUnreachable
+from lana.layers import Layer
+from lana.profiling import Offer
+from lana.selection import MARGIN, Selector
+from lana.wholes import PROCESSES, Log, replaced
+from profilers.comparison import Comparison
+
+LAYERS = 6
+OPERATIONS = {"teacher": (1.0, 0.0), "half": (0.5, 0.1), "third": (0.33, 0.25), "identity": (0.0, 1.0)}
+INTERCEPT_MS, SCALE = 0.6, 0.88  # of the simulated device: a sum of isolated parts is 12% too high
+
+
+def layer(index):
+    return Layer(
+        name=f"block{index}", input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1,
+        members=(f"block{index}",),
+    )
+
+
+def make_selector(tmp_path, *, noise=0.004, seed=0):
+    offers, losses = [], {}
+    for index in range(LAYERS):
+        for name, (latency_ms, loss) in OPERATIONS.items():
+            weight = 1 + 0.3 * index
+            offers.append(
+                Offer(
+                    layer=layer(index), operation=name, family=name, key=name, parameters=0, macs=1,
+                    operators=2 if latency_ms else 0, latency_ms=latency_ms * weight,
+                )
+            )
+            losses[f"block{index}", name] = loss * (1 + 0.17 * index)
+    by_name = {(offer.layer.name, offer.operation): offer for offer in offers}
+    rng = np.random.default_rng(seed)
+
+    def device_ms(selection):
+        parts = [by_name[f"block{i}", selection.get(f"block{i}", "teacher")].latency_ms for i in range(LAYERS)]
+        return INTERCEPT_MS + SCALE * sum(parts)
+
+    def measure(selections, processes):
+        measure.calls += len(selections)
+        return [
+            Comparison(
+                key="simulated",
+                ratios=tuple(device_ms(s) / device_ms({}) * (1 + noise * rng.normal(size=processes))),
+                reference_ms=(device_ms({}),) * processes,
+            )
+            for s in selections
+        ]
+
+    measure.calls = 0
+    selector = Selector(
+        layers=[f"block{i}" for i in range(LAYERS)], offers=offers, losses=losses, teacher_ms=device_ms({}),
+        log=Log.read(tmp_path / "wholes.csv"), measure=measure,
+    )
+    return selector, device_ms, measure
+
+
+def best_by_hand(selector, device_ms, budget_ms):
+    """The least loss of all selections that the simulated device runs within the budget."""
+    best = float("inf")
+    for names in itertools.product(OPERATIONS, repeat=LAYERS):
+        selection = {f"block{i}": name for i, name in enumerate(names)}
+        if device_ms(selection) <= budget_ms:
+            best = min(best, selector.expected_loss(replaced(selection)))
+    return best
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_what_is_accepted_is_within_the_budget_and_near_the_best(tmp_path, share):
+    selector, device_ms, _ = make_selector(tmp_path)
+    budget_ms = share * selector.teacher_ms
+    accepted = selector.select(budget_ms, candidates=3)
+    assert accepted
+    for measured in accepted:
+        assert device_ms(measured.selection) <= budget_ms
+        assert len(measured.ratios) >= PROCESSES
+    allowed = best_by_hand(selector, device_ms, budget_ms * (1 - 4 * MARGIN))
+    assert selector.expected_loss(accepted[0].selection) <= allowed + 1e-9
+
+
+def test_the_correction_is_learned_from_the_wholes(tmp_path):
+    selector, device_ms, _ = make_selector(tmp_path)
+    selector.calibrate()
+    error = selector.prediction_error()
+    assert error is not None
+    assert error.mean_absolute < 0.02
+    selection = {"block0": "half", "block3": "identity"}
+    assert selector.predicted_ms(selection) == pytest.approx(device_ms(selection), rel=0.03)
+
+
+def test_the_loop_is_a_function_of_its_log(tmp_path):
+    first, _, _ = make_selector(tmp_path, seed=1)
+    chosen = first.select(0.5 * first.teacher_ms, candidates=2)
+    again, _, measure = make_selector(tmp_path, seed=2)  # another noise: it is not asked for again
+    assert [m.selection for m in again.select(0.5 * again.teacher_ms, candidates=2)] == [m.selection for m in chosen]
+    assert measure.calls == 0
+
+
+def test_a_budget_out_of_reach_gives_the_fastest_figure(tmp_path):
+    selector, device_ms, _ = make_selector(tmp_path)
+    fastest_ms = device_ms({f"block{i}": "identity" for i in range(LAYERS)})
+    with pytest.raises(BudgetUnreachable, match="fastest reachable student") as refused:
+        selector.select(0.9 * fastest_ms, candidates=2)
+    assert refused.value.fastest_ms == pytest.approx(fastest_ms, rel=0.05)
+    assert selector.select(refused.value.fastest_ms, candidates=1)  # the figure that was given is kept

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lana.errors import UserError
+from lana.teacher import import_torchvision, load_teacher, load_weights, read_state_dict
+
+NET = """
+import torch
+from torch import nn
+
+def small(channels=4):
+    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+def not_a_module():
+    return 3
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    return path
+
+
+def test_the_bundled_teacher_is_good(digits_teacher, digits_data, accuracy):
+    assert accuracy(digits_teacher.module, digits_data.test) >= 0.98
+
+
+def test_a_file_with_its_arguments_and_weights(net, tmp_path):
+    first = load_teacher(f"{net}:small", image_size=8, model_args="channels=6")
+    save_file(first.module.state_dict(), tmp_path / "w.safetensors")
+    again = load_teacher(f"{net}:small", image_size=8, model_args="channels=6", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(again.module(first.example()), first.module(first.example()))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("digits-resent", "Did you mean: digits-resnet"),
+        ("nowhere.py:net", "there is no file"),
+        ("{net}:smal", "Did you mean: small"),
+        ("{net}:not_a_module", "returned int; expected a torch.nn.Module"),
+        ("timm:resnet81", "Did you mean: .*resnet"),
+        ("torchvision:resnet81", "Did you mean: .*resnet18"),
+    ],
+)
+def test_unknown_models_are_refused(net, model, expected):
+    with pytest.raises(UserError, match=expected):
+        load_teacher(model.format(net=net))
+
+
+def test_arguments_that_the_function_does_not_take(net):
+    with pytest.raises(UserError, match="cannot be called with"):
+        load_teacher(f"{net}:small", model_args="width=3")
+
+
+def test_a_wrong_size_is_told_with_the_options_to_check(net):
+    with pytest.raises(UserError, match=r"fails on one example .*--image-size"):
+        load_teacher(f"{net}:small", mean=(0.5,), std=(0.5,), image_size=8)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_bad_weights_files_are_refused(tmp_path, suffix):
+    with pytest.raises(UserError, match="There is no weights file"):
+        read_state_dict(tmp_path / f"none{suffix}")
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(b"PK\x03\x04 not weights")
+    with pytest.raises(UserError, match="not a readable weights file"):
+        read_state_dict(broken)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="truncated"):
+        read_state_dict(path)
+
+
+def test_wrappers_and_prefixes_are_opened(tmp_path):
+    torch.save({"state_dict": {"module.a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
+
+
+def test_weights_that_do_not_fit_name_the_keys(tmp_path):
+    save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(
+        UserError, match=r"weight: \(2, 3\) in the file, \(4, 3\) in the model.*missing .*bias.*unknown .*extra"
+    ):
+        load_weights(torch.nn.Linear(3, 4), tmp_path / "w.safetensors")
+
+
+def test_torchvision_and_timm_load_without_compiled_operators():
+    models = import_torchvision().models
+    assert models.get_model("resnet18", weights=None).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    teacher = load_teacher("timm:resnet10t", pretrained=False, image_size=32)
+    assert teacher.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
+    import timm
+
+    def unreachable(*args, **kwargs):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"could not be had.*--weights"):
+        load_teacher("timm:resnet18")
