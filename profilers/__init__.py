@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from profilers.bundle import write_bundle
     from profilers.comparison import Comparison, compare, upper_bound_95
     from profilers.computation import Computation, TensorSpec
     from profilers.errors import (
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from profilers.timing import Protocol
 
 _HOME = {
-    "write_bundle": "bundle",
     "Comparison": "comparison",
     "compare": "comparison",
     "upper_bound_95": "comparison",
@@ -80,7 +78,6 @@ __all__ = [
     "profile",
     "runtime_statuses",
     "upper_bound_95",
-    "write_bundle",
 ]
 
 

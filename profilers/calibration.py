@@ -8,6 +8,7 @@ latency is the time seen divided by that index.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -65,7 +66,7 @@ def onnx_kernel(name: str, folder: Path) -> Computation:
         chain = ["x", *(f"c{i}" for i in range(CHAIN - 1)), "y"]
         nodes = [
             (("Tanh", "Sigmoid")[i % 2], [before], after, {})
-            for i, (before, after) in enumerate(zip(chain, chain[1:]))  # noqa: B905
+            for i, (before, after) in enumerate(itertools.pairwise(chain))
         ]
     path = folder / f"calibration_{name}.onnx"
     path.write_bytes(tiny_onnx.model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights))
@@ -107,7 +108,8 @@ class Calibrator:
 def index_of(visit: Mapping[str, float], reference_s: Mapping[str, float]) -> float:
     """The geometric mean over the kernels of time over reference: no kind of slowness counts more than another.
 
-    >>> index_of({"compute": 2e-3, "memory": 1e-3, "dispatch": 4e-5}, {"compute": 1e-3, "memory": 1e-3, "dispatch": 1e-5})
+    >>> quiet = {"compute": 1e-3, "memory": 1e-3, "dispatch": 1e-5}
+    >>> index_of({"compute": 2e-3, "memory": 1e-3, "dispatch": 4e-5}, quiet)
     2.0
     """
     ratios = [visit[name] / reference_s[name] for name in KERNELS]
@@ -152,7 +154,9 @@ def read_reference(path: Path) -> dict[str, float] | None:
     try:
         found = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
     except (ValueError, KeyError, TypeError) as error:
-        raise ProfilerError(f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one.") from error
+        raise ProfilerError(
+            f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one."
+        ) from error
     return found
 
 

@@ -1,39 +1,34 @@
-"""Whole networks beside a reference, side by side in fresh processes: how a budget is checked."""
+"""Whole networks beside a reference, in fresh processes: the measurement that a budget is a promise about."""
 
+from __future__ import annotations
+
+import math
+import statistics
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import sqrt
-from statistics import mean, median, stdev
+from dataclasses import dataclass
 
-from .computation import Computation
-from .errors import MeasurementFailed
-from .isolation import run_worker
-from .runtime import RuntimeSettings
-from .timing import Protocol
+from profilers.computation import Computation
+from profilers.errors import MeasurementFailed, ProfilerError
+from profilers.isolation import Blame, run_job
+from profilers.runtime import RuntimeSettings, create_runtime
+from profilers.sweep import Progress
 
-# The 95% quantile of Student's t by degrees of freedom; beyond the table the normal's 1.645 is close enough.
-_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753)
-
-
-def upper_bound_95(values: Sequence[float]) -> float:
-    """The one-sided 95% bound of the mean, never below the median; infinite with fewer than two values.
-
-    >>> round(upper_bound_95([0.98, 1.0, 1.02]), 4)  # 1 + 2.92 * 0.02 / sqrt(3)
-    1.0337
-    """
-    if len(values) < 2:
-        return float("inf")
-    quantile = _T95[len(values) - 2] if len(values) - 2 < len(_T95) else 1.7
-    return max(median(values), mean(values) + quantile * stdev(values) / sqrt(len(values)))
+# One-sided 95% quantiles of Student's t distribution by degrees of freedom (any table of it); beyond, linearly in 1/n.
+_T95 = {
+    1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833, 10: 1.812,
+    12: 1.782, 15: 1.753, 20: 1.725, 30: 1.697, 60: 1.671,
+}  # fmt: skip
+_NORMAL95 = 1.645
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One candidate against the reference.
+    """One candidate beside the reference, one figure a process.
 
     Attributes:
-        ratios: one a process: the median over rounds of candidate time over reference time in the same round.
-        reference_ms: one a process: the reference's median there.
+        ratios: medians over rounds of the candidate's time over the reference's beside it.
+        reference_ms: medians of the reference.
     """
 
     key: str
@@ -42,11 +37,39 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        return median(self.ratios)
+        return statistics.median(self.ratios)
 
     @property
     def ratio_upper95(self) -> float:
         return upper_bound_95(self.ratios)
+
+
+def upper_bound_95(ratios: Sequence[float]) -> float:
+    """The one-sided 95% bound of the mean (Student's t), never below the median; infinite for a single value.
+
+    >>> round(upper_bound_95([0.50, 0.51, 0.49, 0.50, 0.50]), 4)  # 0.5 + 2.132 · 0.00707 / √5
+    0.5067
+    """
+    count = len(ratios)
+    if count < 2:
+        return math.inf
+    bound = statistics.fmean(ratios) + t_quantile_95(count - 1) * statistics.stdev(ratios) / math.sqrt(count)
+    return max(bound, statistics.median(ratios))
+
+
+def t_quantile_95(degrees: int) -> float:
+    """From the table, between its entries linearly in 1 / degrees.
+
+    >>> t_quantile_95(4), round(t_quantile_95(120), 3)
+    (2.132, 1.658)
+    """
+    if degrees in _T95:
+        return _T95[degrees]
+    below = max(known for known in _T95 if known < degrees)
+    above = min((known for known in _T95 if known > degrees), default=None)
+    low, high = _T95[below], _NORMAL95 if above is None else _T95[above]
+    end = 0.0 if above is None else 1 / above
+    return high + (low - high) * (1 / degrees - end) / (1 / below - end)
 
 
 def compare(
@@ -57,31 +80,49 @@ def compare(
     settings: RuntimeSettings,
     processes: int = 5,
     seconds_per_process: float = 1.0,
+    timeout_s: float = 300.0,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> list[Comparison]:
-    """Every candidate beside the reference, in `processes` fresh processes.
+    """Measure candidates beside a reference; each process is fresh and sees all of them in shuffled rounds.
+
+    A process takes `seconds_per_process`, or seven rounds where they take longer. `timeout_s` is of one build or visit.
 
     Raises:
-        MeasurementFailed: a computation cannot be built or run; it is named.
+        RuntimeUnavailable: the runtime is not installed.
+        MeasurementFailed: a network cannot be built, crashes or hangs; its name is in the message.
     """
-    protocol = Protocol(least_rounds=15, most_rounds=2000, narrow=0.0, seconds=seconds_per_process, visit_s=0.002)
-    ratios: list[list[float]] = [[] for _ in candidates]
-    reference_ms = []
+    if processes < 1 or not seconds_per_process > 0:
+        raise ProfilerError(f"processes={processes}, seconds_per_process={seconds_per_process}: expected more than 0.")
+    create_runtime(runtime, settings)  # not installed? then say so before any process is started
     everything = [reference, *candidates]
+    ratios: list[list[float]] = [[] for _ in candidates]
+    reference_ms: list[float] = []
+    started_s = time.monotonic()
     for process in range(processes):
-        outcome = run_worker(
-            everything, runtime=runtime, settings=settings, protocol=replace(protocol, seed=1000 * seed + process)
+        result = run_job(
+            {"kind": "compare", "seconds": seconds_per_process, "seed": seed * 1_000_003 + process},
+            runtime=runtime,
+            settings=settings,
+            computations=everything,
+            timeout_s=timeout_s,
         )
-        for index, error in outcome.errors.items():
-            raise MeasurementFailed(f"{everything[index].name} cannot be measured on {runtime}: {error}")
-        base = outcome.seconds[0]
-        reference_ms.append(median(base) * 1e3)
-        for index in range(len(candidates)):
-            paired = zip(outcome.seconds[index + 1], base, strict=True)
-            ratios[index].append(median(ours / theirs for ours, theirs in paired))
-        progress(process + 1)
+        if isinstance(result, Blame):
+            raise _failed(everything[result.item], result.message)
+        for index, message in result["errors"].items():
+            raise _failed(everything[int(index)], message)
+        for found, rounds in zip(ratios, result["ratios"], strict=True):
+            found.append(statistics.median(rounds))
+        reference_ms.append(statistics.median(result["reference_s"]) * 1e3)
+        if progress is not None:
+            done = process + 1
+            left = (time.monotonic() - started_s) / done * (processes - done)
+            progress(Progress(done=done, total=processes, name=f"process {done}", seconds_left=left))
     return [
-        Comparison(key=candidate.key, ratios=tuple(values), reference_ms=tuple(reference_ms))
-        for candidate, values in zip(candidates, ratios, strict=True)
+        Comparison(key=candidate.key, ratios=tuple(found), reference_ms=tuple(reference_ms))
+        for candidate, found in zip(candidates, ratios, strict=True)
     ]
+
+
+def _failed(computation: Computation, message: str) -> MeasurementFailed:
+    return MeasurementFailed(f"{computation.name} cannot be measured: {message}", computation.name)

@@ -20,7 +20,9 @@ def processor() -> str:
         found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         name = found.get("model name") or found.get("Model") or name
         if "cpu family" in found:
-            numbers = f" (family {found['cpu family']} model {found.get('model', '?')} stepping {found.get('stepping', '?')})"
+            numbers = (
+                f" (family {found['cpu family']} model {found.get('model', '?')} stepping {found.get('stepping', '?')})"
+            )
         elif "CPU part" in found:
             numbers = f" (implementer {found.get('CPU implementer', '?')} part {found['CPU part']})"
     except OSError:

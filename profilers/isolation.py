@@ -1,92 +1,115 @@
-"""Start workers in fresh processes with fixed threads, and read what they say, whatever becomes of them."""
+"""Runs a job in a fresh process, and says which computation is to blame when it crashes or hangs."""
+
+from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .computation import Computation
-from .errors import MeasurementFailed
-from .runtime import RuntimeSettings
-from .timing import Protocol
+from profilers.computation import Computation
+from profilers.errors import MeasurementFailed
+from profilers.runtime import RuntimeSettings, measuring_environment
+from profilers.worker import Status
+
+POLL_S = 0.05
+START_TIMEOUT_S = 300.0  # of the imports, and of a first calibration on a slow device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a worker said: seconds a call and round by index, errors by index."""
+class Blame:
+    """A worker that ended without a result: what it was at, and how it ended."""
 
-    seconds: dict[int, list[float]] = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
+    item: int
+    message: str
 
 
-def run_worker(
-    computations: Sequence[Computation],
+def run_job(
+    job: Mapping[str, Any],
     *,
     runtime: str,
     settings: RuntimeSettings,
-    protocol: Protocol,
-    timeout_s: float = 300.0,
-) -> Outcome:
-    """Measure computations side by side in a fresh process.
+    computations: Sequence[Computation],
+    timeout_s: float,
+) -> dict[str, Any] | Blame:
+    """The worker's result, or whom to blame.
 
-    A crash or a hang while one is prepared is that one's error; the others are measured in another process.
+    Raises:
+        MeasurementFailed: the process failed before any computation could be to blame.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for index, computation in enumerate(computations):
-            paths.append(Path(folder) / f"{index}.json")
-            computation.save(paths[-1])
-        outcome, left = Outcome(), dict(enumerate(paths))
-        while left:
-            job = {
-                "computations": [str(path) for path in left.values()],
-                "runtime": runtime,
-                "settings": asdict(settings),
-                "protocol": asdict(protocol),
-            }
-            messages, died = _start(job, Path(folder) / "job.json", settings, timeout_s)
-            indices, preparing = list(left), None
-            for message in messages:
-                if "preparing" in message:
-                    preparing = message["preparing"]
-                elif "error" in message:
-                    outcome.errors[indices[message["index"]]] = message["error"]
-                else:
-                    outcome.seconds[indices[message["index"]]] = message["seconds"]
-            if not died:
-                break
-            if preparing is None:
-                raise MeasurementFailed(f"The measuring process ended before it was done: {died}")
-            outcome.errors[indices[preparing]] = died
-            left = {index: path for index, path in left.items() if index not in outcome.errors}
-        return outcome
+    with tempfile.TemporaryDirectory(prefix="lana-measure-") as folder_name:
+        folder = Path(folder_name)
+        path = folder / "job.json"
+        fields = {
+            **job,
+            "runtime": runtime,
+            "settings": settings.to_json(),
+            "computations": [computation.to_json(folder) for computation in computations],
+        }
+        path.write_text(json.dumps(fields))
+        with (folder / "output").open("wb") as output:
+            process = subprocess.Popen(
+                # Not `-m`, and started in its own folder: nothing that lies in the user's can shadow a module.
+                [sys.executable, "-c", f"from profilers.worker import main; main({str(path)!r})"],
+                cwd=folder,
+                env=measuring_environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                hung = _watch(process, folder / "status", timeout_s)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+        result = folder / "result.json"
+        if result.exists():
+            found: dict[str, Any] = json.loads(result.read_text())
+            return found
+        item = Status.read(folder / "status")[1]
+        how = f"no answer within {timeout_s:g} s" if hung else ended(process.returncode)
+        said = (folder / "output").read_text(errors="replace").strip()
+        last = said.splitlines()[-1][:300] if said else "it printed nothing"
+        if item < 0:
+            raise MeasurementFailed(
+                f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
+                f"It said: {said[-1500:] or last}"
+            )
+        return Blame(item=item, message=f"the measuring process failed: {how}; {last}")
 
 
-def _start(
-    job: dict[str, Any], path: Path, settings: RuntimeSettings, timeout_s: float
-) -> tuple[list[dict[str, Any]], str]:
-    """The worker's messages, and how it died if it did."""
-    path.write_text(json.dumps(job))
-    threads = str(settings.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    root = str(Path(__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.worker", str(path)],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=environment,
-            check=False,
-        )
-        output, died = done.stdout, "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr[-300:]}"
-    except subprocess.TimeoutExpired as expired:
-        raw = expired.stdout or b""
-        output, died = raw.decode() if isinstance(raw, bytes) else raw, f"killed after {timeout_s:.0f} s"
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")], died
+def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> bool:
+    """Wait until the process ends; True where it had to be given up since its status stood still."""
+    count, changed_s = -1, time.monotonic()
+    while True:
+        try:
+            process.wait(POLL_S)
+            return False
+        except subprocess.TimeoutExpired:
+            pass
+        now, item = Status.read(status)
+        if now != count:
+            count, changed_s = now, time.monotonic()
+        elif time.monotonic() - changed_s > (timeout_s if item >= 0 else max(timeout_s, START_TIMEOUT_S)):
+            return True
+
+
+def ended(code: int) -> str:
+    """How a process ended, for people.
+
+    >>> ended(-11), ended(1)
+    ('it was ended by SIGSEGV', 'it ended with status 1')
+    """
+    if code < 0:
+        try:
+            return f"it was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"it was ended by signal {-code}"
+    return f"it ended with status {code}"

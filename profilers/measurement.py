@@ -1,69 +1,140 @@
-"""Samples of one computation, and what they say."""
+"""The samples of one computation and what follows from them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import median
+from __future__ import annotations
 
-NOISY = 0.05  # half width of the 95% interval of the median, as a share: above it a row says `noisy`
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from profilers.errors import ProfilerError
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The distribution-free 95% interval of the median: order statistics around n/2 ± 0.98 √n."""
-    ordered, count = sorted(values), len(values)
-    reach = 0.98 * sqrt(count)
-    low = max(0, int(count / 2 - reach))
-    high = min(count - 1, int(count / 2 + reach))
-    return ordered[low], ordered[high]
+NOISY = 0.05  # a relative interval above this is said in the table: decisions between operations are finer than that
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of the median's interval, as a share of the median."""
-    low, high = median_interval(values)
-    return (high - low) / 2 / median(values)
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One visit of a computation.
+
+    Attributes:
+        runs_s: seconds of each run, one straight after the other; runs that only warm up are not among them.
+        cold_s: seconds of the run before them, with the caches walked over.
+        index: how many times longer than in the reference the calibration kernels took beside it.
+        process: which of the measuring processes, from 0.
+    """
+
+    runs_s: tuple[float, ...]
+    cold_s: float
+    index: float
+    process: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.runs_s or min(self.runs_s) <= 0 or self.index <= 0:
+            raise ProfilerError(
+                f"A round needs runs of positive seconds and a positive index, got {self.runs_s} and {self.index}."
+            )
+
+    @property
+    def latency_s(self) -> float:
+        """Of one run, at the speed of the reference."""
+        return statistics.median(self.runs_s) / self.index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One computation's rounds: seconds a call, and the state of the device in the same round.
+    """Rounds of samples of one computation on one runtime; milliseconds at the speed of the device's reference.
 
-    `device_index[i]` is how slow the calibration kernels were in round i, relative to the device's reference; the
-    latency is the median of the ratios, so that rows from different days compare.
-
-    >>> m = Measurement(raw_s=(0.002, 0.003, 0.0022), device_index=(1.0, 1.5, 1.1))
-    >>> round(m.latency_ms, 6)  # every ratio is 2 ms
-    2.0
+    >>> rounds = [Round(runs_s=(t * index,), cold_s=3e-3 * index, index=index) for t, index in
+    ...           ((2.0e-3, 1.0), (2.1e-3, 1.3), (1.9e-3, 1.0), (2.0e-3, 0.9), (2.0e-3, 1.0), (2.2e-3, 1.1))]
+    >>> m = Measurement(rounds=tuple(rounds))
+    >>> round(m.latency_ms, 6), round(m.cold_ms, 6), round(m.relative_interval, 6)  # ±(2.2 − 1.9) / 2 / 2.0
+    (2.0, 3.0, 0.075)
 
     Raises:
-        ValueError: no samples, or of different lengths.
+        ProfilerError: there is no round.
     """
 
-    raw_s: tuple[float, ...]
-    device_index: tuple[float, ...]
+    rounds: tuple[Round, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.raw_s or len(self.raw_s) != len(self.device_index):
-            raise ValueError(
-                f"Expected as many device indices as samples, at least one; got {len(self.raw_s)} and {len(self.device_index)}."
-            )
-
-    @property
-    def ratios(self) -> list[float]:
-        return [raw / index for raw, index in zip(self.raw_s, self.device_index, strict=True)]
+        if not self.rounds:
+            raise ProfilerError("A measurement needs at least one round; a failure is a row with its error.")
 
     @property
     def latency_ms(self) -> float:
-        return median(self.ratios) * 1e3
+        """The median over rounds."""
+        return statistics.median(one.latency_s for one in self.rounds) * 1e3
 
     @property
     def p90_ms(self) -> float:
-        ordered = sorted(self.ratios)
-        return ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))] * 1e3
+        """The 90th percentile over all runs: nine in ten take no longer."""
+        runs = sorted(run / one.index for one in self.rounds for run in one.runs_s)
+        return runs[math.ceil(0.9 * len(runs)) - 1] * 1e3
 
     @property
-    def half_width(self) -> float:
-        return half_width(self.ratios)
+    def cold_ms(self) -> float:
+        """The median over rounds of the first run after the caches were walked over."""
+        return statistics.median(one.cold_s / one.index for one in self.rounds) * 1e3
+
+    @property
+    def raw_ms(self) -> float:
+        """The median over rounds as the clock had it, without calibration."""
+        return statistics.median(statistics.median(one.runs_s) for one in self.rounds) * 1e3
+
+    @property
+    def relative_interval(self) -> float:
+        """Half the 95% interval of the median over rounds, relative to it; infinite for fewer than six rounds."""
+        latencies = [one.latency_s for one in self.rounds]
+        low, high = median_interval(latencies)
+        return (high - low) / 2 / statistics.median(latencies)
 
     @property
     def noisy(self) -> bool:
-        return self.half_width > NOISY
+        """Whether the interval is wider than a decision between operations can bear."""
+        return self.relative_interval > NOISY
+
+    def __add__(self, other: Measurement) -> Measurement:
+        """The rounds of both, of processes that are told apart."""
+        return Measurement(rounds=self.rounds + other.rounds, environment=self.environment or other.environment)
+
+    def to_json(self) -> list[list[Any]]:
+        """Compact: per round the process, the index, the cold run and the runs, in microseconds."""
+        return [
+            [one.process, _digits(one.index), _digits(one.cold_s * 1e6), [_digits(run * 1e6) for run in one.runs_s]]
+            for one in self.rounds
+        ]
+
+    @classmethod
+    def from_json(cls, rounds: Sequence[Sequence[Any]]) -> Measurement:
+        return cls(
+            rounds=tuple(
+                Round(process=process, index=index, cold_s=cold / 1e6, runs_s=tuple(run / 1e6 for run in runs))
+                for process, index, cold, runs in rounds
+            )
+        )
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The distribution-free 95% interval of the median, from order statistics.
+
+    The k-th smallest of n lies above the median with the probability of fewer than k heads in n tosses; the largest k
+    with at most 2.5% on either side is taken (David and Nagaraja, Order Statistics, section 7.1).
+
+    >>> median_interval(list(range(1, 13)))  # n = 12: P(fewer than 3 heads) = 79 / 4096 = 1.9%
+    (3, 10)
+    """
+    ordered, count = sorted(values), len(values)
+    tail, k = 0.0, 0
+    while k < count:
+        tail += math.comb(count, k) / 2**count
+        if tail > 0.025:
+            break
+        k += 1
+    return (ordered[k - 1], ordered[count - k]) if k else (-math.inf, math.inf)
+
+
+def _digits(value: float) -> float:
+    """Five significant digits: a ten-thousandth, below what any clock repeats."""
+    return float(f"{value:.5g}")

@@ -85,15 +85,13 @@ class OnnxSession(Session):
         self.order = [spec.name for spec in computation.inputs]
         self.names = [value.name for value in session.get_inputs()]
         device = "cuda" if "CUDA" in session.get_providers()[0] else "cpu"
-        by_name = {
-            spec.name: array for spec, array in zip(computation.inputs, computation.samples())  # noqa: B905
-        }
+        by_name = {spec.name: array for spec, array in zip(computation.inputs, computation.samples(), strict=True)}
         if set(by_name) != set(self.names):
             raise BuildFailed(f"The file's inputs are {self.names}, the computation's are {sorted(by_name)}.")
         self.binding = session.io_binding()
         # The binding does not own its inputs: they must live as long as it.
         self.inputs = [onnxruntime.OrtValue.ortvalue_from_numpy(by_name[name], device, 0) for name in self.names]
-        for name, value in zip(self.names, self.inputs):  # noqa: B905
+        for name, value in zip(self.names, self.inputs, strict=True):
             self.binding.bind_ortvalue_input(name, value)
         results = [value.name for value in session.get_outputs()]
         for name in results:
@@ -101,14 +99,14 @@ class OnnxSession(Session):
         session.run_with_iobinding(self.binding)
         self.values = self.binding.get_outputs()
         self.binding.clear_binding_outputs()
-        for name, value in zip(results, self.values):  # noqa: B905
+        for name, value in zip(results, self.values, strict=True):
             self.binding.bind_ortvalue_output(name, value)
 
     def _run(self) -> None:
         self.session.run_with_iobinding(self.binding)
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return list(self.session.run(None, dict(zip(self.order, inputs))))  # noqa: B905
+        return list(self.session.run(None, dict(zip(self.order, inputs, strict=True))))
 
     def _close(self) -> None:
         del self.binding, self.inputs, self.values, self.session

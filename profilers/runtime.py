@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -79,7 +80,7 @@ class Session(ABC):
         for _ in range(count):
             run()
             stamps.append(clock())
-        return [after - before for before, after in zip(stamps, stamps[1:])]  # noqa: B905 (Python 3.9)
+        return [after - before for before, after in itertools.pairwise(stamps)]
 
     @abstractmethod
     def _run(self) -> None:
@@ -89,7 +90,7 @@ class Session(ABC):
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the computation gives for other inputs of the same shapes; not for timing."""
 
-    def _close(self) -> None:
+    def _close(self) -> None:  # noqa: B027 (most need not)
         """Free what the session holds."""
 
     def close(self) -> None:
@@ -268,7 +269,9 @@ def pin(settings: RuntimeSettings) -> None:
     if settings.affinity is None:
         return
     if not hasattr(os, "sched_setaffinity"):
-        raise ProfilerError(f"affinity={settings.affinity}: {sys.platform} offers no way to pin a process. Leave it out.")
+        raise ProfilerError(
+            f"affinity={settings.affinity}: {sys.platform} offers no way to pin a process. Leave it out."
+        )
     try:
         os.sched_setaffinity(0, settings.affinity)
     except OSError as error:

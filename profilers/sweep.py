@@ -1,28 +1,38 @@
-"""Many computations × one runtime → rows of a table; isolated, resumable, with progress."""
+"""Many computations on one runtime: measured in fresh processes, written row by row."""
+
+from __future__ import annotations
 
 import json
-import tempfile
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import calibration
-from .computation import Computation
-from .errors import MeasurementFailed
-from .isolation import run_worker
-from .measurement import Measurement
-from .runtime import RuntimeSettings, create_runtime
-from .table import LatencyTable, Row
-from .timing import Protocol
+from profilers import table_file
+from profilers.calibration import read_reference, reference_path, store_reference
+from profilers.computation import Computation
+from profilers.environment import environment, load, processor
+from profilers.errors import MeasurementFailed, ProfilerError
+from profilers.isolation import Blame, run_job
+from profilers.measurement import Measurement
+from profilers.runtime import Runtime, RuntimeSettings, create_runtime
+from profilers.timing import Protocol, chunks
 
-BATCH = 16  # computations a process: a new process costs half a second, and a crash costs the batch
+if TYPE_CHECKING:
+    from profilers.table import LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a sweep is."""
+    """How far a sweep is.
+
+    Attributes:
+        done, total: computations, with those that were there before.
+        name: of the one measured last.
+        seconds_left: an estimate; None before anything is measured.
+    """
 
     done: int
     total: int
@@ -35,83 +45,208 @@ def profile(
     *,
     runtime: str,
     settings: RuntimeSettings,
-    table: Path,
+    table: Path | str,
     protocol: Protocol | None = None,
-    progress: Callable[[Progress], None] = lambda state: None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> LatencyTable:
-    """Measure what the table file does not hold yet, appending rows while measuring.
+    """Measure what the table file does not hold yet and append it; the whole table is returned.
 
-    A computation that cannot be built or run becomes a row with its `error`. The raw samples go beside the table,
-    into a file of the same name that ends in .samples.jsonl.
+    It may be killed and started again: rows are written as soon as they are known, and kept. A computation that the
+    runtime does not take, that crashes it or hangs is a row with its error.
 
     Raises:
-        InvalidTable: the file is not a table, or was measured with other settings.
+        RuntimeUnavailable: the runtime is not installed.
+        TableMismatch: the file holds rows of another device, runtime, version or setting.
+        InvalidTable: the file is no latency table, or was changed.
+        MeasurementFailed: nothing at all can be measured.
     """
-    about = {
-        "runtime": runtime,
-        "settings": json.loads(json.dumps(asdict(settings))),
-        "versions": create_runtime(runtime, settings).versions(),
-        "device": calibration.device_name(),
-    }
-    rows = LatencyTable.open(table, about)
-    waiting = [computation for computation in computations if computation.key not in rows]
-    total, start_s = len(waiting), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        kernels = calibration.kernels(Path(folder))
-        for first in range(0, total, BATCH):
-            batch = waiting[first : first + BATCH]
-            for row, raw in _measure(kernels, batch, runtime, settings, protocol or Protocol()):
-                rows.append(table, row)
-                with table.with_suffix(".samples.jsonl").open("a") as file:
-                    file.write(json.dumps({"key": row.key, **raw}) + "\n")
-            done = first + len(batch)
-            left_s = (time.monotonic() - start_s) / done * (total - done)
-            progress(Progress(done=done, total=total, name=batch[-1].name, seconds_left=left_s))
-    return rows
+    measure(computations, runtime=runtime, settings=settings, table=table, protocol=protocol, progress=progress)
+    from profilers.table import LatencyTable
+
+    return LatencyTable.read(table)
 
 
-def _measure(
-    kernels: Sequence[Computation],
-    batch: Sequence[Computation],
+def measure(
+    computations: Sequence[Computation],
+    *,
+    runtime: str,
+    settings: RuntimeSettings,
+    table: Path | str,
+    protocol: Protocol | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """`profile` without reading the result, so that it also runs on a device that has only NumPy and the runtime."""
+    protocol, path = protocol or Protocol(), Path(table)
+    unique = {computation.key: computation for computation in computations}
+    header = _header(create_runtime(runtime, settings), unique.values(), protocol, path)
+    held = {row["key"] for row in table_file.append(path, header, [])}
+    wanted = [computation for computation in unique.values() if computation.key not in held]
+    tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
+    for group in chunks(wanted, protocol.group):
+        for computation, outcome in _measured(group, runtime, settings, protocol, dict(header.reference_s)):
+            if isinstance(outcome, Measurement):
+                keep_samples(path, computation, outcome)
+            table_file.append(path, header, [row_fields(computation, outcome)])
+            tell(computation.name)
+
+
+def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path) -> table_file.Header:
+    """Of the table that this sweep writes; its calibration reference is measured where there is none yet."""
+    gpu = runtime.device()
+    device = f"{processor()}; {gpu}" if gpu else processor()
+    versions = runtime.versions()
+    exporters = {computation.exporter for computation in computations} - {""}
+    if len(exporters) > 1:
+        raise ProfilerError(
+            f"The files come from different exporters, {', '.join(sorted(exporters))}: one table, one exporter."
+        )
+    place = reference_path(device, runtime.name, versions, runtime.settings)
+    if exporters:
+        versions = {**versions, "exporter": exporters.pop()}
+    if path.exists() and path.stat().st_size:
+        reference_s: Mapping[str, float] = table_file.read(path, cut_short=True)[0].reference_s
+    else:
+        reference_s = read_reference(place) or store_reference(
+            place,
+            measure_reference(runtime.name, runtime.settings, protocol),
+            {"device": device, "runtime": runtime.name, "versions": versions, "settings": runtime.settings.to_json()},
+        )
+    return table_file.Header(
+        runtime=runtime.name,
+        versions=versions,
+        settings=runtime.settings,
+        device=device,
+        reference_s=reference_s,
+        protocol=protocol.to_json(),
+        environment=environment(),
+    )
+
+
+def measure_reference(runtime: str, settings: RuntimeSettings, protocol: Protocol) -> dict[str, float]:
+    """Seconds of the calibration kernels on this device: the fastest of three processes, kernel by kernel.
+
+    The fastest, since a reference is kept for good and whatever disturbs only ever slows.
+    """
+    found: list[dict[str, float]] = []
+    for process in range(3):
+        result = _run([], runtime, settings, protocol, None, process)
+        if isinstance(result, Blame):
+            raise MeasurementFailed(result.message)
+        found.append(result["reference_s"])
+    return {name: min(one[name] for one in found) for name in found[0]}
+
+
+def _run(
+    group: Sequence[Computation],
     runtime: str,
     settings: RuntimeSettings,
     protocol: Protocol,
-) -> list[tuple[Row, dict[str, Any]]]:
-    outcome = run_worker([*kernels, *batch], runtime=runtime, settings=settings, protocol=protocol)
-    broken = [outcome.errors[index] for index in range(len(kernels)) if index in outcome.errors]
-    if broken:
-        raise MeasurementFailed(f"{runtime} cannot run the calibration kernels: {broken[0]}")
-    sentinel = [outcome.seconds[index] for index in range(len(kernels))]
-    reference = calibration.reference_of_device(runtime, settings, sentinel) or {}
-    index_by_round = calibration.device_index(sentinel, reference)
-    made = []
-    for index, computation in enumerate(batch, start=len(kernels)):
-        if index in outcome.errors:
-            made.append((_row(computation, None, outcome.errors[index]), {"error": outcome.errors[index]}))
+    reference_s: Mapping[str, float] | None,
+    process: int,
+) -> dict[str, Any] | Blame:
+    job = {
+        "kind": "sweep",
+        "protocol": protocol.to_json(),
+        "process": process,
+        "reference_s": None if reference_s is None else dict(reference_s),
+    }
+    return run_job(job, runtime=runtime, settings=settings, computations=group, timeout_s=protocol.timeout_s)
+
+
+def _measured(
+    group: Sequence[Computation],
+    runtime: str,
+    settings: RuntimeSettings,
+    protocol: Protocol,
+    reference_s: dict[str, float],
+) -> list[tuple[Computation, Measurement | str]]:
+    """Each computation of a group with its samples or its error; process after process until all are sure enough."""
+    found: dict[str, Measurement] = {}
+    errors: dict[str, str] = {}
+    open_ = list(group)
+    process = 0
+    while open_ and process < protocol.most_processes:
+        result = _run(open_, runtime, settings, protocol, reference_s, process)
+        if isinstance(result, Blame):  # the others of the process are measured again, without the one to blame
+            errors[open_.pop(result.item).key] = result.message
             continue
-        seconds = outcome.seconds[index]
-        measurement = Measurement(raw_s=tuple(seconds), device_index=tuple(index_by_round))
-        raw = {"raw_us": [round(s * 1e6, 2) for s in seconds], "device_index": [round(i, 4) for i in index_by_round]}
-        made.append((_row(computation, measurement, ""), raw))
-    return made
+        process += 1
+        errors.update(result["errors"])
+        for key, rounds in result["rounds"].items():
+            new = Measurement.from_json(rounds)
+            found[key] = found[key] + new if key in found else new
+        enough = process >= protocol.processes
+        open_ = [
+            computation
+            for computation in open_
+            if computation.key not in errors
+            and not (enough and found[computation.key].relative_interval <= protocol.interval)
+        ]
+    return [
+        (computation, errors[computation.key] if computation.key in errors else found[computation.key])
+        for computation in group
+    ]
 
 
-def _row(computation: Computation, measurement: Measurement | None, error: str) -> Row:
-    labels, columns = computation.labels, computation.columns
-    return Row(
-        key=computation.key,
-        operation=labels.get("operation", computation.name),
-        family=labels.get("family", ""),
-        layer=labels.get("layer", ""),
-        input_shape=labels.get("input_shape", ""),
-        output_shape=labels.get("output_shape", ""),
-        latency_ms=float(f"{measurement.latency_ms:.6g}") if measurement else float("nan"),
-        p90_ms=measurement.p90_ms if measurement else float("nan"),
-        half_width=measurement.half_width if measurement else float("nan"),
-        rounds=len(measurement.raw_s) if measurement else 0,
-        noisy=measurement.noisy if measurement else False,
-        parameters=columns.get("parameters", float("nan")),
-        macs=columns.get("macs", float("nan")),
-        operators=columns.get("operators", float("nan")),
-        error=error.replace("\n", " "),
-    )
+def row_fields(computation: Computation, outcome: Measurement | str) -> dict[str, str]:
+    """A row of the table, as text, without its check."""
+    labels, columns = dict(computation.labels), dict(computation.columns)
+    fields = {"key": computation.key, "name": _line(computation.name)}
+    fields.update({name: _line(labels.pop(name, "")) for name in table_file.LABELS})
+    if isinstance(outcome, Measurement):
+        figures = {
+            "latency_ms": outcome.latency_ms,
+            "p90_ms": outcome.p90_ms,
+            "cold_ms": outcome.cold_ms,
+            "interval": outcome.relative_interval,
+            "rounds": len(outcome.rounds),
+            "raw_ms": outcome.raw_ms,
+        }
+        fields.update({name: _number(figures[name]) for name in table_file.MEASURED})
+        fields.update({"noisy": str(int(outcome.noisy)), "error": ""})
+    else:
+        fields.update({**dict.fromkeys((*table_file.MEASURED, "noisy"), ""), "error": _line(outcome)[:400]})
+    fields.update({name: _number(columns.pop(name, math.nan)) for name in table_file.STATIC})
+    more = {**labels, **columns}
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {**fields, "measured": when, "load": load(), "more": json.dumps(more, sort_keys=True) if more else ""}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _number(value: float) -> str:
+    """Six digits: more than is measured, few enough to read.
+
+    >>> _number(1 / 3), _number(12345678.0), _number(float("nan"))
+    ('0.333333', '12345678', '')
+    """
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def samples_path(table: Path) -> Path:
+    """Where the raw samples of a table are: a line of JSON per row, beside it."""
+    return table.with_suffix(".samples.jsonl")
+
+
+def keep_samples(table: Path, computation: Computation, measurement: Measurement) -> None:
+    line = json.dumps({"key": computation.key, "rounds": measurement.to_json()}, separators=(",", ":"))
+    with samples_path(table).open("a") as file:
+        file.write(line + "\n")
+
+
+def _teller(progress: Callable[[Progress], None] | None, *, total: int, before: int) -> Callable[[str], None]:
+    """Counts, estimates the time left from what was measured in this sweep, and tells."""
+    started_s, done = time.monotonic(), before
+
+    def tell(name: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            left = (time.monotonic() - started_s) / (done - before) * (total - done)
+            progress(Progress(done=done, total=total, name=name, seconds_left=left))
+
+    return tell

@@ -1,196 +1,184 @@
-"""The latency table: measured milliseconds by structural key, as a CSV that people read and git compares.
-
-The file begins with one comment line of JSON, what all rows have in common: schema, runtime, settings, versions,
-device. Every row ends with a checksum of itself, so rows can be appended while measuring, a kill costs the row in
-flight, and tampering shows.
-"""
+"""`LatencyTable`: measured milliseconds of computations on one device, runtime and setting."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from .errors import InvalidTable, MissingRow
+from profilers import table_file
+from profilers.calibration import rescale
+from profilers.errors import MissingRow, TableMismatch
+from profilers.table_file import COLUMNS, LABELS, MEASURED, STATIC, Fields, Header
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
+CONFLICT = 0.15  # relative; two good rows of one computation further apart were not measured under the same conditions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measured computation; `error` says why there is no latency.
-
-    `half_width` is that of the 95% interval of the median as a share of it, `rounds` how many samples it rests on.
-    """
+    """One computation's figures; nan where there is none. See `profilers.table_file.COLUMNS` for what each is."""
 
     key: str
-    operation: str
-    family: str
-    layer: str
-    input_shape: str
-    output_shape: str
+    name: str
+    labels: Mapping[str, str]
     latency_ms: float
     p90_ms: float
-    half_width: float
-    rounds: int
+    cold_ms: float
+    interval: float
+    rounds: float
+    raw_ms: float
     noisy: bool
-    parameters: float
-    macs: float
-    operators: float
+    columns: Mapping[str, float]
     error: str
+    measured: str
+    load: float
 
-    def checksum(self) -> str:
-        return hashlib.sha256("\x1f".join(_cells(self)).encode()).hexdigest()[:8]
-
-
-_COLUMNS = [spec.name for spec in fields(Row)]
-
-
-def _cells(row: Row) -> list[str]:
-    return [_cell(getattr(row, name)) for name in _COLUMNS]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return str(value)
-
-
-def _row(cells: Mapping[str, str]) -> Row:
-    kinds = {spec.name: spec.type for spec in fields(Row)}
-    values: dict[str, Any] = {}
-    for name, text in cells.items():
-        match kinds[name]:
-            case "float":
-                values[name] = float(text) if text else float("nan")
-            case "int":
-                values[name] = int(text)
-            case "bool":
-                values[name] = text == "yes"
-            case _:
-                values[name] = text
-    return Row(**values)
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Row:
+        more: dict[str, Any] = json.loads(fields["more"]) if fields["more"] else {}
+        columns = {name: float(fields[name]) for name in STATIC if fields[name]}
+        labels = {name: fields[name] for name in LABELS if fields[name]}
+        return cls(
+            key=fields["key"],
+            name=fields["name"],
+            labels={**labels, **{name: value for name, value in more.items() if isinstance(value, str)}},
+            **{name: _float(fields[name]) for name in MEASURED},
+            noisy=fields["noisy"] == "1",
+            columns={**columns, **{name: value for name, value in more.items() if not isinstance(value, str)}},
+            error=fields["error"],
+            measured=fields["measured"],
+            load=_float(fields["load"]),
+        )
 
 
+@dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Rows by key, measured on one device with one runtime at one setting.
+    """The rows of a table file, by key. It is not changed: `merge` gives a new one.
 
-    `about` holds what the rows have in common.
+    Attributes:
+        header: device, runtime, versions, settings, calibration reference.
+        fields: key → the row as it stands in the file.
+        source: where it was read from, for messages.
     """
 
-    def __init__(self, about: Mapping[str, Any], rows: Mapping[str, Row] | None = None) -> None:
-        self.about = dict(about)
-        self._rows = dict(rows or {})
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._rows
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows.values())
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The rows as a data frame."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(row) for row in self], columns=_COLUMNS)
-
-    def lookup(self, key: str) -> Row:
-        """The row of a computation.
-
-        Raises:
-            MissingRow: it was not measured; the nearest keys are named. It is never taken for zero.
-        """
-        if key not in self._rows:
-            close = difflib.get_close_matches(key, self._rows, n=3, cutoff=0.0)
-            named = "; ".join(f"{k}: {self._rows[k].operation} ({self._rows[k].input_shape})" for k in close)
-            raise MissingRow(
-                f"The table of {self.about.get('runtime')} has no row {key} among {len(self)}. Nearest: {named or 'none'}. "
-                "Measure it with: lana profile MODEL"
-            )
-        return self._rows[key]
+    header: Header
+    fields: Mapping[str, Fields] = field(default_factory=dict)
+    source: str = "the table"
 
     @classmethod
     def read(cls, path: Path | str) -> LatencyTable:
-        """Read and check a table; a last line that was cut off by a kill is left out.
+        """A table from its file.
 
         Raises:
-            InvalidTable: not a table, of another schema, or with a row that does not fit its checksum.
+            InvalidTable: it was changed, is cut short, or is no latency table.
         """
-        try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidTable(f"The table {path} cannot be read: {error}.") from error
-        head, _, body = text.partition("\n")
-        try:
-            about = json.loads(head.removeprefix("# "))
-            schema = about["schema"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InvalidTable(f"{path} is not a latency table: its first line does not describe one.") from error
-        if schema != SCHEMA:
-            raise InvalidTable(f"{path} has schema {schema}; this version reads {SCHEMA}. Measure it again.")
-        whole = body[: body.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole))
-        if list(reader.fieldnames or []) != [*_COLUMNS, "checksum"]:
-            raise InvalidTable(f"{path} has the columns {reader.fieldnames}; expected {[*_COLUMNS, 'checksum']}.")
-        rows = {}
-        for number, cells in enumerate(reader, start=3):
-            given = cells.pop("checksum")
-            try:
-                row = _row(cells)
-            except (ValueError, TypeError, KeyError) as error:
-                raise InvalidTable(f"{path}, line {number}: not a row ({error}).") from error
-            if row.checksum() != given:
-                raise InvalidTable(f"{path}, line {number} ({row.operation}) does not fit its checksum: it was changed.")
-            rows[row.key] = row
-        return cls(about, rows)
+        header, rows = table_file.read(Path(path))
+        return cls(header=header, fields={row["key"]: row for row in rows}, source=str(path))
 
-    @classmethod
-    def open(cls, path: Path, about: Mapping[str, Any]) -> LatencyTable:
-        """Read the table at `path`, or begin it.
+    def write(self, path: Path | str) -> None:
+        """Write the table to a file, in one go."""
+        table_file.write(Path(path), self.header, list(self.fields.values()))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.fields
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def lookup(self, key: str, *, name: str = "", labels: Mapping[str, str] | None = None) -> Row:
+        """The row of a computation, which may hold an error instead of figures.
+
+        `name` and `labels` are those of the computation looked for: with them a missing row names the nearest.
 
         Raises:
-            InvalidTable: it is there with other settings, versions or device; what differs is said.
+            MissingRow: there is none.
         """
-        if path.is_file() and path.stat().st_size:
-            table = cls.read(path)
-            table.require(about, path)
-            return table
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table = cls({"schema": SCHEMA, **about})
-        path.write_text(f"# {json.dumps(table.about)}\n{','.join([*_COLUMNS, 'checksum'])}\n")
-        return table
+        if key in self.fields:
+            return Row.from_fields(self.fields[key])
+        wanted = " ".join(filter(None, [name, *(f"{k}={v}" for k, v in (labels or {}).items())]))
+        near = self._nearest(name, labels or {})
+        raise MissingRow(
+            f"{self.source} ({len(self)} rows) has no row {key}{f' for {wanted}' if wanted else ''}. "
+            + (f"Nearest: {'; '.join(near)}. " if near else "")
+            + "Measure it with `lana profile` into the same table."
+        )
 
-    def require(self, about: Mapping[str, Any], path: Path) -> None:
-        """Refuse to mix measurements that do not compare."""
-        names = ("runtime", "settings", "versions", "device")
-        other = [f"{n}: {self.about.get(n)} there, {about[n]} now" for n in names if self.about.get(n) != about[n]]
-        if other:
-            raise InvalidTable(f"The table {path} was measured otherwise ({'; '.join(other)}). Give another file.")
+    def _nearest(self, name: str, labels: Mapping[str, str]) -> list[str]:
+        """Names of rows: those that share most labels, then those of the most similar name."""
 
-    def append(self, path: Path, row: Row) -> None:
-        """Add a row to the table and to its file, safely beside other writers."""
-        self._rows[row.key] = row
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow([*_cells(row), row.checksum()])
-        with FileLock(f"{path}.lock"), path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)  # what a kill cut off
-            file.seek(0, io.SEEK_END)
-            file.write(line.getvalue().encode())
+        def likeness(row: Fields) -> tuple[int, float]:
+            same = sum(bool(value) and row.get(label) == value for label, value in labels.items())
+            return same, difflib.SequenceMatcher(None, row["name"], name).ratio()
+
+        ranked = sorted(self.fields.values(), key=likeness, reverse=True)
+        return [row["name"] for row in ranked[:3] if likeness(row) > (0, 0.5)]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All rows as a data frame indexed by key; numbers are numbers, missing ones nan."""
+        import pandas as pd
+
+        names = [name for name in COLUMNS if name != "check"]
+        frame = pd.DataFrame([[row[name] for name in names] for row in self.fields.values()], columns=names)
+        for name in (*MEASURED, *STATIC, "load"):
+            frame[name] = pd.to_numeric(frame[name])
+        frame["noisy"] = frame["noisy"] == "1"
+        return frame.set_index("key")
+
+    def merge(self, other: LatencyTable, *, prefer: str = "narrower") -> LatencyTable:
+        """The rows of both. Milliseconds of another calibration reference are brought to this table's.
+
+        Where both have a row, a figure wins over an error; of two figures the one with the narrower interval
+        ("narrower"), this table's ("ours") or the other's ("theirs").
+
+        Raises:
+            TableMismatch: they are of different devices, runtimes, versions or settings; or, with "narrower", a row
+                differs by more than 15%.
+        """
+        if prefer not in ("narrower", "ours", "theirs"):
+            raise TableMismatch(f"prefer={prefer!r}: expected narrower, ours or theirs.")
+        self.header.require_same(other.header, other.source, reference=False)
+        factor = rescale(other.header.reference_s, self.header.reference_s)
+        merged = dict(self.fields)
+        for key, row in other.fields.items():
+            theirs = _scaled(row, factor)
+            merged[key] = self._settle(merged[key], theirs, prefer, other.source) if key in merged else theirs
+        return LatencyTable(header=self.header, fields=merged, source=self.source)
+
+    def _settle(self, ours: Fields, theirs: Fields, prefer: str, source: str) -> Fields:
+        if ours["error"] or theirs["error"]:
+            return ours if theirs["error"] else theirs
+        if prefer != "narrower":
+            return ours if prefer == "ours" else theirs
+        a, b = float(ours["latency_ms"]), float(theirs["latency_ms"])
+        if abs(a - b) > CONFLICT * min(a, b):
+            raise TableMismatch(
+                f"{ours['name']} takes {a:.4g} ms in {self.source} and {b:.4g} ms in {source}: too far apart to be the "
+                'same device under the same conditions. Say which to keep: prefer="ours" or "theirs".'
+            )
+        return ours if float(ours["interval"]) <= float(theirs["interval"]) else theirs
+
+    def diff(self, other: LatencyTable) -> pd.DataFrame:
+        """Rows that both have, with milliseconds of each and the other's over this one's."""
+        ours, theirs = self.rows, other.rows
+        both = ours.join(theirs[["latency_ms", "interval"]], how="inner", rsuffix="_other")
+        found = both[["name", "latency_ms", "latency_ms_other", "interval", "interval_other"]].copy()
+        found["ratio"] = found["latency_ms_other"] / found["latency_ms"]
+        return found
+
+
+def _float(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+def _scaled(row: Fields, factor: float) -> Fields:
+    if row["error"] or factor == 1:
+        return row
+    return {**row, **{name: f"{float(row[name]) * factor:.6g}" for name in ("latency_ms", "p90_ms", "cold_ms")}}

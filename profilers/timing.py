@@ -1,68 +1,197 @@
-"""The sampling loop: sessions visited in shuffled rounds; its clock is an argument."""
+"""The sampling loop: shuffled rounds of visits, its clock an argument."""
 
+from __future__ import annotations
+
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from profilers.errors import ProfilerError
+from profilers.measurement import Round
+from profilers.runtime import Session
 
 Clock = Callable[[], float]
-Call = Callable[[], None]
+T = TypeVar("T")
+
+CALIBRATE_EVERY = 8  # items between two calibrations: some 30 ms, in which a machine's speed hardly drifts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How often and how long to sample.
+    """How computations of a table are sampled. The defaults take 0.1 to 0.3 s for a small one.
 
-    A visit makes as many calls back to back as take `visit_s`, at least `visit_calls`: enough for warm caches, short
-    enough that a round sees one state of the machine. Rounds go on until every item's estimate is narrow or a limit
-    is met.
+    Attributes:
+        rounds: visits of an item in one process.
+        processes: fresh ones that each item is measured in at least, since the layout of memory, which a process
+            draws anew, moves a figure by more than rounds within one process differ.
+        most_processes: further ones are used until the interval is narrow enough, up to this.
+        interval: relative half width of the 95% interval at which an item is done.
+        visit_ms: of runs one straight after the other, at a visit.
+        visit_runs: at most at a visit: small computations need no more.
+        evict_mb: walked over before a visit, so that its first run finds cold caches.
+        group: items interleaved in one process.
+        limit_s: of one item in one process; slow computations get fewer rounds, three at least.
+        timeout_s: of one build or one visit, after which the item is a row with an error.
+        seed: of the order.
     """
 
-    visit_s: float = 0.004
-    visit_calls: int = 2
-    warmup_s: float = 0.02
-    least_rounds: int = 10
-    most_rounds: int = 60
-    narrow: float = 0.02
-    seconds: float = 20.0
+    rounds: int = 6
+    processes: int = 2
+    most_processes: int = 4
+    interval: float = 0.02
+    visit_ms: float = 4.0
+    visit_runs: int = 20
+    evict_mb: float = 8.0
+    group: int = 24
+    limit_s: float = 3.0
+    timeout_s: float = 120.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("rounds", "processes", "visit_runs", "group"):
+            if getattr(self, name) < 1:
+                raise ProfilerError(f"{name}={getattr(self, name)}: expected at least 1.")
+        for name in ("interval", "visit_ms", "limit_s", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ProfilerError(f"{name}={getattr(self, name)}: expected more than 0.")
+        if self.most_processes < self.processes or self.evict_mb < 0:
+            raise ProfilerError(
+                f"most_processes={self.most_processes}, evict_mb={self.evict_mb}: expected at least "
+                f"processes={self.processes} and 0."
+            )
 
-def calls_per_visit(call: Call, protocol: Protocol, clock: Clock) -> int:
-    """Warm up, and find how many calls make a visit."""
-    call()
-    start_s, calls = clock(), 0
-    while calls < 2 or clock() - start_s < protocol.warmup_s:
-        call()
-        calls += 1
-    each_s = max((clock() - start_s) / calls, 1e-9)
-    return max(protocol.visit_calls, round(protocol.visit_s / each_s))
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Cache:
+    """Walks over a buffer, so that what lay in the processor's caches does not any more."""
+
+    def __init__(self, megabytes: float) -> None:
+        self.buffer = np.zeros(int(megabytes * 2**20 / 8))
+
+    def evict(self) -> None:
+        # Written, not only read: the lines are owned by this buffer then, in every kind of cache.
+        self.buffer += 1.0
+
+
+def run_count(run_s: float, visit_s: float, most: int) -> int:
+    """Runs that fill a visit.
+
+    >>> run_count(1e-3, 4e-3, 20), run_count(1e-6, 4e-3, 20), run_count(1.0, 4e-3, 20)
+    (4, 20, 1)
+    """
+    return max(1, min(most, math.ceil(visit_s / run_s)))
+
+
+@dataclass
+class Item:
+    """A session under measurement; `runs` at a visit follow from what the first visits took."""
+
+    session: Session
+    rounds: list[Round]
+    run_s: float = math.inf
+    spent_s: float = 0.0
 
 
 def sample(
-    calls: Sequence[Call],
-    protocol: Protocol,
+    items: Sequence[Item],
     *,
-    enough: Callable[[list[list[float]]], bool] = lambda samples: False,
+    protocol: Protocol,
+    calibrate: Callable[[], float],
     clock: Clock = time.perf_counter,
-) -> list[list[float]]:
-    """Seconds a call, one sample a round, for each of `calls`; all are visited in each round, in shuffled order.
+    process: int = 0,
+    at: Callable[[int], None] = lambda item: None,
+) -> None:
+    """Fill `rounds` of each item: shuffled rounds, with a calibration before and after every few items.
 
-    A visit's first call is not timed: it brings back the caches that the others took.
+    `at` is told which item comes next, so that whoever watches knows the one that hangs.
     """
-    numbers = [calls_per_visit(call, protocol, clock) for call in calls]
-    samples: list[list[float]] = [[] for _ in calls]
-    order, rng = list(range(len(calls))), random.Random(protocol.seed)
-    begin_s = clock()
-    for done in range(1, protocol.most_rounds + 1):
-        rng.shuffle(order)
-        for index in order:
-            call, number = calls[index], numbers[index]
-            call()
-            start_s = clock()
-            for _ in range(number):
-                call()
-            samples[index].append((clock() - start_s) / number)
-        if done >= protocol.least_rounds and (enough(samples) or clock() - begin_s > protocol.seconds):
-            break
-    return samples
+    generator, cache = random.Random(protocol.seed * 1_000_003 + process), Cache(protocol.evict_mb)
+    for _ in range(protocol.rounds):
+        order = [i for i, item in enumerate(items) if len(item.rounds) < 3 or item.spent_s < protocol.limit_s]
+        generator.shuffle(order)
+        before = calibrate()
+        for chunk in chunks(order, CALIBRATE_EVERY):
+            visits = []
+            for i in chunk:
+                at(i)
+                visits.append((items[i], *visit(items[i], protocol, cache, clock)))
+            after = calibrate()
+            for item, cold_s, runs in visits:
+                index = math.sqrt(before * after)
+                item.rounds.append(Round(runs_s=tuple(runs), cold_s=cold_s, index=index, process=process))
+            before = after
+
+
+def visit(item: Item, protocol: Protocol, cache: Cache, clock: Clock) -> tuple[float, list[float]]:
+    """Seconds of a run with cold caches, then of runs with warm ones."""
+    cache.evict()
+    started_s = clock()
+    cold_s = item.session.durations(1, clock)[0]
+    count = run_count(min(item.run_s, cold_s), protocol.visit_ms / 1e3, protocol.visit_runs)
+    runs = item.session.durations(count, clock)
+    item.run_s = min(item.run_s, *runs)
+    item.spent_s += clock() - started_s
+    return cold_s, runs
+
+
+def paired_ratios(
+    reference: Session,
+    candidates: Sequence[Session],
+    *,
+    seconds: float,
+    least_rounds: int = 7,
+    visit_ms: float = 4.0,
+    seed: int = 0,
+    clock: Clock = time.perf_counter,
+    at: Callable[[int], None] = lambda item: None,
+) -> tuple[list[list[float]], list[float]]:
+    """Time of each candidate over that of the reference beside it, round by round; and the reference's seconds.
+
+    Every few candidates stand between two visits of the reference, and are compared with the mean of the two. At
+    each visit a first run only warms up. `at` is told -1 for the reference.
+    """
+    generator, deadline = random.Random(seed), clock() + seconds
+    fastest: dict[int, float] = {}
+
+    def look(i: int) -> float:
+        at(i)
+        session = reference if i < 0 else candidates[i]
+        warm = session.durations(1, clock)[0]
+        runs = session.durations(run_count(min(warm, fastest.get(i, warm)), visit_ms / 1e3, 50), clock)
+        fastest[i] = min(*runs, warm, fastest.get(i, warm))
+        return float(np.median(runs))
+
+    ratios: list[list[float]] = [[] for _ in candidates]
+    seen: list[float] = []
+    rounds = 0
+    while rounds < least_rounds or clock() < deadline:
+        order = list(range(len(candidates)))
+        generator.shuffle(order)
+        before = look(-1)
+        seen.append(before)
+        for chunk in chunks(order, 4):
+            times = [(i, look(i)) for i in chunk]
+            after = look(-1)
+            seen.append(after)
+            for i, run_s in times:
+                ratios[i].append(run_s / math.sqrt(before * after))
+            before = after
+        rounds += 1
+    return ratios, seen
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive parts.
+
+    >>> list(chunks([1, 2, 3, 4, 5], 2))
+    [[1, 2], [3, 4], [5]]
+    """
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_IR_VERSION, _OPSET = 8, 17  # understood by ONNX Runtime since 1.12, by TensorRT since 8.6, by every OpenVINO of this decade
+_IR_VERSION, _OPSET = (
+    8,
+    17,
+)  # understood by ONNX Runtime since 1.12, by TensorRT since 8.6, by every OpenVINO of this decade
 _FLOAT = 1  # TensorProto.FLOAT
 _INTS = 7  # AttributeProto.INTS
 

@@ -1,49 +1,138 @@
-"""A fresh process that measures: `python -m profilers.worker JOB.json`, results as JSON lines on standard output.
+"""A measuring process: reads a job, prepares its computations, measures them, writes what it found.
 
-It loads numpy and the runtime, nothing else, so that no other library's threads are in the way.
+It is started fresh (`python -c "from profilers.worker import main; main(...)"`), never forked from a program that has
+threads and libraries of its own. It tells through a small status file what it is at, so that whoever started it knows
+which computation crashed it or hangs.
 """
 
+from __future__ import annotations
+
+import gc
 import json
 import os
+import struct
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .computation import Computation
-from .measurement import half_width
-from .runtime import RuntimeSettings, create_runtime
-from .timing import Protocol, sample
+from profilers.calibration import Calibrator
+from profilers.computation import Computation
+from profilers.environment import environment
+from profilers.errors import BuildFailed
+from profilers.measurement import Measurement
+from profilers.runtime import Runtime, RuntimeSettings, Session, create_runtime, pin
+from profilers.timing import Item, Protocol, paired_ratios, sample
+
+STARTING, CALIBRATING = -2, -1  # what a worker is at when no item is to blame
+_STATUS = struct.Struct("<qq")  # a counter that changes with every step, and the index of the item
 
 
-def say(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+class Status:
+    """Written by the worker, read by whoever started it; 16 bytes in place, a microsecond to write."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT)
+        self.count = 0
+
+    def write(self, item: int) -> None:
+        self.count += 1
+        os.lseek(self.file, 0, os.SEEK_SET)
+        os.write(self.file, _STATUS.pack(self.count, item))
+
+    @staticmethod
+    def read(path: Path) -> tuple[int, int]:
+        """The counter, and the item."""
+        content = path.read_bytes() if path.exists() else b""
+        return _STATUS.unpack(content) if len(content) == _STATUS.size else (0, STARTING)
 
 
-def work(job: dict[str, Any]) -> None:
-    """Prepare every computation (one that fails is told and left out), then sample them side by side."""
-    settings = RuntimeSettings(**job["settings"])
-    if settings.affinity:
-        os.sched_setaffinity(0, settings.affinity)
+def main(job_path: str) -> None:
+    """Do the job of this file and write `result.json` beside it."""
+    path = Path(job_path)
+    job = json.loads(path.read_text())
+    status = Status(path.with_name("status"))
+    status.write(STARTING)
+    settings = RuntimeSettings.from_json(job["settings"])
+    pin(settings)
     runtime = create_runtime(job["runtime"], settings)
-    protocol = Protocol(**job["protocol"])
-    sessions = {}
-    for index, path in enumerate(job["computations"]):
-        say(preparing=index)
+    runtime.dedicate()
+    computations = [Computation.from_json(fields, path.parent) for fields in job["computations"]]
+    kind = {"sweep": _sweep, "compare": _compare}[job["kind"]]
+    result = kind(job, runtime, computations, status, path.parent)
+    beside = path.with_name("result.tmp")
+    beside.write_text(json.dumps(result))
+    os.replace(beside, path.with_name("result.json"))
+    sys.stdout.flush()
+    # Runtimes differ in how cleanly they shut down; all is written.
+    os._exit(0)
+
+
+def _prepare(
+    runtime: Runtime, computations: Sequence[Computation], status: Status
+) -> tuple[dict[int, Session], dict[int, str]]:
+    """Sessions that have run once, and the errors of those that have not, by index."""
+    sessions: dict[int, Session] = {}
+    errors: dict[int, str] = {}
+    for i, computation in enumerate(computations):
+        status.write(i)
         try:
-            session = runtime.prepare(Computation.load(Path(path)))
+            session = runtime.prepare(computation)
             session.run()
-            sessions[index] = session
-        except Exception as error:  # a computation that cannot be built is a row with its error
-            say(index=index, error=f"{type(error).__name__}: {str(error)[:300]}")
-    say(preparing=None)
-
-    def narrow(samples: list[list[float]]) -> bool:
-        return all(half_width(values) < protocol.narrow for values in samples)
-
-    samples = sample([session.run for session in sessions.values()], protocol, enough=narrow)
-    for index, values in zip(sessions, samples, strict=True):
-        say(index=index, seconds=values)
+            sessions[i] = session
+        except BuildFailed as error:
+            errors[i] = str(error)
+        except Exception as error:  # the first run: out of memory, an operator that fails on its inputs
+            errors[i] = f"{type(error).__name__}: {error}"
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return sessions, errors
 
 
-if __name__ == "__main__":
-    work(json.loads(Path(sys.argv[1]).read_text()))
+def _sweep(
+    job: Mapping[str, Any], runtime: Runtime, computations: Sequence[Computation], status: Status, folder: Path
+) -> dict[str, Any]:
+    status.write(CALIBRATING)
+    calibrator = Calibrator(runtime, folder, time.perf_counter, job["reference_s"])
+    sessions, errors = _prepare(runtime, computations, status)
+    places, items = list(sessions), [Item(session, []) for session in sessions.values()]
+
+    def calibrate() -> float:
+        status.write(CALIBRATING)
+        return calibrator.index()
+
+    protocol = Protocol(**job["protocol"])
+    sample(
+        items,
+        protocol=protocol,
+        calibrate=calibrate,
+        process=job["process"],
+        at=lambda item: status.write(places[item]),
+    )
+    return {
+        "reference_s": calibrator.reference_s,
+        "environment": environment(),
+        "rounds": {
+            computations[i].key: Measurement(rounds=tuple(item.rounds)).to_json()
+            for i, item in zip(places, items, strict=True)
+        },
+        "errors": {computations[i].key: message for i, message in errors.items()},
+    }
+
+
+def _compare(
+    job: Mapping[str, Any], runtime: Runtime, computations: Sequence[Computation], status: Status, folder: Path
+) -> dict[str, Any]:
+    sessions, errors = _prepare(runtime, computations, status)
+    if errors:
+        return {"errors": errors}
+    ratios, reference_s = paired_ratios(
+        sessions[0],
+        [sessions[i] for i in range(1, len(computations))],
+        seconds=job["seconds"],
+        seed=job["seed"],
+        at=lambda item: status.write(item + 1),
+    )
+    return {"errors": {}, "ratios": ratios, "reference_s": reference_s, "environment": environment()}

@@ -1,0 +1,307 @@
+"""The file of a latency table: CSV under a commented header, checked on reading, appended to while measuring.
+
+    # lana latency table, schema 1
+    # runtime: "onnxruntime-cpu"
+    # …                                   every line a key and a JSON value
+    key,name,operation,…,check            see `COLUMNS`
+    3f2a…,conv_bottle_k3_w0.5 (1 64 16 16),…,91c2f0ab
+    # end: 1 rows, check 0c9d2e51b7a4f688
+
+Each row's `check` covers the row and the header, so a changed figure, or a row of another table, shows; the last
+line covers all rows, so a missing one shows. It is rewritten with each append, in one write, under a lock: whoever is
+killed leaves a whole table, and two writers at once leave one with the rows of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from profilers.errors import InvalidTable, TableMismatch
+from profilers.runtime import RuntimeSettings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = 1
+_FIRST = f"# lana latency table, schema {SCHEMA}"
+_END = re.compile(r"# end: (\d+) rows, check ([0-9a-f]{16})\n")
+
+COLUMNS = {
+    "key": "hash of the computation's structure",
+    "name": "of the computation, for people",
+    "operation": "its name in the pool",
+    "family": "of the operation",
+    "layer": "a layer where it stands, as an example",
+    "input_shape": "without the batch",
+    "output_shape": "without the batch",
+    "latency_ms": "milliseconds of a run with warm caches: median over rounds, at the speed of the reference",
+    "p90_ms": "milliseconds that nine of ten runs do not exceed",
+    "cold_ms": "milliseconds of the first run after a walk over a buffer: median over rounds",
+    "interval": "half the 95% interval of latency_ms, relative to it",
+    "noisy": "1 where the interval is wider than 0.05",
+    "rounds": "visits that the figures rest on",
+    "raw_ms": "latency_ms as the clock had it, without calibration",
+    "parameters": "numbers in the weights",
+    "weight_bytes": "bytes of the weights",
+    "macs": "multiply-adds of a run",
+    "operators": "operators in the traced graph",
+    "error": "why there is no figure; empty where there is one",
+    "measured": "when, in UTC",
+    "load": "of the system then: processes that wanted to run, averaged over a minute",
+    "more": "further labels and columns, as JSON",
+    "check": "of the row and the header",
+}
+LABELS = ("operation", "family", "layer", "input_shape", "output_shape")
+STATIC = ("parameters", "weight_bytes", "macs", "operators")
+MEASURED = ("latency_ms", "p90_ms", "cold_ms", "interval", "rounds", "raw_ms")
+
+Fields = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What all rows of a table share.
+
+    Attributes:
+        reference_s: seconds of the calibration kernels that the milliseconds refer to.
+        protocol, environment: of the process that began the table, for the record.
+    """
+
+    runtime: str
+    versions: Mapping[str, str]
+    settings: RuntimeSettings
+    device: str
+    reference_s: Mapping[str, float]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "runtime": self.runtime,
+            "versions": dict(self.versions),
+            "settings": self.settings.to_json(),
+            "device": self.device,
+            "reference_s": dict(self.reference_s),
+            "protocol": dict(self.protocol),
+            "environment": dict(self.environment),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Header:
+        return cls(**{**fields, "settings": RuntimeSettings.from_json(fields["settings"])})
+
+    @property
+    def seal(self) -> str:
+        """What the checks of the rows cover of the header."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def require_same(self, other: Header, whose: str, *, reference: bool = True) -> None:
+        """Raise unless rows of both belong into one table.
+
+        Raises:
+            TableMismatch: names every difference.
+        """
+        names = ["device", "runtime", "versions", "settings", *(["reference_s"] if reference else [])]
+        ours, theirs = self.to_json(), other.to_json()
+        differences = [
+            f"{name}: {json.dumps(theirs[name])} there, {json.dumps(ours[name])} here"
+            for name in names
+            if ours[name] != theirs[name]
+        ]
+        if differences:
+            raise TableMismatch(
+                f"{whose} holds rows that were measured otherwise and cannot be mixed with these. "
+                + "; ".join(differences)
+                + ". Write another table."
+            )
+
+
+def seal_row(header: Header, fields: Mapping[str, str]) -> Fields:
+    """A row with its check."""
+    return {**fields, "check": _check(header.seal, *(fields[name] for name in COLUMNS if name != "check"))[:8]}
+
+
+def _check(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+def render(header: Header, rows: Sequence[Fields]) -> str:
+    """The whole file."""
+    lines = [_FIRST, *(f"# {name}: {json.dumps(value)}" for name, value in header.to_json().items())]
+    return "\n".join(lines) + "\n" + _csv([dict(zip(COLUMNS, COLUMNS, strict=True)), *rows]) + _end(header, rows)
+
+
+def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[row[name] for name in COLUMNS] for row in rows])
+    return text.getvalue()
+
+
+def _end(header: Header, rows: Sequence[Fields]) -> str:
+    return f"# end: {len(rows)} rows, check {_check(header.seal, *sorted(row['check'] for row in rows))}\n"
+
+
+def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
+    """The header and the rows; with `cut_short` a table that lost its end gives the rows that are whole.
+
+    Raises:
+        InvalidTable: says what is wrong.
+    """
+    lines = text.splitlines(keepends=True)
+    if not lines or not lines[0].startswith("# lana latency table, schema "):
+        raise InvalidTable(f"{whose} is no latency table: its first line is not {_FIRST!r}.")
+    if lines[0].rstrip("\n") != _FIRST:
+        raise InvalidTable(
+            f"{whose} has another schema than this version reads: {lines[0].strip()!r}, expected {_FIRST!r}. "
+            "Measure it again, or install the version that wrote it."
+        )
+    count = 1
+    while count < len(lines) and lines[count].startswith("# ") and not _END.match(lines[count]):
+        count += 1
+    try:
+        pairs = (line[2:].rstrip("\n").partition(": ") for line in lines[1:count])
+        header = Header.from_json({name: json.loads(value) for name, _, value in pairs})
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidTable(f"The header of {whose} cannot be read: {error!r}.") from error
+    end = _END.fullmatch(lines[-1])
+    body = lines[count : -1 if end else None]
+    if not end and not cut_short:
+        raise InvalidTable(
+            f"{whose} is cut short: its last line is not '# end: …'. "
+            "`lana profile` into the same file keeps the rows that are whole and measures the others."
+        )
+    found = list(csv.reader(io.StringIO("".join(body))))
+    if not found or found[0] != list(COLUMNS):
+        raise InvalidTable(f"{whose} has the columns {found[:1]}, expected {list(COLUMNS)}.")
+    rows = []
+    for position, values in enumerate(found[1:], start=count + 2):
+        row = dict(zip(COLUMNS, values, strict=False))
+        if len(values) != len(COLUMNS) or seal_row(header, row) != row:
+            if cut_short and not end:
+                break
+            raise InvalidTable(
+                f"Line {position} of {whose} ({values[1] if len(values) > 1 else values}) was changed after it was "
+                "measured, or belongs to another table: its check does not fit it and the header."
+            )
+        rows.append(row)
+    if end and (int(end[1]) != len(rows) or lines[-1] != _end(header, rows)):
+        raise InvalidTable(
+            f"{whose} has {len(rows)} rows, not the {end[1]} that were measured: some were taken out or put in."
+        )
+    return header, rows
+
+
+def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
+    """A whole, unchanged table; with `cut_short` also one that lost its end.
+
+    Raises:
+        InvalidTable: it is not there, or not that.
+    """
+    try:
+        with path.open("rb") as file, _lock(file, exclusive=False):
+            content = file.read()
+    except OSError as error:
+        raise InvalidTable(f"{path} cannot be read: {error.strerror}.") from error
+    return parse(_decode(content, path), str(path), cut_short=cut_short)
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidTable(f"{path} is no latency table: it is not text.") from error
+
+
+def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
+    """A whole table in one go, beside its place and renamed into it; the rows get their checks."""
+    sealed = [seal_row(header, row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(render(header, sealed).encode())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> list[Fields]:
+    """Add rows of keys that are not there yet, making the file if there is none; all its rows are returned.
+
+    What a table that was cut short lost is given up first.
+
+    Raises:
+        TableMismatch: the table was measured otherwise.
+        InvalidTable: the file is no table, or was changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _open_locked(path) as file:
+        content = file.read()
+        if content:
+            found, kept = parse(_decode(content, path), str(path), cut_short=True)
+            header.require_same(found, str(path))
+        else:
+            found, kept = header, []
+        keys = {row["key"] for row in kept}
+        new = [seal_row(found, row) for row in rows if row["key"] not in keys]
+        if not content:
+            start, text = 0, render(found, new)
+        else:
+            whole = render(found, kept).encode()
+            start = len(whole) - len(_end(found, kept).encode())
+            if content[:start] != whole[:start]:  # other line ends, say: written anew
+                start, text = 0, render(found, [*kept, *new])
+            else:
+                text = (_csv(new) if new else "") + _end(found, [*kept, *new])
+        file.seek(start)
+        file.write(text.encode())
+        file.truncate()
+        file.flush()
+        return [*kept, *new]
+
+
+@contextlib.contextmanager
+def _open_locked(path: Path) -> Iterator[BinaryIO]:
+    """The file itself is the lock; taken again where it was replaced by another in the meantime."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        with os.fdopen(handle, "r+b") as file, _lock(file, exclusive=True):
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                yield file
+                return
+
+
+@contextlib.contextmanager
+def _lock(file: BinaryIO, *, exclusive: bool) -> Iterator[None]:
+    """Held until the end of the block, or of the process."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_UN)
+        return
+    import msvcrt  # pragma: no cover
+
+    place = 2**40  # far beyond the content: a locked byte of it could not be read by others
+    file.seek(place)
+    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+    file.seek(0)
+    try:
+        yield
+    finally:
+        file.flush()
+        file.seek(place)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
