@@ -16,6 +16,8 @@ import click
 from lana import __version__
 from lana.errors import LanaError, UserError
 from lana.recipe import Recipe, flag, near
+from profilers.errors import ProfilerError
+from solvers.errors import SolverError
 
 EXIT_USER_ERROR = 2
 
@@ -88,18 +90,9 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (UserError, *_foreign_errors()) as error:
+        except (LanaError, ProfilerError, SolverError) as error:
             click.echo(f"lana: {error}", err=True)
-            ctx.exit(EXIT_USER_ERROR)
-        except LanaError as error:
-            click.echo(f"lana: {error}", err=True)
-            ctx.exit(1)
-
-
-def _foreign_errors() -> tuple[type[Exception], ...]:
-    """The root exceptions of the sibling packages, if they were loaded at all."""
-    roots = (("profilers.errors", "ProfilerError"), ("solvers.errors", "SolverError"))
-    return tuple(getattr(sys.modules[module], name) for module, name in roots if module in sys.modules)
+            ctx.exit(1 if type(error) is LanaError else EXIT_USER_ERROR)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -122,6 +122,7 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
         UserError: an unknown reference, nothing there, unreadable images (named and counted), too few examples.
     """
     kind, colon, place = reference.partition(":")
+    splits: tuple[Split, Split | None]
     if reference == "digits":
         splits, classes = _digits(teacher)
     elif colon and kind in _READERS:
@@ -252,18 +253,21 @@ def _folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], t
             f"folder:{place}: there is no folder {root}. Expected a folder with one folder of images per class."
         )
     preprocessing = _need_images(teacher, f"folder:{place}")
-    parts = [root / "train", next((root / name for name in ("test", "val") if (root / name).is_dir()), None)]
-    if not (parts[0].is_dir() and parts[1] is not None):
-        parts = [root, None]
-    classes = tuple(
-        sorted(entry.name for entry in parts[0].iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    )
-    splits = [_folder_split(part, classes, preprocessing) if part else None for part in parts]
-    return (splits[0], splits[1]), classes  # type: ignore[return-value]
+    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if not (root / "train").is_dir():
+        held_out = None
+    trained = root / "train" if held_out else root
+    classes = tuple(sorted(_class_folders(trained)))
+    test = _folder_split(held_out, classes, preprocessing) if held_out else None
+    return (_folder_split(trained, classes, preprocessing), test), classes
+
+
+def _class_folders(root: Path) -> set[str]:
+    return {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
 
 
 def _folder_split(root: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
-    extra = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")} - set(classes)
+    extra = _class_folders(root) - set(classes)
     if extra:
         raise UserError(f"{root} has the classes {', '.join(sorted(extra))} that the training part has not.")
     found = [

@@ -10,9 +10,10 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -240,7 +241,7 @@ def _train(
     first = _resume(checkpoint, trained, optimiser)
     saved_s = time.monotonic()
     epoch_steps = train.steps(batch_size)
-    batches = iter(())
+    batches: Iterator[tuple[Tensor, Tensor]] = iter(())
     with captured(teacher, _layers(trained)) as features:
         for step in range(first, steps):
             if step == first or step % epoch_steps == 0:
@@ -257,7 +258,7 @@ def _train(
                     continue
                 source, target = features[job.layer.name]
                 loss = normalised_error(job.module.train()(source.clone()), target)
-                if not torch.isfinite(loss) or float(loss) > 100 * max(job.start_error, 0.1):
+                if not loss.item() <= 100 * max(job.start_error, 0.1):  # nan and infinity too
                     _restart(job, optimiser)
                     continue
                 loss.backward()
@@ -344,8 +345,8 @@ def _read_results(folder: Path) -> dict[tuple[str, str], Distilled]:
     path = folder / "distilled.csv"
     if not path.is_file():
         return {}
-    rows = pd.read_csv(path, keep_default_na=False, na_values=["nan"]).to_dict("records")
-    return {(row["layer"], row["operation"]): Distilled(**row) for row in rows}  # type: ignore[misc]
+    rows: list[dict[str, Any]] = pd.read_csv(path, keep_default_na=False, na_values=["nan"]).to_dict("records")  # type: ignore[assignment]
+    return {(row["layer"], row["operation"]): Distilled(**row) for row in rows}
 
 
 def _write_results(folder: Path, results: dict[tuple[str, str], Distilled]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from profilers.computation import Computation, TensorSpec
 from torch import Tensor, nn
 
 from lana.errors import LanaError
 from lana.run import write
 from lana.structure import structure_columns, structure_key
+from profilers.computation import Computation, TensorSpec
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
@@ -42,7 +42,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
             torch.onnx.export(
                 module,
                 (example,),
-                memory,
+                memory,  # type: ignore[arg-type]  # the exporter takes a buffer too
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=["input"],

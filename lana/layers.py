@@ -10,6 +10,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -316,10 +317,7 @@ def _spans(layers: Sequence[Layer], seen: Mapping[str, _Seen], max_span: int) ->
     for first in range(len(layers)):
         for count in range(2, max_span + 1):
             part = layers[first : first + count]
-            feeds = all(
-                seen[ours.name].outputs[0] is seen[theirs.name].inputs[0]
-                for ours, theirs in zip(part, part[1:], strict=False)
-            )
+            feeds = all(seen[ours.name].outputs[0] is seen[theirs.name].inputs[0] for ours, theirs in pairwise(part))
             if len(part) < count or not feeds:
                 break
             yield Layer(

@@ -24,6 +24,7 @@ from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluate import Evaluation, check_labels, evaluate_module
 from lana.layers import LayerScan, find_layers
+from lana.operations import pool_names
 from lana.plan import estimate, fit_to_time
 from lana.progress import Progress
 from lana.recipe import Recipe
@@ -33,7 +34,7 @@ from lana.student import load_student_as_teacher
 from lana.summary import Summary, nothing_to_do
 from lana.task import Task, load_task
 from lana.teacher import Teacher, teacher_of
-from profilers import Comparison, LatencyTable, RuntimeSettings
+from profilers import Comparison, LatencyTable, RuntimeSettings, create_runtime
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +92,9 @@ def dry_run(recipe: Recipe) -> list[str]:
 
 
 def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
-    """Load what the recipe names and find the layers; cheap checks come before the run is written to."""
+    """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
+    pool_names(recipe.pool)
+    create_runtime(recipe.runtime, RuntimeSettings(threads=recipe.threads, batch=recipe.batch))
     teacher = teacher_of(recipe)
     task = load_task(recipe.task)
     data = load_data(recipe.data, teacher, seed=recipe.seed)
@@ -102,6 +105,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
             f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}. "
             f"See what there is, and why not, with: lana layers {recipe.model}"
         )
+    run.begin(recipe)
     return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from profilers.computation import Computation
-from profilers.table import LatencyTable
 from torch import nn
 
 from lana.errors import LanaError
@@ -24,8 +22,10 @@ from lana.layers import Layer, LayerScan
 from lana.operations import offered
 from lana.run import write
 from lana.structure import structure_columns, structure_key
-from lana.student import build_operation
+from lana.student import build_operation, layer_from_json
 from lana.teacher import Teacher
+from profilers.computation import Computation
+from profilers.table import LatencyTable
 
 # An operation must be this much faster than the teacher's own to be worth training: the tables' noise.
 FASTER_THAN_TEACHER = 0.97
@@ -36,7 +36,8 @@ STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the pape
 class Offer:
     """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
 
-    `reason` says why it is not kept. `latency_ms` is nan until measured.
+    `reason` says why it is not kept. `latency_ms` is nan until measured; `overhead_ms` of it is what starting a
+    runtime on nothing at all takes, which a whole network pays once and not at every layer.
     """
 
     layer: Layer
@@ -47,13 +48,14 @@ class Offer:
     macs: float
     operators: float
     latency_ms: float = float("nan")
+    overhead_ms: float = 0.0
     kept: bool = True
     reason: str = ""
 
     @property
     def columns(self) -> dict[str, float]:
         """What the prediction of a whole network reads."""
-        return {"latency_ms": self.latency_ms, "operators": self.operators}
+        return {"latency_ms": self.latency_ms - self.overhead_ms, "operators": self.operators}
 
 
 def make_offers(
@@ -145,8 +147,13 @@ def _offer(
 
 
 def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
-    """The offers with their measured milliseconds; a row with an error makes an offer that is not kept."""
+    """The offers with their measured milliseconds; a row with an error makes an offer that is not kept.
+
+    The overhead is that of the fastest identity; an identity in a network costs nothing beyond it.
+    """
     filled = []
+    empty = [table.lookup(o.key).latency_ms for o in offers if o.operation == "identity" and o.kept]
+    overhead_ms = min((ms for ms in empty if ms == ms), default=0.0)
     for offer in offers:
         if not offer.kept:
             filled.append(offer)
@@ -155,7 +162,9 @@ def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
         if row.error:
             filled.append(dataclasses.replace(offer, kept=False, reason=f"does not run: {row.error[:150]}"))
         else:
-            filled.append(dataclasses.replace(offer, latency_ms=row.latency_ms))
+            spent_ms = row.latency_ms if offer.operation == "identity" else overhead_ms
+            own_ms = min(spent_ms, row.latency_ms)
+            filled.append(dataclasses.replace(offer, latency_ms=row.latency_ms, overhead_ms=own_ms))
     return filled
 
 
@@ -178,15 +187,21 @@ def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) ->
                 f"{teacher.reason if teacher else 'it is not offered'}."
             )
         limit = FASTER_THAN_TEACHER * teacher.latency_ms
-        chosen = _one_per_step([o for o in here if o.kept and _trainable(o) and o.latency_ms < limit], limit, steps)
+        first = {offer.key: offer for offer in reversed(here)}
+        fast = [o for o in here if o.kept and _trainable(o) and o.latency_ms < limit and first[o.key] is o]
+        chosen = _one_per_step(fast, limit, steps)
         for offer in here:
             if not offer.kept or not _trainable(offer) or offer in chosen:
                 kept.append(offer)
-                continue
-            slow = offer.latency_ms >= limit
-            reason = "no faster than the teacher's own" if slow else "another one of its latency is preferred"
-            kept.append(dataclasses.replace(offer, kept=False, reason=reason))
+            else:
+                kept.append(dataclasses.replace(offer, kept=False, reason=_why_not(offer, first[offer.key], limit)))
     return kept
+
+
+def _why_not(offer: Offer, first: Offer, limit_ms: float) -> str:
+    if offer.latency_ms >= limit_ms:
+        return "no faster than the teacher's own"
+    return "another one of its latency is preferred" if first is offer else f"has the structure of {first.operation}"
 
 
 def _trainable(offer: Offer) -> bool:
@@ -224,8 +239,7 @@ def read_offers(path: Path) -> list[Offer]:
     import pandas as pd
 
     layers = {
-        name: Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-        for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
+        name: layer_from_json(fields) for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
     }
     rows = pd.read_csv(path, keep_default_na=False, na_values={"latency_ms": ["", "nan"]}, dtype={"key": str}).to_dict(
         "records"

@@ -21,6 +21,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.start_s = self.last_s = time.monotonic()
         self.first_done: float | None = None
+        self.begun_s = self.start_s
         self.bar = not quiet and self.stream.isatty()
 
     def __enter__(self) -> Progress:
@@ -45,7 +46,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and not self.quiet:
-            self._print(f"{self.title}: done in {duration(time.monotonic() - self.start_s)}", end=True)
+            self._print(f"{self.title}: done in {duration(time.monotonic() - self.begun_s)}", end=True)
         elif self.bar:
             self.stream.write("\n")
 

@@ -59,12 +59,12 @@ class Run:
                 ) from error
         try:
             if recipe is not None:
-                run._begin(recipe)
+                run._check(recipe)
             yield run
         finally:
             lock.release()
 
-    def _begin(self, recipe: Recipe) -> None:
+    def _check(self, recipe: Recipe) -> None:
         kept = self.path / "recipe.yaml"
         if kept.is_file():
             before, now = Recipe.from_yaml(kept).parts(*POOL), recipe.parts(*POOL)
@@ -81,8 +81,12 @@ class Run:
                 f"{self.path} is not empty and not a run of lana (no recipe.yaml in it). "
                 "Give another --out; nothing was changed."
             )
-        else:
-            write_text(kept, recipe.to_yaml())
+
+    def begin(self, recipe: Recipe) -> None:
+        """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind."""
+        if not (self.path / "recipe.yaml").is_file():
+            with explain_disk(self.path):
+                write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def recipe(self) -> Recipe:
         """The recipe that the pool was made with."""

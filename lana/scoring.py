@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,8 +133,8 @@ def _read(path: Path) -> dict[tuple[str, str], Score]:
 
     if not path.is_file():
         return {}
-    rows = pd.read_csv(path).to_dict("records")
-    return {(row["layer"], row["operation"]): Score(**row) for row in rows}  # type: ignore[misc]
+    rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+    return {(row["layer"], row["operation"]): Score(**row) for row in rows}
 
 
 def _write(path: Path, scores: Mapping[tuple[str, str], Score]) -> None:

@@ -92,6 +92,12 @@ def save_student(
     write(folder / "model.safetensors", lambda beside: save_model(student, str(beside)))
 
 
+def layer_from_json(fields: Mapping[str, Any]) -> Layer:
+    """A layer from the mapping that `dataclasses.asdict` made of it."""
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return Layer(**values)
+
+
 def load_student(path: Path | str) -> nn.Module:
     """The network of a student's folder, in evaluation mode; the teacher's code must be present.
 
@@ -121,10 +127,7 @@ def load_student_as_teacher(path: Path | str) -> Teacher:
         pretrained=False,
         **(preprocessing or {"input_shape": tuple(described["input_shape"])}),
     )
-    layers = [
-        Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()})
-        for layer in architecture["layers"]
-    ]
+    layers = [layer_from_json(layer) for layer in architecture["layers"]]
     student = assemble(teacher.module, layers, architecture["selection"])
     try:
         load_model(student, folder / "model.safetensors")

@@ -68,7 +68,7 @@ class Summary:
 
     def show(self, console: Console | None = None) -> None:
         """Print teacher and student side by side."""
-        console = console or Console()
+        console = console or make_console()
         if not self.changed:
             console.print(
                 f"The teacher takes {self.teacher_ms:.4g} ms and meets the budget of {self.budget_ms:.4g} ms already: "
@@ -87,6 +87,7 @@ class Summary:
             console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
 
 
+PIPE_WIDTH = 120
 COLUMNS = (
     "",
     "before tuning",
@@ -128,7 +129,13 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
             f"{summary.speedup:.2f}×" if summary.speedup else "–",
             f"{summary.student_parameters:,}",
         )
-    (console or Console()).print(table)
+    (console or make_console()).print(table)
+
+
+def make_console() -> Console:
+    """A terminal as wide as it is; a pipe wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def summarise(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lana.errors import UserError
 from lana.layers import Layer
 from lana.operations import convolution, derived, user
-from lana.operations.base import Builder, Features
+from lana.operations.base import Builder, Features, keeps_shape
 from lana.recipe import near
 
 Parameters = Mapping[str, float]
@@ -59,7 +59,7 @@ _EXPANSIONS = {"e": (1, 3, 6), "k": (1, 3, 5), "se": (0, 0.04, 0.025)}
 FAMILIES: dict[str, Family] = {
     # the teacher's own, and nothing: the only way to less depth
     "teacher": Family(build=derived.teacher, applies=lambda *_: True, grid={}, derived=True),
-    "identity": Family(build=derived.identity, applies=derived.keeps_shape, grid={}, derived=True),
+    "identity": Family(build=derived.identity, applies=keeps_shape, grid={}, derived=True),
     # from the teacher's weights
     "pruned": Family(
         build=derived.pruned,
@@ -171,8 +171,8 @@ def pool_names(pool: str) -> list[str]:
                 names.append(parse_operation(part).name)
             except UserError as error:
                 raise UserError(
-                    f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), an operation, nor a .py file."
-                    f"{near(part, [*PRESETS, *FAMILIES])}"
+                    f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), "
+                    f"an operation, nor a .py file.{near(part, [*PRESETS, *FAMILIES])}"
                 ) from error
     return list(dict.fromkeys(["teacher", "identity", *names]))
 

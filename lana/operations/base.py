@@ -62,7 +62,7 @@ class Branch(nn.Module):
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, bias: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size at stride 1, initialised to keep the variance behind a ReLU (He et al. 2015)."""
+    """A convolution that keeps the size at stride 1 and the variance behind a ReLU (He et al. 2015)."""
     made = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     nn.init.kaiming_normal_(made.weight, mode="fan_in", nonlinearity="relu")
     return made

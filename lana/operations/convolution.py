@@ -98,7 +98,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.down, self.up = conv(channels, hidden, 1, bias=True), conv(hidden, channels, 1, bias=True)
         nn.init.zeros_(self.up.weight)
-        nn.init.constant_(self.up.bias, 2.0)  # gates start nearly open
+        nn.init.constant_(self.up.bias, 2.0)  # type: ignore[arg-type]  # gates start nearly open
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True))))

@@ -228,7 +228,7 @@ def _run(block: nn.Module, inputs: Tensor, hooks: list[Any]) -> None:
 
 
 def _reconstruct(
-    block: nn.Module, inputs: Tensor, before: Mapping[nn.Module, Tensor], widths: Mapping[nn.Module, int]
+    block: nn.Module, inputs: Tensor, before: Mapping[nn.Module, Tensor], widths: Mapping[nn.Conv2d, int]
 ) -> None:
     """Solve each convolution that lost input channels, in order, for the outputs that it gave before."""
     for part in _consumers(block):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lana.layers import find_layers
 
 from lana.data import load_data
 from lana.evaluate import evaluate_module
+from lana.layers import find_layers
 from lana.task import Classification
 from lana.teacher import load_teacher
 

@@ -1,4 +1,4 @@
-"""Make what a user would bring: a network in a file, its state dict, and a folder of images. Usage: own_network.py DIR"""
+"""Make what a user would bring in DIR: a network in a file, its state dict, a folder of images."""
 
 import sys
 from pathlib import Path

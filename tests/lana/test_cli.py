@@ -78,8 +78,11 @@ def test_labels_that_the_model_has_no_class_for(tmp_path):
 
     images = np.zeros((40, 8, 8), np.uint8)
     np.savez(tmp_path / "d.npz", x_train=images, y_train=np.arange(40) % 20)
-    result = run("compress", "digits-resnet", "--data", f"npz:{tmp_path}/d.npz", "--budget", "0.4x", "--out", tmp_path)
+    result = run(
+        "compress", "digits-resnet", "--data", f"npz:{tmp_path}/d.npz", "--budget", "0.4x", "--out", tmp_path / "run"
+    )
     refused(result, "the model has 10 classes")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()  # the corrected command may use the same folder
 
 
 def test_a_run_of_another_recipe_is_kept(tmp_path):

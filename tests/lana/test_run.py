@@ -15,7 +15,8 @@ RECIPE = Recipe(model="digits-resnet", data="digits", budget="0.4x")
 
 def test_a_second_process_is_refused(tmp_path):
     script = f"from lana.run import Run; Run.open({str(tmp_path)!r}).__enter__()"
-    with Run.open(tmp_path, RECIPE):
+    with Run.open(tmp_path, RECIPE) as run:
+        run.begin(RECIPE)
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "in use by another process" in other.stderr
     with Run.open(tmp_path) as run:
@@ -23,8 +24,8 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
-    with Run.open(tmp_path, RECIPE):
-        pass
+    with Run.open(tmp_path, RECIPE) as run:
+        run.begin(RECIPE)
     with (
         pytest.raises(UserError, match=r"made by another recipe .*threads: 1 there, 2 now"),
         Run.open(tmp_path, RECIPE.replace(threads=2)),

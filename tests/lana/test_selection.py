@@ -19,7 +19,11 @@ INTERCEPT_MS, SCALE = 0.6, 0.88  # of the simulated device: a sum of isolated pa
 
 def layer(index):
     return Layer(
-        name=f"block{index}", input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1,
+        name=f"block{index}",
+        input_shape=(4, 8, 8),
+        output_shape=(4, 8, 8),
+        layout="nchw",
+        macs=1,
         members=(f"block{index}",),
     )
 
@@ -31,8 +35,14 @@ def make_selector(tmp_path, *, noise=0.004, seed=0):
             weight = 1 + 0.3 * index
             offers.append(
                 Offer(
-                    layer=layer(index), operation=name, family=name, key=name, parameters=0, macs=1,
-                    operators=2 if latency_ms else 0, latency_ms=latency_ms * weight,
+                    layer=layer(index),
+                    operation=name,
+                    family=name,
+                    key=name,
+                    parameters=0,
+                    macs=1,
+                    operators=2 if latency_ms else 0,
+                    latency_ms=latency_ms * weight,
                 )
             )
             losses[f"block{index}", name] = loss * (1 + 0.17 * index)
@@ -56,8 +66,12 @@ def make_selector(tmp_path, *, noise=0.004, seed=0):
 
     measure.calls = 0
     selector = Selector(
-        layers=[f"block{i}" for i in range(LAYERS)], offers=offers, losses=losses, teacher_ms=device_ms({}),
-        log=Log.read(tmp_path / "wholes.csv"), measure=measure,
+        layers=[f"block{i}" for i in range(LAYERS)],
+        offers=offers,
+        losses=losses,
+        teacher_ms=device_ms({}),
+        log=Log.read(tmp_path / "wholes.csv"),
+        measure=measure,
     )
     return selector, device_ms, measure
 
