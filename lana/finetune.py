@@ -93,7 +93,7 @@ def finetune(
                 nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
                 optimiser.step()
                 _follow(average, student, min(decay, (step + 1) / (step + 10)))
-                losses.append(float(loss))
+                losses.append(loss.item())
                 on_progress((step + 1) / steps, f"loss {losses[-1]:.3f}")
         metric = _metric(average, data, task, device)
         if metric >= max(row.validation_metric for row in curve):

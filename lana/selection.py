@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
-from profilers.comparison import Comparison
 
 from lana.errors import BudgetUnreachable, LanaError
 from lana.prediction import Prediction, PredictionError, Whole, fit, held_out_error, total
 from lana.profiling import Offer
 from lana.wholes import PROCESSES, Log, Measured, replaced
+from profilers.comparison import Comparison
 from solvers import Limit, SelectionProblem, Solution, fastest, solve, solve_diverse
 
 Selection = dict[str, str]
@@ -130,6 +130,8 @@ class Selector:
 
     def calibrate(self) -> None:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
+        if len(self.log.pooled()) >= SPREAD:
+            return
         low = self.predicted_ms(self.fastest())
         shares = np.linspace(0.02, 0.95, SPREAD)
         spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
@@ -143,7 +145,7 @@ class Selector:
             enough = measured is not None and len(measured.ratios) >= processes
             if selection and not enough and selection not in wanted:
                 wanted.append(selection)
-        if wanted:
+        if wanted and not self.log.take(wanted):
             start_s = time.monotonic()
             self.log.add(wanted, self.measure(wanted, processes))
             self.seconds["measure"] = self.seconds.get("measure", 0.0) + time.monotonic() - start_s
@@ -154,12 +156,15 @@ class Selector:
         within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._known(m.selection)]
         return sorted(within, key=lambda m: self.expected_loss(m.selection))
 
-    def select(self, budget_ms: float, *, candidates: int, rounds: int = ROUNDS) -> list[Measured]:
+    def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
         """Accepted selections for the budget, least expected loss first, at most `candidates`.
+
+        `loop` names this search in the log: repeated under the same name, it decides as it did before.
 
         Raises:
             BudgetUnreachable: the fastest selection measures above the budget; its figure is given.
         """
+        self.log = self.log.replay(loop or f"{budget_ms:.6g} ms")
         self.calibrate()
         target_ms = budget_ms * (1 - 2 * MARGIN)
         for _ in range(rounds):

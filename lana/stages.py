@@ -275,7 +275,7 @@ def select(
         return folder
     budget_ms = baseline.budget_ms(recipe)
     if verify:
-        accepted = selector.select(budget_ms, candidates=recipe.candidates)
+        accepted = selector.select(budget_ms, candidates=recipe.candidates, loop=f"{name}, {budget_ms:.6g} ms")
     else:
         selection = selector.solve(budget_ms)
         if selection is None:

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from profilers.comparison import Comparison, upper_bound_95
-
 from lana.run import write
+from profilers.comparison import Comparison, upper_bound_95
 
 PROCESSES = 5
 
@@ -34,10 +33,17 @@ class Measured:
 
 @dataclass
 class Log:
-    """All measurements of a run, in the order they were taken, kept as CSV at `path`."""
+    """All measurements of a run, in the order they were taken, kept as CSV at `path`.
+
+    A loop (one search for one student) that is repeated must decide as it did the first time, so `replay` shows it
+    what it knew then, and gives it its own measurements again, batch by batch, instead of new ones.
+    """
 
     path: Path
-    rows: list[Measured] = field(default_factory=list)
+    rows: list[Measured] = field(default_factory=list)  # what is known so far
+    loop: str = ""
+    _all: list[tuple[str, Measured]] = field(default_factory=list)
+    _again: list[Measured] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Log:
@@ -45,24 +51,46 @@ class Log:
 
         if not path.is_file():
             return cls(path)
-        frame = pd.read_csv(path)
-        rows = [
-            Measured(selection=json.loads(selection), ratios=tuple(json.loads(ratios)))
-            for selection, ratios in zip(frame["selection"], frame["ratios"], strict=True)
+        frame = pd.read_csv(path, keep_default_na=False)
+        entries = [
+            (str(loop), Measured(selection=json.loads(selection), ratios=tuple(json.loads(ratios))))
+            for loop, selection, ratios in zip(frame["loop"], frame["selection"], frame["ratios"], strict=True)
         ]
-        return cls(path, rows)
+        return cls(path, [row for _, row in entries], _all=entries)
+
+    def replay(self, loop: str) -> Log:
+        """The log as it was when this loop began."""
+        loops = [name for name, _ in self._all]
+        begin = loops.index(loop) if loop in loops else len(loops)
+        own = [row for name, row in self._all[begin:] if name == loop]
+        return Log(self.path, [row for _, row in self._all[:begin]], loop, self._all, own)
+
+    def take(self, selections: Sequence[Mapping[str, str]]) -> bool:
+        """Know again what this loop measured of these selections when it ran before; False where it did not."""
+        count = len(selections)
+        if [row.selection for row in self._again[:count]] != [replaced(selection) for selection in selections]:
+            self._again = []
+            return False
+        self.rows += self._again[:count]
+        self._again = self._again[count:]
+        return True
 
     def add(self, selections: Sequence[Mapping[str, str]], comparisons: Sequence[Comparison]) -> None:
         """Append measurements and write the log."""
         import pandas as pd
 
-        for selection, comparison in zip(selections, comparisons, strict=True):
-            self.rows.append(Measured(selection=replaced(selection), ratios=comparison.ratios))
+        new = [
+            Measured(selection=replaced(selection), ratios=tuple(round(ratio, 5) for ratio in comparison.ratios))
+            for selection, comparison in zip(selections, comparisons, strict=True)
+        ]
+        self.rows += new
+        self._all += [(self.loop, row) for row in new]
         frame = pd.DataFrame(
             {
-                "ratio": [round(row.ratio, 5) for row in self.rows],
-                "ratios": [json.dumps([round(ratio, 5) for ratio in row.ratios]) for row in self.rows],
-                "selection": [json.dumps(dict(row.selection)) for row in self.rows],
+                "loop": [loop for loop, _ in self._all],
+                "ratio": [round(row.ratio, 5) for _, row in self._all],
+                "ratios": [json.dumps(row.ratios) for _, row in self._all],
+                "selection": [json.dumps(dict(row.selection)) for _, row in self._all],
             }
         )
         write(self.path, lambda beside: frame.to_csv(beside, index=False))

@@ -1,8 +1,10 @@
 """Exact selection: one choice per layer, least loss, within limits. Arrays in, `Solution` out; no networks here."""
 
+from .baselines import beam_search, evolutionary, exhaustive, greedy, random_search, single_shot
 from .diverse import solve_diverse
 from .errors import InvalidProblem, InvalidSelection, SolverError, SolverUnavailable
-from .feasibility import fastest
+from .feasibility import Explanation, explain, fastest
+from .frontier import frontier
 from .ilp import Memory, solve
 from .problem import CountLimit, DistanceLimit, Limit, SelectionProblem
 from .program import available_solvers
@@ -12,6 +14,7 @@ from .verify import check, violations
 __all__ = [
     "CountLimit",
     "DistanceLimit",
+    "Explanation",
     "InvalidProblem",
     "InvalidSelection",
     "Limit",
@@ -22,8 +25,16 @@ __all__ = [
     "SolverUnavailable",
     "Termination",
     "available_solvers",
+    "beam_search",
     "check",
+    "evolutionary",
+    "exhaustive",
+    "explain",
     "fastest",
+    "frontier",
+    "greedy",
+    "random_search",
+    "single_shot",
     "solve",
     "solve_diverse",
     "violations",

@@ -1,6 +1,7 @@
 """Several solutions near the optimum that differ from each other: a look at each finds what the linear model misses."""
 
 from dataclasses import replace
+from math import floor
 
 from .ilp import Memory, solve
 from .problem import DistanceLimit, SelectionProblem
@@ -12,6 +13,7 @@ def solve_diverse(
     *,
     count: int,
     minimum_distance: int = 1,
+    overlap: float | None = None,
     max_loss: float | None = None,
     solver: str = "HiGHS",
     time_limit_s: float = 60.0,
@@ -20,19 +22,29 @@ def solve_diverse(
 ) -> list[Solution]:
     """Up to `count` solutions, best first, each differing from every earlier one in at least `minimum_distance` layers.
 
-    The paper's overlap limit O = 0.7 N (section 3.3) is `minimum_distance = N − floor(0.7 N)`. Fewer are returned
-    where there are no more, or where the next one's loss exceeds `max_loss`.
+    Fewer are returned where there are no more, or where the next one's loss exceeds `max_loss`.
+
+    Args:
+        overlap: the paper's limit instead (section 3.3 there: 0.7): two share at most this part of the layers.
+        max_loss: a cap on the loss of each, as an absolute sum; for one relative to the optimum, solve once before.
 
     >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.5, 2.0], first=[0, 0, 0], span=[1, 1, 1])
     >>> [solution.chosen for solution in solve_diverse(problem, count=5, max_loss=1.0)]
     [(0,), (1,)]
     """
+    if overlap is not None:
+        minimum_distance = problem.layers - floor(overlap * problem.layers)
     found: list[Solution] = []
     memory = Memory()
     while len(found) < count:
         distances = (*problem.distances, *(DistanceLimit(chosen=s.chosen, minimum=minimum_distance) for s in found))
         solution = solve(
-            replace(problem, distances=distances), solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed, memory=memory
+            replace(problem, distances=distances),
+            solver=solver,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            seed=seed,
+            memory=memory,
         )
         if not solution.found or (max_loss is not None and solution.objective > max_loss):
             break

@@ -132,7 +132,7 @@ class _Search:
             threshold = max(beyond, self.objective - relaxation.bound if self.objective < inf else wider)
 
     def _integer(self, cover: Cover, loss: np.ndarray, rows: Rows, columns: np.ndarray) -> Outcome:
-        """The integer program over some columns; answers that the check refuses are excluded, and it is solved again."""
+        """The integer program over some columns; answers that the check refuses are excluded."""
         for _ in range(REFUSALS):
             left_s = self.deadline - time.monotonic()
             if left_s <= 0:
@@ -164,6 +164,8 @@ class _Search:
         return True
 
     def _done(self) -> bool:
+        if self.objective == inf:  # any share of infinity is infinite
+            return False
         return self.objective - self.bound <= max(self.settings.gap * abs(self.objective), self.small)
 
     def solution(self) -> Solution:
@@ -175,7 +177,7 @@ class _Search:
                 missing = Termination.error
             return Solution(termination=missing, bound=self.bound, runtime_s=runtime_s, message=self.message)
         check(self.problem, self.chosen)
-        done = self.objective < inf and self._done()
+        done = self._done()
         return Solution(
             termination=Termination.optimal if done else Termination.feasible_at_limit,
             chosen=self.chosen,

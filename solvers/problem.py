@@ -156,9 +156,9 @@ class SelectionProblem:
                 raise InvalidProblem(f"Expected {name} of shape {self.loss.shape} like loss, got {values.shape}.")
         for name, values in {"loss": self.loss, **self.costs}.items():
             if not np.isfinite(values).all():
-                wrong = self.name_of(int(np.argmin(np.isfinite(values))))
+                culprit = self.name_of(int(np.argmin(np.isfinite(values))))
                 raise InvalidProblem(
-                    f"{name} of {wrong} is not a finite number. Leave out a choice that cannot be used."
+                    f"{name} of {culprit} is not a finite number. Leave out a choice that cannot be used."
                 )
         outside = (self.first < 0) | (self.span < 1) | (self.first + self.span > self.layers)
         if outside.any():
@@ -191,7 +191,7 @@ def _frozen_array(name: str, values: object, kind: type) -> np.ndarray:
     given = np.asarray(values)
     if given.ndim != 1:
         raise InvalidProblem(f"Expected {name} of shape (n,), got shape {given.shape}.")
-    array = given.astype(kind)
+    array: np.ndarray = given.astype(kind)
     if kind is np.int64 and not np.array_equal(array, given):
         raise InvalidProblem(f"Expected whole numbers in {name}, got {given.dtype} values with fractions.")
     array.flags.writeable = False

@@ -1,5 +1,8 @@
 """The linear and the integer program over some of the choices, built with PuLP and solved by any of its solvers."""
 
+import functools
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -63,9 +66,29 @@ def require_solver(name: str) -> str:
     )
 
 
+@functools.cache
+def _swallow_banner() -> None:
+    """HiGHS greets on the standard output when it is first used in a process, whatever it is told; others read that."""
+    try:
+        import highspy
+    except ImportError:
+        return
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        highspy.Highs()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _make_solver(settings: Settings, *, integer: bool) -> pulp.LpSolver:
     name = require_solver(settings.solver)
     common = {"msg": False, "timeLimit": max(settings.time_limit_s, 0.01)}
+    if name == "HiGHS":
+        _swallow_banner()
     if not integer:
         return pulp.getSolver(name, **common)
     common["gapRel"] = settings.gap
@@ -185,9 +208,7 @@ def run_program(
     )
 
 
-def _proven_bound(
-    model: pulp.LpProblem, scale: float, value: float, gap: float, termination: Termination
-) -> float:
+def _proven_bound(model: pulp.LpProblem, scale: float, value: float, gap: float, termination: Termination) -> float:
     """The solver's own bound where PuLP hands it over (HiGHS); else what its gap implies, if it claims optimality."""
     engine = getattr(model, "solverModel", None)
     if engine is not None and hasattr(engine, "getInfo"):

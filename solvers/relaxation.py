@@ -9,7 +9,6 @@ valid bound, so nothing here relies on the linear solver's accuracy.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
@@ -43,9 +42,7 @@ class Relaxation:
 class _Dual:
     """The bound as a function of the multipliers; remembers the best one and every column on a shortest path."""
 
-    def __init__(
-        self, cover: Cover, loss: np.ndarray, rows: Rows, visit: Callable[[list[int]], None]
-    ) -> None:
+    def __init__(self, cover: Cover, loss: np.ndarray, rows: Rows, visit: Callable[[list[int]], object]) -> None:
         self.cover, self.loss, self.rows, self.visit = cover, loss, rows, visit
         self.best = -np.inf
         self.multipliers = np.zeros(len(rows))
@@ -73,7 +70,7 @@ def relax(
     loss: np.ndarray,
     rows: Rows,
     *,
-    visit: Callable[[list[int]], None],
+    visit: Callable[[list[int]], object],
     columns: np.ndarray,
     multipliers: np.ndarray,
     deadline_s: float,
@@ -101,9 +98,7 @@ def relax(
         if left_s <= 0:
             break
         settings = Settings(time_limit_s=left_s)
-        outcome = run_program(
-            cover, loss, rows, np.flatnonzero(dual.pool), settings, penalty=PENALTY * spread
-        )
+        outcome = run_program(cover, loss, rows, np.flatnonzero(dual.pool), settings, penalty=PENALTY * spread)
         if outcome.termination is not Termination.optimal:
             break
         weights, _ = dual.evaluate(outcome.row_multipliers)
@@ -143,5 +138,3 @@ def _bracket(dual: _Dual) -> None:
         activity = rows.activity(path)
         missed = (activity < rows.lower) | (activity > rows.upper)
         low, high = (middle, high) if (missed & (direction != 0)).any() else (low, middle)
-
-

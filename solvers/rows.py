@@ -1,6 +1,7 @@
 """Every limit of a problem as linear rows `lower ≤ A z ≤ upper` over the choices, scaled to coefficients of size 1."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 
 import numpy as np
@@ -43,7 +44,7 @@ def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, f
     for count in problem.counts:
         raw.append((np.array(count.choices, dtype=np.int64), np.ones(len(count.choices)), *bounds_of(count)))
     for tie in problem.ties:
-        for one, other in zip(tie, tie[1:], strict=False):
+        for one, other in pairwise(tie):
             raw.append((np.array([one, other]), np.array([1.0, -1.0]), 0.0, 0.0))
     # Distances come last, so that multipliers of earlier rows keep their places when a problem gains distances.
     for distance in problem.distances:

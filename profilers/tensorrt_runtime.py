@@ -1,0 +1,181 @@
+"""TensorRT: engines built from ONNX files, timed with CUDA events."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from profilers.calibration import home
+from profilers.computation import Computation
+from profilers.errors import BuildFailed
+from profilers.runtime import Runtime, RuntimeSettings, Session
+
+
+class TensorRT(Runtime):
+    """One engine a computation; the tactics found for one are kept in a timing cache that all share.
+
+    The engine that is measured is kept beside its ONNX file (`.engine`), so that what is delivered is what was timed:
+    TensorRT chooses tactics by timing them, and a second build may choose others.
+    """
+
+    packages = ("tensorrt", "cuda.bindings.runtime")
+    precisions = ("fp32", "fp16")
+
+    def __init__(self, settings: RuntimeSettings, *, name: str = "tensorrt") -> None:
+        super().__init__(settings, name=name)
+        self._logger: Any = None
+
+    @classmethod
+    def missing(cls, name: str) -> str:
+        reason = super().missing(name)
+        if reason:
+            return reason
+        from cuda.bindings import runtime as cuda
+
+        error, count = cuda.cudaGetDeviceCount()
+        return "" if error == cuda.cudaError_t.cudaSuccess and count else "there is no CUDA device"
+
+    def versions(self) -> dict[str, str]:
+        import tensorrt
+
+        return {"tensorrt": str(tensorrt.__version__)}
+
+    def device(self) -> str:
+        from cuda.bindings import runtime as cuda
+
+        return str(_checked(cuda.cudaGetDeviceProperties(0)).name.decode())
+
+    def _prepare(self, computation: Computation) -> Session:
+        import tensorrt
+
+        self._logger = self._logger or tensorrt.Logger(tensorrt.Logger.ERROR)
+        plan = self._build(computation)
+        computation.file.with_suffix(".engine").write_bytes(plan)
+        engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BuildFailed("TensorRT could not load the engine that it built.")
+        return TensorRTSession(engine, computation)
+
+    def _build(self, computation: Computation) -> bytes:
+        import tensorrt
+
+        builder = tensorrt.Builder(self._logger)
+        network = builder.create_network(0)
+        parser = tensorrt.OnnxParser(network, self._logger)
+        if not parser.parse_from_file(str(computation.file)):
+            problems = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+            raise BuildFailed(f"TensorRT cannot read the file: {'; '.join(problems)}")
+        config = builder.create_builder_config()
+        if self.settings.precision == "fp16":
+            config.set_flag(tensorrt.BuilderFlag.FP16)
+        else:
+            config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 means fp32
+        place = self._cache_path()
+        cache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise BuildFailed("TensorRT built no engine; its messages are above.")
+        _replace(place, bytes(config.get_timing_cache().serialize()))
+        return bytes(plan)
+
+    def _cache_path(self) -> Path:
+        name = f"{self.device()}-{self.versions()['tensorrt']}-{self.settings.precision}.cache"
+        return home() / "tensorrt" / name.replace(" ", "-").replace("/", "-")
+
+
+class TensorRTSession(Session):
+    """An execution context with its buffers on the device; runs are timed on the device itself."""
+
+    def __init__(self, engine: Any, computation: Computation) -> None:
+        import tensorrt
+        from cuda.bindings import runtime as cuda
+
+        self.engine, self.context = engine, engine.create_execution_context()
+        self.stream = _checked(cuda.cudaStreamCreate())
+        self.start, self.end = (_checked(cuda.cudaEventCreate()) for _ in range(2))
+        self.order = [spec.name for spec in computation.inputs]
+        self.buffers: dict[str, int] = {}
+        self.results: dict[str, np.ndarray] = {}
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            array = np.zeros(tuple(engine.get_tensor_shape(name)), tensorrt.nptype(engine.get_tensor_dtype(name)))
+            self.buffers[name] = _checked(cuda.cudaMalloc(max(array.nbytes, 1)))
+            self.context.set_tensor_address(name, self.buffers[name])
+            if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.OUTPUT:
+                self.results[name] = array
+        self._fill(computation.samples())
+
+    def _fill(self, inputs: Sequence[np.ndarray]) -> None:
+        from cuda.bindings import runtime as cuda
+
+        to_device = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        for name, array in zip(self.order, inputs, strict=True):
+            array = np.ascontiguousarray(array)
+            _checked(cuda.cudaMemcpy(self.buffers[name], array.ctypes.data, array.nbytes, to_device))
+
+    def _run(self) -> None:
+        from cuda.bindings import runtime as cuda
+
+        if not self.context.execute_async_v3(self.stream):
+            raise BuildFailed("TensorRT could not run the engine.")
+        _checked(cuda.cudaStreamSynchronize(self.stream))
+
+    def durations(self, count: int, clock: Callable[[], float]) -> list[float]:
+        """Seconds on the device, between events: what the host adds is no property of the network."""
+        from cuda.bindings import runtime as cuda
+
+        found = []
+        for _ in range(count):
+            _checked(cuda.cudaEventRecord(self.start, self.stream))
+            self.context.execute_async_v3(self.stream)
+            _checked(cuda.cudaEventRecord(self.end, self.stream))
+            _checked(cuda.cudaEventSynchronize(self.end))
+            found.append(_checked(cuda.cudaEventElapsedTime(self.start, self.end)) / 1e3)
+        return found
+
+    def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        from cuda.bindings import runtime as cuda
+
+        self._fill(inputs)
+        self._run()
+        for name, array in self.results.items():
+            to_host = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            _checked(cuda.cudaMemcpy(array.ctypes.data, self.buffers[name], array.nbytes, to_host))
+        return [array.copy() for array in self.results.values()]
+
+    def _close(self) -> None:
+        from cuda.bindings import runtime as cuda
+
+        for buffer in self.buffers.values():
+            cuda.cudaFree(buffer)
+        for event in (self.start, self.end):
+            cuda.cudaEventDestroy(event)
+        cuda.cudaStreamDestroy(self.stream)
+        del self.context, self.engine
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The value of a CUDA call.
+
+    Raises:
+        RuntimeError: the call failed.
+    """
+    error, *values = result
+    if int(error) != 0:
+        raise RuntimeError(f"CUDA: {error}")
+    return values[0] if values else None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """A cache that cannot be written costs time, nothing else."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_bytes(content)
+        os.replace(beside, path)
