@@ -52,7 +52,7 @@ def main(plot: Path | None) -> None:
         ("one solution, 46 × 197", seconds(lambda seed: solve(problem(46, 197, seed)), 5), 0.3),
         (
             "100 diverse ones (overlap 0.7), 46 × 197",
-            seconds(lambda seed: solve_diverse(problem(46, 197, seed), count=100, overlap=0.7), 1),
+            seconds(lambda seed: solve_diverse(problem(46, 197, seed), count=100, overlap=0.7), 3),
             20.0,
         ),
         (

@@ -18,6 +18,7 @@ def solve_diverse(
     solver: str = "HiGHS",
     time_limit_s: float = 60.0,
     gap: float = 1e-4,
+    further_gap: float = 1e-2,
     seed: int = 0,
 ) -> list[Solution]:
     """Up to `count` solutions, best first, each differing from every earlier one in at least `minimum_distance` layers.
@@ -26,6 +27,9 @@ def solve_diverse(
 
     Args:
         overlap: the paper's limit instead (section 3.3 there: 0.7): two share at most this part of the layers.
+        gap: of the first, the optimum.
+        further_gap: of the others. Proving that nothing better is that different takes many times as long as finding
+            it, and they are there to be looked at, not to be the optimum of the linear model.
         max_loss: a cap on the loss of each, as an absolute sum; for one relative to the optimum, solve once before.
 
     >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.5, 2.0], first=[0, 0, 0], span=[1, 1, 1])
@@ -42,7 +46,7 @@ def solve_diverse(
             replace(problem, distances=distances),
             solver=solver,
             time_limit_s=time_limit_s,
-            gap=gap,
+            gap=max(gap, further_gap) if found else gap,
             seed=seed,
             memory=memory,
         )
@@ -51,4 +55,4 @@ def solve_diverse(
         found.append(solution)
         if solution.termination is not Termination.optimal:
             break  # the time is spent: another one would cost as much again
-    return found
+    return sorted(found, key=lambda solution: solution.objective)

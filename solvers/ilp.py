@@ -11,7 +11,7 @@ from .cover import Cover
 from .problem import SelectionProblem
 from .program import Outcome, Settings, require_solver, run_program
 from .reduction import reduced
-from .relaxation import Relaxation, relax
+from .relaxation import Relaxation, priced_paths, relax
 from .rows import Rows, rows_of
 from .solution import Solution, Termination
 from .verify import check, totals, violations
@@ -99,6 +99,10 @@ class _Search:
             deadline_s=self.deadline,
         )
         self.bound = relaxation.bound
+        if len(rows) and not self._done():
+            priced_paths(
+                cover, loss, rows, relaxation.multipliers, good_enough=lambda path: self._offer(path) and self._done()
+            )
         self._grow(cover, loss, rows, relaxation)
         memory.multipliers = relaxation.multipliers
         memory.columns = np.union1d(memory.columns, self.kept[relaxation.columns])

@@ -27,7 +27,7 @@ def test_the_papers_overlap():
 
 def test_each_is_the_best_of_what_is_left():
     problem = random_problem(4, 4, seed=7, share=0.9)
-    found = solve_diverse(problem, count=5, minimum_distance=2, gap=0.0)
+    found = solve_diverse(problem, count=5, minimum_distance=2, gap=0.0, further_gap=0.0)
     taken = []
     for solution in found:
         left = [
