@@ -1,0 +1,169 @@
+"""What every runtime promises; one that cannot run here is skipped, with the reason, and has not been tested."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from computations import SPEC, expected_convolution, exported_convolution, onnx_convolution, unknown_operator
+
+from profilers import (
+    BuildFailed,
+    ProfilerError,
+    RuntimeSettings,
+    RuntimeUnavailable,
+    create_runtime,
+    runtime_statuses,
+)
+from profilers.calibration import KERNELS
+from profilers.runtime import RUNTIMES
+
+
+class RuntimeContract:
+    name = ""
+    tolerance = 1e-4
+
+    def computation(self, folder):
+        return onnx_convolution(folder)
+
+    def runtime(self, **settings):
+        try:
+            return create_runtime(self.name, RuntimeSettings(**settings))
+        except RuntimeUnavailable as error:
+            pytest.skip(f"DID NOT RUN: {error}")
+
+    def test_computes_what_the_file_says(self, tmp_path):
+        x = np.random.default_rng(0).standard_normal(SPEC.shape).astype(np.float32)
+        with self.runtime().prepare(self.computation(tmp_path)) as session:
+            session.run()
+            (found,) = session.outputs([x])
+        np.testing.assert_allclose(found, expected_convolution(x), atol=self.tolerance)
+
+    def test_times_each_run(self, tmp_path):
+        with self.runtime().prepare(self.computation(tmp_path)) as session:
+            durations = session.durations(5, time.perf_counter)
+        assert len(durations) == 5
+        assert all(0 < duration < 10 for duration in durations)
+
+    def test_a_file_that_it_does_not_take_is_a_failed_build(self, tmp_path):
+        runtime = self.runtime()
+        broken = self.computation(tmp_path)
+        broken.file.write_bytes(b"no model")
+        with pytest.raises(BuildFailed):
+            runtime.prepare(broken)
+        with pytest.raises(BuildFailed, match="is not there"):
+            runtime.prepare(dataclasses.replace(broken, file=tmp_path / "none"))
+
+    def test_another_batch_than_the_settings_is_refused(self, tmp_path):
+        with pytest.raises(BuildFailed, match="the settings say 2"):
+            self.runtime(batch=2).prepare(self.computation(tmp_path))
+
+    def test_a_closed_session_cannot_run(self, tmp_path):
+        session = self.runtime().prepare(self.computation(tmp_path))
+        session.close()
+        with pytest.raises(ProfilerError, match="was closed"):
+            session.run()
+
+    def test_offers_the_calibration_kernels(self, tmp_path):
+        runtime = self.runtime()
+        for kernel in KERNELS:
+            with runtime.kernel(kernel, tmp_path) as session:
+                assert min(session.durations(2, time.perf_counter)) > 0
+
+    def test_names_the_versions_that_decide_its_speed(self):
+        assert all(self.runtime().versions().values())
+
+
+class OnnxContract(RuntimeContract):
+    def test_an_unknown_operator_is_a_failed_build(self, tmp_path):
+        with pytest.raises(BuildFailed, match="Frobnicate"):
+            self.runtime().prepare(unknown_operator(tmp_path))
+
+
+class TestOnnxRuntimeCpu(OnnxContract):
+    name = "onnxruntime-cpu"
+
+    def test_threads_that_share_a_pool_compute_the_same(self, tmp_path):
+        x = np.ones(SPEC.shape, np.float32)
+        with self.runtime(threads=2).prepare(self.computation(tmp_path)) as session:
+            np.testing.assert_allclose(session.outputs([x])[0], expected_convolution(x), atol=1e-4)
+
+
+class TestOnnxRuntimeProvider(OnnxContract):
+    name = "onnxruntime:CPUExecutionProvider"
+
+
+class TestOpenVino(OnnxContract):
+    name = "openvino"
+
+
+class TestTorchCpu(RuntimeContract):
+    name = "torch-cpu"
+
+    def computation(self, folder):
+        return exported_convolution(folder)
+
+    def test_half_precision_is_near(self, tmp_path):
+        x = np.ones(SPEC.shape, np.float32)
+        with self.runtime(precision="bf16").prepare(self.computation(tmp_path)) as session:
+            np.testing.assert_allclose(session.outputs([x])[0], expected_convolution(x), atol=0.02)
+
+
+@pytest.mark.slow
+class TestTorchCpuCompiled(TestTorchCpu):
+    name = "torch-cpu-compiled"
+
+
+@pytest.mark.gpu
+class TestOnnxRuntimeCuda(OnnxContract):
+    name = "onnxruntime-cuda"
+    tolerance = 5e-3
+
+
+@pytest.mark.gpu
+class TestTensorRT(OnnxContract):
+    name = "tensorrt"
+    tolerance = 5e-3
+
+
+@pytest.mark.gpu
+class TestTorchCuda(TestTorchCpu):
+    name = "torch-cuda"
+    tolerance = 5e-3
+
+
+@pytest.mark.gpu
+class TestTorchCudaCompiled(TestTorchCuda):
+    name = "torch-cuda-compiled"
+
+
+def test_every_runtime_has_a_contract():
+    covered = {kind.name for kind in globals().values() if isinstance(kind, type) and issubclass(kind, RuntimeContract)}
+    assert set(RUNTIMES) <= covered
+
+
+def test_statuses_say_why_not_and_how_to_get_it():
+    statuses = {status.name: status for status in runtime_statuses()}
+    assert set(statuses) == set(RUNTIMES)
+    for status in statuses.values():
+        assert status.available == (not status.reason)
+        assert status.install.startswith("pip install")
+        assert bool(status.versions) == status.available
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": 0}, "expected at least 1"),
+        ({"precision": "int3"}, "expected one of fp32"),
+        ({"threads": 2, "affinity": (0,)}, "fewer processors than threads"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ProfilerError, match=message):
+        RuntimeSettings(**settings)
+
+
+def test_a_precision_that_a_runtime_cannot_choose_is_refused():
+    with pytest.raises(ProfilerError, match="cannot choose precision 'fp16'"):
+        create_runtime("onnxruntime-cpu", RuntimeSettings(precision="fp16"))

@@ -1,0 +1,167 @@
+"""Real measurements of small computations on ONNX Runtime, in fresh processes."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from computations import onnx_convolution, unknown_operator
+
+from profilers import Computation, LatencyTable, MeasurementFailed, ProfilerError, Protocol, RuntimeSettings, compare
+from profilers import profile as measure
+from profilers.isolation import Blame, run_job
+
+QUICK = Protocol(rounds=3, processes=2, most_processes=2, visit_ms=1.0, evict_mb=1.0, timeout_s=60.0)
+SETTINGS = RuntimeSettings()
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LANA_HOME", str(tmp_path / "home"))
+
+
+def sweep(computations, table, **more):
+    return measure(computations, runtime="onnxruntime-cpu", settings=SETTINGS, table=table, protocol=QUICK, **more)
+
+
+def test_a_table_of_real_figures(tmp_path):
+    told = []
+    labels = {"operation": "chain", "layer": "here", "stage": "1"}
+    computations = [onnx_convolution(tmp_path, key=f"n{n}", layers=n, labels=labels) for n in (1, 8, 64)]
+    table = sweep(computations, tmp_path / "table.csv", progress=told.append)
+    one, eight, many = (table.lookup(f"n{n}") for n in (1, 8, 64))
+    assert 0 < one.latency_ms < eight.latency_ms < many.latency_ms
+    assert many.p90_ms >= many.latency_ms
+    assert one.labels == labels
+    assert [state.done for state in told] == [1, 2, 3]
+    assert told[-1].seconds_left == 0
+    samples = (tmp_path / "table.samples.jsonl").read_text().splitlines()
+    assert len(samples) == 3
+
+
+def test_a_sweep_goes_on_where_it_was(tmp_path):
+    first = sweep([onnx_convolution(tmp_path, key="aa")], tmp_path / "table.csv")
+    told = []
+    both = [onnx_convolution(tmp_path, key="aa"), onnx_convolution(tmp_path, key="bb")]
+    second = sweep(both, tmp_path / "table.csv", progress=told.append)
+    assert second.lookup("aa") == first.lookup("aa")
+    assert [state.name for state in told] == ["bb of 1"]
+
+
+def test_what_cannot_be_built_is_a_row_with_its_error(tmp_path):
+    table = sweep([unknown_operator(tmp_path), onnx_convolution(tmp_path)], tmp_path / "table.csv")
+    assert "Frobnicate" in table.lookup("unknown").error
+    assert table.lookup("conv").latency_ms > 0
+
+
+def test_a_crash_is_blamed_on_the_one_that_crashed(tmp_path, monkeypatch):
+    # A runtime that ends its process at one computation stands for one with a fault in native code.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if any('profilers.worker' in a for a in sys.orig_argv):\n"
+        "    import profilers.onnxruntime_runtime as module\n"
+        "    prepare = module.OnnxRuntime._prepare\n"
+        "    def crash(self, computation):\n"
+        "        if computation.key == 'bad':\n"
+        "            os.kill(os.getpid(), 11)\n"
+        "        return prepare(self, computation)\n"
+        "    module.OnnxRuntime._prepare = crash\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    computations = [onnx_convolution(tmp_path, key=key) for key in ("good", "bad", "fine")]
+    table = sweep(computations, tmp_path / "table.csv")
+    assert "SIGSEGV" in table.lookup("bad").error
+    assert table.lookup("good").latency_ms > 0
+    assert table.lookup("fine").latency_ms > 0
+
+
+def test_one_that_hangs_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if any('profilers.worker' in a for a in sys.orig_argv):\n"
+        "    import profilers.onnxruntime_runtime as module\n"
+        "    module.OnnxRuntime._prepare = lambda self, computation: time.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    computation = onnx_convolution(tmp_path)
+    start_s = time.monotonic()
+    blame = run_job(
+        {"kind": "compare", "seconds": 0.1, "seed": 0},
+        runtime="onnxruntime-cpu",
+        settings=SETTINGS,
+        computations=[computation],
+        timeout_s=1.0,
+    )
+    assert isinstance(blame, Blame)
+    assert blame.item == 0
+    assert "no answer within 1 s" in blame.message
+    assert time.monotonic() - start_s < 30
+
+
+def test_networks_are_compared_side_by_side(tmp_path):
+    reference, longer = (onnx_convolution(tmp_path, key=f"n{n}", layers=n) for n in (16, 64))
+    same, four = compare(
+        reference,
+        [reference, longer],
+        runtime="onnxruntime-cpu",
+        settings=SETTINGS,
+        processes=3,
+        seconds_per_process=0.2,
+    )
+    assert len(four.ratios) == len(four.reference_ms) == 3
+    assert same.ratio < four.ratio
+    assert four.ratio_upper95 >= four.ratio
+
+
+def test_a_network_that_cannot_be_measured_is_named(tmp_path):
+    with pytest.raises(MeasurementFailed, match="an operator that nobody knows cannot be measured"):
+        compare(
+            onnx_convolution(tmp_path),
+            [unknown_operator(tmp_path)],
+            runtime="onnxruntime-cpu",
+            settings=SETTINGS,
+            processes=1,
+        )
+
+
+def test_nothing_of_the_users_folder_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    assert sweep([onnx_convolution(tmp_path)], tmp_path / "table.csv").lookup("conv").latency_ms > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="DID NOT RUN: no affinity on this system")
+def test_affinity_that_the_machine_has_not_is_told(tmp_path):
+    with pytest.raises(ProfilerError, match="This process may use"):
+        measure(
+            [onnx_convolution(tmp_path)],
+            runtime="onnxruntime-cpu",
+            settings=RuntimeSettings(affinity=(4095,)),
+            table=tmp_path / "t.csv",
+            protocol=QUICK,
+        )
+
+
+def test_a_computation_survives_its_json(tmp_path):
+    computation = onnx_convolution(tmp_path)
+    computation.save(tmp_path / "c.json")
+    assert Computation.load(tmp_path / "c.json") == computation
+    assert computation.exporter == "lana"
+    assert [sample.dtype for sample in computation.samples()] == [np.float32]
+
+
+def test_any_onnx_file_is_a_computation(tmp_path):
+    written = onnx_convolution(tmp_path)
+    found = Computation.from_onnx(written.file)
+    assert found.inputs == written.inputs
+    assert found.key.isalnum()
+    (tmp_path / "no.onnx").write_text("no model")
+    with pytest.raises(ProfilerError, match="cannot be read as ONNX"):
+        Computation.from_onnx(tmp_path / "no.onnx")
+
+
+def test_the_same_device_keeps_its_reference(tmp_path):
+    first = sweep([onnx_convolution(tmp_path, key="aa")], tmp_path / "a.csv")
+    second = sweep([onnx_convolution(tmp_path, key="bb")], tmp_path / "b.csv")
+    assert first.header.reference_s == second.header.reference_s
+    assert len(LatencyTable.read(tmp_path / "a.csv").merge(second)) == 2

@@ -1,0 +1,136 @@
+"""The sampling loop under a simulated clock, so that the truth is known."""
+
+import math
+import random
+
+import pytest
+
+from profilers import ProfilerError, Protocol
+from profilers.measurement import Measurement, Round, median_interval
+from profilers.timing import Item, paired_ratios, sample
+
+
+class Machine:
+    """A clock that only sessions move; its speed drifts as a shared machine's does."""
+
+    def __init__(self, *, drift=0.3, noise=0.0, seed=0):
+        self.now, self.drift, self.noise, self.random = 0.0, drift, noise, random.Random(seed)
+
+    def clock(self):
+        return self.now
+
+    @property
+    def slowness(self):
+        return 1 + self.drift * math.sin(self.now * 3)
+
+    def work(self, seconds):
+        self.now += seconds * self.slowness * (1 + self.noise * abs(self.random.gauss(0, 1)))
+
+
+class FakeSession:
+    """Stands for a runtime's session: takes a known time on a simulated machine."""
+
+    def __init__(self, machine, seconds):
+        self.machine, self.seconds, self.visits = machine, seconds, 0
+
+    def durations(self, count, clock):
+        self.visits += 1
+        found = []
+        for _ in range(count):
+            start = clock()
+            self.machine.work(self.seconds)
+            found.append(clock() - start)
+        return found
+
+
+def calibrate_on(machine):
+    def calibrate():
+        start = machine.clock()
+        machine.work(1e-3)
+        return (machine.clock() - start) / 1e-3
+
+    return calibrate
+
+
+def test_calibration_takes_the_drift_out():
+    machine = Machine(drift=0.3)
+    truths = [1e-3 * (1 + i) for i in range(20)]
+    items = [Item(FakeSession(machine, seconds), []) for seconds in truths]
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clock=machine.clock)
+    for truth, item in zip(truths, items, strict=True):
+        found = Measurement(rounds=tuple(item.rounds))
+        assert found.latency_ms == pytest.approx(truth * 1e3, rel=0.03)
+        assert len(found.rounds) == Protocol().rounds
+
+
+def test_without_it_the_drift_would_show():
+    machine = Machine(drift=0.3)
+    items = [Item(FakeSession(machine, 2e-3), []) for _ in range(20)]
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=lambda: 1.0, clock=machine.clock)
+    spread = [one.latency_s for item in items for one in item.rounds]
+    assert max(spread) / min(spread) > 1.2
+
+
+def test_slow_items_get_fewer_rounds_but_three():
+    machine = Machine(drift=0)
+    slow, fast = Item(FakeSession(machine, 2.0), []), Item(FakeSession(machine, 1e-3), [])
+    sample([slow, fast], protocol=Protocol(evict_mb=0, limit_s=3.0), calibrate=lambda: 1.0, clock=machine.clock)
+    assert len(slow.rounds) == 3
+    assert len(fast.rounds) == Protocol().rounds
+
+
+def test_the_order_is_shuffled_and_a_seed_repeats_it():
+    def order(seed):
+        seen, machine = [], Machine()
+        items = [Item(FakeSession(machine, 1e-3), []) for _ in range(10)]
+        sample(
+            items, protocol=Protocol(evict_mb=0, seed=seed), calibrate=lambda: 1.0, clock=machine.clock, at=seen.append
+        )
+        return seen
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:10] != order(1)[10:20]
+    assert sorted(order(1)[:10]) == list(range(10))
+
+
+def test_paired_ratios_hold_under_drift():
+    machine = Machine(drift=0.3, noise=0.01)
+    reference = FakeSession(machine, 4e-3)
+    candidates = [FakeSession(machine, 4e-3 * ratio) for ratio in (0.25, 0.5, 0.9, 1.0, 1.7)]
+    ratios, seen = paired_ratios(reference, candidates, seconds=2.0, clock=machine.clock)
+    assert [sorted(r)[len(r) // 2] for r in ratios] == pytest.approx([0.25, 0.5, 0.9, 1.0, 1.7], rel=0.02)
+    assert len(ratios[0]) >= 7
+    assert all(second > 0 for second in seen)
+
+
+def test_a_protocol_is_checked():
+    with pytest.raises(ProfilerError, match="rounds=0"):
+        Protocol(rounds=0)
+    with pytest.raises(ProfilerError, match="most_processes=1"):
+        Protocol(processes=3, most_processes=1)
+
+
+def test_noise_is_said():
+    quiet = [Round(runs_s=(1e-3 * (1 + 0.001 * i),), cold_s=2e-3, index=1.0) for i in range(12)]
+    loud = [Round(runs_s=(1e-3 * (1 + 0.1 * i),), cold_s=2e-3, index=1.0) for i in range(12)]
+    assert not Measurement(rounds=tuple(quiet)).noisy
+    assert Measurement(rounds=tuple(loud)).noisy
+    assert Measurement(rounds=tuple(quiet[:5])).noisy  # too few rounds to bound anything
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says():
+    generator = random.Random(0)
+    covered = 0
+    for _ in range(2000):
+        low, high = median_interval([generator.gauss(0, 1) for _ in range(15)])
+        covered += low <= 0 <= high
+    assert 0.95 <= covered / 2000 <= 0.985
+
+
+def test_a_measurement_survives_its_json():
+    rounds = tuple(Round(runs_s=(1e-3, 1.1e-3), cold_s=2e-3, index=1.02, process=i) for i in range(6))
+    again = Measurement.from_json(Measurement(rounds=rounds).to_json())
+    assert again.latency_ms == pytest.approx(Measurement(rounds=rounds).latency_ms, rel=1e-4)
+    with pytest.raises(ProfilerError, match="at least one round"):
+        Measurement(rounds=())
