@@ -216,13 +216,15 @@ def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
             content = file.read()
     except OSError as error:
         raise InvalidTable(f"{path} cannot be read: {error.strerror}.") from error
-    return parse(_decode(content, path), str(path), cut_short=cut_short)
+    return parse(_decode(content, path, cut_short=cut_short), str(path), cut_short=cut_short)
 
 
-def _decode(content: bytes, path: Path) -> str:
+def _decode(content: bytes, path: Path, *, cut_short: bool = False) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
+        if cut_short and error.reason == "unexpected end of data":
+            return content[: error.start].decode()
         raise InvalidTable(f"{path} is no latency table: it is not text.") from error
 
 
@@ -248,8 +250,12 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
     path.parent.mkdir(parents=True, exist_ok=True)
     with _open_locked(path) as file:
         content = file.read()
+        begun = content[: len(_FIRST)]
+        columns = ",".join(COLUMNS).encode() + b"\n"
+        if columns not in content.replace(b"\r\n", b"\n") and begun == _FIRST.encode()[: len(begun)]:
+            content = b""  # killed before the first row: there is nothing to lose
         if content:
-            found, kept = parse(_decode(content, path), str(path), cut_short=True)
+            found, kept = parse(_decode(content, path, cut_short=True), str(path), cut_short=True)
             header.require_same(found, str(path))
         else:
             found, kept = header, []

@@ -99,11 +99,10 @@ def test_a_kill_loses_at_most_the_row_in_flight(tmp_path_factory, data):
     rows = [row(f"k{i}", float(i + 1)) for i in range(5)]
     append(path, HEADER, rows)
     whole = path.read_bytes()
-    first_row = whole.index(b"\nk0,") + 1
-    path.write_bytes(whole[: data.draw(st.integers(first_row, len(whole) - 1))])
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     begun = len(re.findall(rb"\nk\d,", path.read_bytes()))
     kept = append(path, HEADER, [row("new", 9.0)])
-    assert begun - 1 <= len(kept) - 1 <= begun
+    assert max(begun - 1, 0) <= len(kept) - 1 <= begun
     assert [r["key"] for r in kept][-1] == "new"
     assert LatencyTable.read(path).lookup("new").latency_ms == 9.0
 
