@@ -193,11 +193,24 @@ def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: 
     return stages.measure_target(target, runtime=runtime, settings=settings, processes=processes)
 
 
-def profile(recipe: Recipe, table: Path | str, *, quiet: bool = False) -> LatencyTable:
+def profile(recipe: Recipe, table: Path | str, *, tables: Path | None = None, quiet: bool = False) -> LatencyTable:
     """The latency table of this machine for the layers of a model and a pool, in the file `table`.
 
-    Rows that the file holds already are not measured again.
+    Rows that the file, or one in the folder `tables`, holds already are not measured again.
     """
+    teacher, scan = _layers(recipe)
+    return stages.profile_to(Path(table), teacher, scan, recipe, tables=tables, quiet=quiet)
+
+
+def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
+    """An archive that measures the table on a device with nothing of ours; how many computations it holds."""
+    teacher, scan = _layers(recipe)
+    return stages.bundle_to(Path(path), teacher, scan, recipe, quiet=quiet)
+
+
+def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
+    pool_names(recipe.pool)
     teacher = teacher_of(recipe)
-    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
-    return stages.profile_to(Path(table), teacher, scan, recipe, quiet=quiet)
+    return teacher, find_layers(
+        teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from lana.teacher import Teacher
 from lana.wholes import PROCESSES, Log, Measured, replaced
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare, create_runtime
 from profilers import profile as measure_table
+from profilers.bundle import write_bundle
+from profilers.library import search_path
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
@@ -122,16 +125,42 @@ def profile(setting: Setting) -> list[Offer]:
     return read_offers(path)
 
 
-def profile_to(table: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> LatencyTable:
+def profile_to(
+    table: Path,
+    teacher: Teacher,
+    scan: LayerScan,
+    recipe: Recipe,
+    *,
+    tables: Path | None = None,
+    quiet: bool = False,
+) -> LatencyTable:
     """The latency table for a teacher's layers and a pool, without a run."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
-        return _profiled(table, Path(folder), teacher, scan, recipe, quiet)[1]
+        return _profiled(table, Path(folder), teacher, scan, recipe, quiet, tables)[1]
+
+
+def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> int:
+    """The computations of a table with a runner for another device; how many there are.
+
+    They are ONNX files, since a device without torch runs nothing else.
+    """
+    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+    with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
+        _, computations = make_offers(
+            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), on_progress=progress.update
+        )
+        write_bundle(path, computations, runtime=recipe.runtime, settings=settings)
+    return len(computations)
 
 
 def _profiled(
-    table: Path, folder: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, quiet: bool
+    table: Path,
+    folder: Path,
+    teacher: Teacher,
+    scan: LayerScan,
+    recipe: Recipe,
+    quiet: bool,
+    tables: Path | None = None,
 ) -> tuple[list[Offer], LatencyTable]:
     settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
     form = runtime_form(recipe.runtime, settings)
@@ -151,6 +180,7 @@ def _profiled(
             runtime=recipe.runtime,
             settings=settings,
             table=table,
+            libraries=search_path(tables),
             progress=lambda state: progress.update(state.done, state.name),
         )
     return offers, measured

@@ -1,1 +1,169 @@
-"""Computations with a runner for a device that has neither torch nor lana."""
+"""Computations with a runner for a device that has neither torch nor lana: Python, NumPy and the runtime suffice.
+
+    unzip out.zip -d work && cd work && python run.py
+
+The runner is this package itself, copied into the archive. It measures single computations into a latency table, or
+whole networks beside a reference into `measurements.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from profilers.comparison import Comparison, compare
+from profilers.computation import Computation
+from profilers.errors import ProfilerError
+from profilers.runtime import RuntimeSettings
+from profilers.sweep import Progress, measure
+
+TABLE, MEASUREMENTS = "table.csv", "measurements.json"
+_KINDS = ("table", "networks")
+
+_RUN = '''\
+"""Measures what this archive holds and writes {result} beside this file. Needs Python 3.11, numpy and {runtime}."""
+
+import sys
+from pathlib import Path
+
+here = Path(__file__).resolve().parent
+sys.path.insert(0, str(here))
+
+from profilers.bundle import run
+
+run(here, sys.argv[1:])
+'''
+
+_README = """\
+Measures computations on this device for lana.
+
+    python -m pip install numpy {package}
+    python run.py [--runtime {runtime}] [--threads {threads}]
+
+Nothing else should run beside it. It may be stopped and started again. Send {result} back.
+"""
+
+
+def write_bundle(
+    path: Path | str,
+    computations: Sequence[Computation],
+    *,
+    runtime: str,
+    settings: RuntimeSettings,
+    kind: str = "table",
+    processes: int = 5,
+) -> Path:
+    """Write an archive that measures these computations; for "networks" the first one is the reference.
+
+    Raises:
+        ProfilerError: nothing to measure, or an unknown kind.
+    """
+    if kind not in _KINDS or not computations:
+        raise ProfilerError(
+            f"kind={kind!r}, {len(computations)} computations: expected one of {_KINDS}, and at least one."
+        )
+    path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
+    job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes}
+    said = {
+        "result": names[kind],
+        "runtime": runtime,
+        "package": {"onnxruntime-cpu": "onnxruntime"}.get(runtime, runtime),
+        "threads": settings.threads,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("run.py", _RUN.format(**said))
+        archive.writestr("README.txt", _README.format(**said))
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            archive.write(source, f"profilers/{source.name}")
+        listed = []
+        for index, computation in enumerate(computations):
+            inside = f"computations/{index:04d}{computation.file.suffix}"
+            archive.write(computation.file, inside)
+            listed.append({**computation.to_json(Path(name)), "file": inside})
+        archive.writestr("job.json", json.dumps({**job, "computations": listed}, indent=1))
+    return path
+
+
+def run(folder: Path, arguments: Sequence[str]) -> Path:
+    """What `run.py` does in the unpacked archive; the path of the result."""
+    import argparse
+
+    job = json.loads((folder / "job.json").read_text())
+    settings = RuntimeSettings.from_json(job["settings"])
+    parser = argparse.ArgumentParser(prog="run.py")
+    parser.add_argument("--runtime", default=job["runtime"])
+    parser.add_argument("--threads", type=int, default=settings.threads)
+    given = parser.parse_args(arguments)
+    settings = RuntimeSettings.from_json({**settings.to_json(), "threads": given.threads})
+    computations = [Computation.from_json(fields, folder) for fields in job["computations"]]
+    if job["kind"] == "table":
+        path = folder / TABLE
+        measure(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)
+    else:
+        path = folder / MEASUREMENTS
+        networks = _networks(computations, given.runtime, settings, job["processes"])
+        path.write_text(json.dumps(networks, indent=1))
+    print(f"Wrote {path}")
+    return path
+
+
+def _networks(
+    computations: Sequence[Computation], runtime: str, settings: RuntimeSettings, processes: int
+) -> dict[str, Any]:
+    from profilers.environment import environment, processor
+
+    found = compare(
+        computations[0], computations[1:], runtime=runtime, settings=settings, processes=processes, progress=_tell
+    )
+    return {
+        "runtime": runtime,
+        "settings": settings.to_json(),
+        "device": processor(),
+        "environment": environment(),
+        "networks": [
+            {"name": computation.name, **vars(comparison)}
+            for computation, comparison in zip(computations[1:], found, strict=True)
+        ],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkMeasurements:
+    """What a device sent back of whole networks: name → its comparison with the reference."""
+
+    runtime: str
+    device: str
+    networks: dict[str, Comparison]
+
+
+def read_measurements(path: Path | str) -> NetworkMeasurements:
+    """Read a `measurements.json`.
+
+    Raises:
+        ProfilerError: it is not one.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        networks = {
+            entry["name"]: Comparison(
+                key=str(entry["key"]), ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"])
+            )
+            for entry in content["networks"]
+        }
+        return NetworkMeasurements(runtime=content["runtime"], device=content["device"], networks=networks)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProfilerError(
+            f"{path} holds no measurements of networks ({error!r}). "
+            f"Expected the {MEASUREMENTS} that a bundle's run.py writes."
+        ) from error
+
+
+def _tell(progress: Progress) -> None:
+    left = "" if progress.seconds_left is None else f", about {progress.seconds_left:.0f} s left"
+    print(f"{progress.done}/{progress.total} {progress.name}{left}", flush=True)

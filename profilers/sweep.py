@@ -16,6 +16,7 @@ from profilers.computation import Computation
 from profilers.environment import environment, load, processor
 from profilers.errors import MeasurementFailed, ProfilerError
 from profilers.isolation import Blame, run_job
+from profilers.library import known_rows
 from profilers.measurement import Measurement
 from profilers.runtime import Runtime, RuntimeSettings, create_runtime
 from profilers.timing import Protocol, chunks
@@ -46,10 +47,13 @@ def profile(
     runtime: str,
     settings: RuntimeSettings,
     table: Path | str,
+    libraries: Sequence[Path] = (),
     protocol: Protocol | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> LatencyTable:
     """Measure what the table file does not hold yet and append it; the whole table is returned.
+
+    Rows that a table in one of the folders `libraries` holds for this device and setting are taken from there.
 
     It may be killed and started again: rows are written as soon as they are known, and kept. A computation that the
     runtime does not take, that crashes it or hangs is a row with its error.
@@ -60,7 +64,15 @@ def profile(
         InvalidTable: the file is no latency table, or was changed.
         MeasurementFailed: nothing at all can be measured.
     """
-    measure(computations, runtime=runtime, settings=settings, table=table, protocol=protocol, progress=progress)
+    measure(
+        computations,
+        runtime=runtime,
+        settings=settings,
+        table=table,
+        libraries=libraries,
+        protocol=protocol,
+        progress=progress,
+    )
     from profilers.table import LatencyTable
 
     return LatencyTable.read(table)
@@ -72,6 +84,7 @@ def measure(
     runtime: str,
     settings: RuntimeSettings,
     table: Path | str,
+    libraries: Sequence[Path] = (),
     protocol: Protocol | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
@@ -80,6 +93,8 @@ def measure(
     unique = {computation.key: computation for computation in computations}
     header = _header(create_runtime(runtime, settings), unique.values(), protocol, path)
     held = {row["key"] for row in table_file.append(path, header, [])}
+    if libraries and (missing := unique.keys() - held):
+        held = {row["key"] for row in table_file.append(path, header, known_rows(libraries, header, missing))}
     wanted = [computation for computation in unique.values() if computation.key not in held]
     tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
     for group in chunks(wanted, protocol.group):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from profilers import table_file
 from profilers.calibration import rescale
 from profilers.errors import MissingRow, TableMismatch
+from profilers.library import scaled
 from profilers.table_file import COLUMNS, LABELS, MEASURED, STATIC, Fields, Header
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class LatencyTable:
         factor = rescale(other.header.reference_s, self.header.reference_s)
         merged = dict(self.fields)
         for key, row in other.fields.items():
-            theirs = _scaled(row, factor)
+            theirs = scaled(row, factor)
             merged[key] = self._settle(merged[key], theirs, prefer, other.source) if key in merged else theirs
         return LatencyTable(header=self.header, fields=merged, source=self.source)
 
@@ -176,9 +177,3 @@ class LatencyTable:
 
 def _float(text: str) -> float:
     return float(text) if text else math.nan
-
-
-def _scaled(row: Fields, factor: float) -> Fields:
-    if row["error"] or factor == 1:
-        return row
-    return {**row, **{name: f"{float(row[name]) * factor:.6g}" for name in ("latency_ms", "p90_ms", "cold_ms")}}

@@ -165,3 +165,14 @@ def test_the_same_device_keeps_its_reference(tmp_path):
     second = sweep([onnx_convolution(tmp_path, key="bb")], tmp_path / "b.csv")
     assert first.header.reference_s == second.header.reference_s
     assert len(LatencyTable.read(tmp_path / "a.csv").merge(second)) == 2
+
+
+def test_rows_that_are_known_are_not_measured_again(tmp_path):
+    known = sweep([onnx_convolution(tmp_path, key="aa")], tmp_path / "library" / "known.csv")
+    (tmp_path / "library" / "notes.csv").write_text("not,a,table\n")
+    told = []
+    both = [onnx_convolution(tmp_path, key=key) for key in ("aa", "bb")]
+    table = sweep(both, tmp_path / "new.csv", libraries=[tmp_path / "library"], progress=told.append)
+    assert [state.name for state in told] == ["bb of 1"]
+    assert table.lookup("aa").latency_ms == pytest.approx(known.lookup("aa").latency_ms)
+    assert table.lookup("aa").measured == known.lookup("aa").measured

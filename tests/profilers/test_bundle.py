@@ -1,0 +1,83 @@
+"""The round trip over a device with nothing of ours: archive → run.py → what it sends back."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+
+import pytest
+from computations import onnx_convolution
+
+from profilers import LatencyTable, ProfilerError, RuntimeSettings
+from profilers.bundle import MEASUREMENTS, TABLE, read_measurements, write_bundle
+
+FORBIDDEN = ("torch", "lana", "pandas", "onnx", "solvers")
+
+
+def unpacked(tmp_path, kind, **more):
+    computations = [onnx_convolution(tmp_path, key=f"n{n}", layers=n) for n in (1, 16)]
+    archive = write_bundle(
+        tmp_path / "out.zip", computations, runtime="onnxruntime-cpu", settings=RuntimeSettings(), kind=kind, **more
+    )
+    zipfile.ZipFile(archive).extractall(tmp_path / "device")
+    for computation in computations:
+        computation.file.unlink()  # the archive has its own
+    return tmp_path / "device"
+
+
+def run_there(device, python=sys.executable):
+    # Whatever a bare device has not is refused, in this process and in those that it starts.
+    blocker = device.parent / "blocker"
+    blocker.mkdir(exist_ok=True)
+    (blocker / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {FORBIDDEN}:\n"
+        "            raise ImportError(f'a bare device has no {name}')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(blocker), "LANA_HOME": str(device.parent / "home")}
+    return subprocess.run(
+        [python, "run.py"], cwd=device, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_a_table_comes_back(tmp_path):
+    device = unpacked(tmp_path, "table")
+    result = run_there(device)
+    assert result.returncode == 0, result.stderr
+    assert "2/2" in result.stdout
+    table = LatencyTable.read(device / TABLE)
+    assert 0 < table.lookup("n1").latency_ms < table.lookup("n16").latency_ms
+
+
+def test_measurements_of_networks_come_back(tmp_path):
+    device = unpacked(tmp_path, "networks", processes=2)
+    result = run_there(device)
+    assert result.returncode == 0, result.stderr
+    found = read_measurements(device / MEASUREMENTS)
+    assert found.runtime == "onnxruntime-cpu"
+    assert list(found.networks) == ["n16 of 16"]
+    assert found.networks["n16 of 16"].ratio > 1
+    assert len(found.networks["n16 of 16"].ratios) == 2
+
+
+@pytest.mark.slow
+def test_in_a_bare_environment(tmp_path):
+    device = unpacked(tmp_path, "table")
+    venv.create(tmp_path / "bare", with_pip=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "numpy", "onnxruntime"], check=True, capture_output=True)
+    result = run_there(device, python)
+    assert result.returncode == 0, result.stderr
+    assert len(LatencyTable.read(device / TABLE)) == 2
+
+
+def test_what_is_no_measurement_is_refused(tmp_path):
+    (tmp_path / "m.json").write_text("{}")
+    with pytest.raises(ProfilerError, match=r"Expected the measurements\.json"):
+        read_measurements(tmp_path / "m.json")
+    with pytest.raises(ProfilerError, match="at least one"):
+        write_bundle(tmp_path / "o.zip", [], runtime="onnxruntime-cpu", settings=RuntimeSettings())
