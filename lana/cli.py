@@ -373,8 +373,14 @@ def diff(table: Path, other: Path) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@budget_ms
+@click.option("--budget-ms", type=float, multiple=True, help="Latency budget in milliseconds; one for each --table.")
 @budget
+@click.option("--max-loss", type=float, help="Instead of a budget: the fastest whose expected loss is at most this.")
+@click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
+@click.option("--table", type=click.Path(path_type=Path), multiple=True, help="Table of a device that is not here.")
+@click.option(
+    "--measured", type=click.Path(path_type=Path), multiple=True, help="measurements.json that came back from a device."
+)
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
 @quiet
@@ -382,7 +388,11 @@ def diff(table: Path, other: Path) -> None:
 def select(
     run: Path,
     budget: str | None,
-    budget_ms: float | None,
+    budget_ms: tuple[float, ...],
+    max_loss: float | None,
+    pin: tuple[str, ...],
+    table: tuple[Path, ...],
+    measured: tuple[Path, ...],
     name: str | None,
     verify: bool,
     quiet: bool,
@@ -390,17 +400,40 @@ def select(
 ) -> None:
     """Another student from a finished RUN; nothing is distilled again.
 
+    With --table it is for a device that is not here, with several for all of them at once; what --measured reads
+    back from them verifies it, or corrects the prediction and solves again.
+
     \b
     lana select runs/digits-resnet --budget 0.3x --no-verify
+    lana select runs/digits-resnet --max-loss 0.2
+    lana select runs/digits-resnet --table phone.csv --budget-ms 5 --table board.csv --budget-ms 9
     """
     from lana import pipeline
 
-    wanted = _budget(budget, budget_ms)
-    if wanted is None:
-        raise UserError("No budget was given. Give --budget 0.3x or --budget-ms 2.5.")
-    summary = pipeline.select(run, wanted, name=name, verify=verify, quiet=quiet or json_output)
+    silent = quiet or json_output
+    if table:
+        if len(budget_ms) != len(table) or budget or max_loss is not None or pin:
+            raise UserError(
+                f"Give one --budget-ms for each --table and nothing else: got {len(budget_ms)}, {len(table)}."
+            )
+        budgets = dict(zip(table, budget_ms, strict=True))
+        found = pipeline.select_for(run, budgets, measured=measured, name=name, quiet=silent)
+        _print(found, json_output=json_output)
+        return
+    if len(budget_ms) > 1 or (max_loss is not None and (budget or budget_ms)):
+        raise UserError("Give one of --budget, --budget-ms and --max-loss, once.")
+    wanted = _budget(budget, budget_ms[0] if budget_ms else None)
+    pins = dict(_pin(text) for text in pin)
+    summary = pipeline.select(run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, quiet=silent)
     _print(summary, json_output=json_output)
     sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
+
+
+def _pin(text: str) -> tuple[str, str]:
+    layer, equals, operation = text.partition("=")
+    if not (layer and equals and operation):
+        raise UserError(f"--pin {text!r}: expected LAYER=OPERATION, for example layer1.0=identity.")
+    return layer, operation
 
 
 @main.command()
@@ -457,6 +490,24 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
             f"{latencies[len(latencies) // 2]:.4f} ms (median of {len(latencies)} processes, "
             f"{latencies[0]:.4f} to {latencies[-1]:.4f}) on {recipe.runtime}, {recipe.threads} thread(s)"
         )
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@budget_ms
+@budget
+@quiet
+@as_json
+def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool, json_output: bool) -> None:
+    """Compare the integer program with other searches on the pool of a finished RUN.
+
+    \b
+    lana compare runs/digits-resnet --budget 0.4x
+    """
+    from lana.compare import compare_searches
+
+    wanted = _budget(budget, budget_ms) or "0.5x"
+    _print(compare_searches(run, wanted, quiet=quiet or json_output), json_output=json_output)
 
 
 @main.command()

@@ -14,12 +14,15 @@ Each stage reads and writes files in the run directory and is skipped when it is
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lana import stages
+from lana import devices, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluate import Evaluation, check_labels, evaluate_module
@@ -118,30 +121,82 @@ def make_pool(setting: Setting, baseline: stages.Baseline, recipe: Recipe) -> Se
 
 
 def select(
-    out: Path | str, budget: str, *, name: str | None = None, verify: bool = True, quiet: bool = False
+    out: Path | str,
+    budget: str | None = None,
+    *,
+    max_loss: float | None = None,
+    pins: Mapping[str, str] | None = None,
+    name: str | None = None,
+    verify: bool = True,
+    quiet: bool = False,
 ) -> Summary:
     """Another student from a finished run: solved, assembled and (with `verify`) measured; nothing is distilled.
+
+    With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` says which
+    operation must stand at a layer.
 
     Raises:
         UserError: the run is not finished as far as the scores, or the name belongs to a student already.
     """
+    with open_finished(out, quiet=quiet) as (setting, baseline, found):
+        selector = dataclasses.replace(found, pins=pins or {})
+        if max_loss is not None:
+            budget = f"{stages.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
+            name = name or stages.free_name(setting.run, f"loss-{max_loss:g}")
+        if budget is None:
+            raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
+        recipe = setting.recipe.replace(budget=budget)
+        budget_ms = baseline.budget_ms(recipe)
+        if budget_ms >= baseline.teacher_ms:
+            return nothing_to_do(setting, baseline, budget_ms)
+        name = _new_name(setting.run, name, budget)
+        student = stages.select(setting, selector, baseline, recipe, name, verify=verify)
+        return stages.deliver(setting, selector, baseline, student, recipe, verify=verify)
+
+
+def select_for(
+    out: Path | str,
+    budgets_ms: Mapping[Path, float],
+    *,
+    measured: Sequence[Path] = (),
+    name: str | None = None,
+    quiet: bool = False,
+) -> devices.DeviceSummary:
+    """A student of a finished run for devices that are not here: latency table → budget in milliseconds there.
+
+    It fits all of them at once. Unverified until their measurements are read back by `measured`, the
+    `measurements.json` of the archives that this writes.
+
+    Raises:
+        UserError: the run is not finished, or a table is of another network; `BudgetUnreachable` if nothing fits.
+    """
+    with open_finished(out, quiet=quiet) as (setting, baseline, selector):
+        opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
+        name = _new_name(setting.run, name, "+".join(device.name for device in opened))
+        return devices.deliver(setting, baseline, opened, name)
+
+
+@contextlib.contextmanager
+def open_finished(out: Path | str, *, quiet: bool = False) -> Iterator[tuple[Setting, stages.Baseline, Selector]]:
+    """A run whose pool is finished, ready to select from; students of it are not fine-tuned.
+
+    Raises:
+        UserError: it is not a run, in use, or not finished as far as the scores.
+    """
     with Run.open(out) as run:
-        recipe = run.recipe().replace(budget=budget, epochs=0.0)
         if "score" not in run.stages():
             raise UserError(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
-        setting = prepare(run, recipe, quiet=quiet)
+        setting = prepare(run, run.recipe().replace(epochs=0.0), quiet=quiet)
         baseline = stages.baseline(setting)
-        budget_ms = baseline.budget_ms(recipe)
-        if budget_ms >= baseline.teacher_ms:
-            return nothing_to_do(setting, baseline, budget_ms)
-        selector = make_pool(setting, baseline, recipe)
-        folder = run.student(name or stages.free_name(run, budget))
-        if name and folder.exists():
-            raise UserError(f"There is a student {name!r} in {out} already. Give another --name.")
-        student = stages.select(setting, selector, baseline, recipe, folder.name, verify=verify)
-        return stages.deliver(setting, selector, baseline, student, recipe, verify=verify)
+        yield setting, baseline, make_pool(setting, baseline, setting.recipe)
+
+
+def _new_name(run: Run, name: str | None, otherwise: str) -> str:
+    if name and run.student(name).exists():
+        raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
+    return name or stages.free_name(run, otherwise)
 
 
 def finetune(

@@ -60,6 +60,8 @@ class Run:
         try:
             if recipe is not None:
                 run._check(recipe)
+            for left in run.path.rglob(f"{_WRITING}*"):  # of a process that was killed
+                left.unlink()
             yield run
         finally:
             lock.release()
@@ -117,6 +119,7 @@ class Run:
             write_json(self.path / "stages.json", {**self.stages(), name: entry})
 
 
+_WRITING = ".writing-"
 POOL = ("teacher", "profile", "distill", "score")
 
 
@@ -141,7 +144,7 @@ def explain_disk(path: Path) -> Iterator[None]:
 def write(path: Path, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a file beside `path`, then rename it into place: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_WRITING, suffix=path.suffix)
     os.close(handle)
     beside = Path(name)
     try:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from lana.errors import BudgetUnreachable, LanaError
+from lana.errors import BudgetUnreachable, LanaError, UserError
 from lana.prediction import Prediction, PredictionError, Whole, fit, held_out_error, total
 from lana.profiling import Offer
 from lana.wholes import PROCESSES, Log, Measured, replaced
@@ -44,6 +44,7 @@ class Selector:
     teacher_ms: float
     log: Log
     measure: Measure
+    pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
     solver: str = "HiGHS"
     seconds: dict[str, float] = field(default_factory=dict)
@@ -53,6 +54,17 @@ class Selector:
         self._first = np.array([position[offer.layer.members[0]] for offer in self.offers])
         self._span = np.array([len(offer.layer.members) for offer in self.offers])
         self._loss = np.array([self.losses[offer.layer.name, offer.operation] for offer in self.offers])
+        for layer, operation in self.pins.items():
+            if not any(offer.layer.name == layer and offer.operation == operation for offer in self.offers):
+                here = [offer.operation for offer in self.offers if offer.layer.name == layer]
+                raise UserError(
+                    f"--pin {layer}={operation}: "
+                    + (
+                        f"at {layer} there are {', '.join(here)}."
+                        if here
+                        else f"there is no layer {layer!r} in the pool."
+                    )
+                )
         self._by_name = {(offer.layer.name, offer.operation): offer for offer in self.offers}
 
     # --- prediction ------------------------------------------------------------------------------------------------
@@ -81,6 +93,10 @@ class Selector:
     def _known(self, selection: Mapping[str, str]) -> bool:
         return all(pair in self._by_name for pair in selection.items())
 
+    def _allowed(self, selection: Mapping[str, str]) -> bool:
+        pinned = all(selection.get(layer, "teacher") == operation for layer, operation in self.pins.items())
+        return pinned and self._known(selection)
+
     def _parts(self, selection: Mapping[str, str]) -> list[Offer]:
         covered = {member for name in selection for member in self._by_name[name, selection[name]].layer.members}
         own = [self._by_name[layer, "teacher"] for layer in self.layers if layer not in covered]
@@ -102,6 +118,9 @@ class Selector:
             span=self._span,
             costs={"latency_ms": cost},
             limits={"latency_ms": Limit(upper=budget_ms - prediction.intercept_ms)},
+            fixed=tuple(
+                index for index, offer in enumerate(self.offers) if self.pins.get(offer.layer.name) == offer.operation
+            ),
             names=tuple(f"{offer.operation} at {offer.layer.name}" for offer in self.offers),
         )
 
@@ -126,6 +145,17 @@ class Selector:
             raise LanaError("The solver found no selection at all although every layer has its teacher's operation.")
         return self.selection_of(solution)
 
+    def fastest_within(self, max_loss: float) -> Selection:
+        """The selection of least predicted latency whose expected loss is at most `max_loss`.
+
+        Raises:
+            UserError: none is that good.
+        """
+        found = fastest(self.problem(self.teacher_ms), "latency_ms", max_loss=max_loss)
+        if not found.found:
+            raise UserError(f"--max-loss {max_loss:g}: no selection loses that little. The teacher itself loses 0.")
+        return self.selection_of(found)
+
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def calibrate(self) -> None:
@@ -135,9 +165,9 @@ class Selector:
         low = self.predicted_ms(self.fastest())
         shares = np.linspace(0.02, 0.95, SPREAD)
         spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
-        self._measure_new([self.fastest(), *(selection for selection in spread if selection)], processes=2)
+        self.measure_new([self.fastest(), *(selection for selection in spread if selection)], processes=2)
 
-    def _measure_new(self, selections: Sequence[Selection], processes: int) -> None:
+    def measure_new(self, selections: Sequence[Selection], processes: int) -> None:
         """Measure those that were not measured in so many processes yet."""
         wanted: list[Selection] = []
         for selection in selections:
@@ -153,7 +183,7 @@ class Selector:
     def accepted(self, budget_ms: float) -> list[Measured]:
         """Measured selections whose upper 95% bound lies within the budget (less the margin), least loss first."""
         limit = budget_ms * (1 - MARGIN) / self.teacher_ms
-        within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._known(m.selection)]
+        within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._allowed(m.selection)]
         return sorted(within, key=lambda m: self.expected_loss(m.selection))
 
     def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
@@ -169,7 +199,7 @@ class Selector:
         target_ms = budget_ms * (1 - 2 * MARGIN)
         for _ in range(rounds):
             found = self.solve_diverse(target_ms, candidates)
-            self._measure_new(found or [self.fastest()], PROCESSES)
+            self.measure_new(found or [self.fastest()], PROCESSES)
             accepted = self.accepted(budget_ms)
             best = next((m for m in accepted if m.selection in found), None)
             if best and best.ratio * self.teacher_ms >= WELL_USED * budget_ms:
@@ -187,7 +217,7 @@ class Selector:
         Raises:
             BudgetUnreachable: always.
         """
-        self._measure_new([self.fastest()], PROCESSES)
+        self.measure_new([self.fastest()], PROCESSES)
         within = {m.ratio: m for m in self.log.pooled() if self._known(m.selection)}
         best = within[min(within)]
         fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - MARGIN)

@@ -35,7 +35,7 @@ from lana.profiling import (
 from lana.progress import Progress
 from lana.recipe import Recipe, fingerprint
 from lana.run import POOL, Run, write, write_json, write_text
-from lana.selection import Selection, Selector
+from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, build_operation, load_student_as_teacher, save_student
 from lana.summary import Summary, summarise
 from lana.teacher import Teacher
@@ -330,6 +330,15 @@ def select(
     return folder
 
 
+def budget_of(selector: Selector, selection: Selection) -> float:
+    """Measure one selection; the budget in milliseconds that its upper 95% bound keeps, with the usual margin."""
+    selector.measure_new([selection], PROCESSES)
+    measured = selector.log.of(selection)
+    if measured is None:
+        raise UserError("Within this loss nothing is faster than the teacher. Give a larger --max-loss.")
+    return measured.ratio_upper95 * selector.teacher_ms / (1 - MARGIN) * 1.0001
+
+
 def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, str]:
     """Layers → operation with the teacher's own filled in; a span stands under its own name."""
     covered = {member for name in selection for member in name.split("+")}
@@ -339,13 +348,10 @@ def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, 
 
 def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
     """Of several accepted selections, the one nearest to the teacher on training images (the paper, section 3.3)."""
-    images = setting.data.train.take(CANDIDATE_IMAGES, setting.recipe.seed + 2)
-    layers, device = unique_layers(selector.offers), setting.recipe.device
-    operations = trained_operations(setting, selector.offers)
+    device, operations = setting.recipe.device, trained_operations(setting, selector.offers)
     best: tuple[float, Measured, nn.Module] | None = None
     for measured in accepted:
-        student = assemble(setting.teacher.module, layers, measured.selection, operations)
-        reestimate_batchnorm(student, images, device=device)
+        student = assembled(setting, selector, measured.selection, operations)
         distance = float(
             distance_to_teacher(
                 student, setting.teacher.module, setting.data.validation, setting.task, device=device
@@ -357,6 +363,14 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
     if best is None:
         raise LanaError("No accepted selection was given to choose from.")
     return best[1], best[2]
+
+
+def assembled(setting: Setting, selector: Selector, selection: Mapping[str, str], operations: Operations) -> nn.Module:
+    """The student of a selection with trained operations and BatchNorm statistics of its own."""
+    student = assemble(setting.teacher.module, unique_layers(selector.offers), selection, operations)
+    images = setting.data.train.take(CANDIDATE_IMAGES, setting.recipe.seed + 2)
+    reestimate_batchnorm(student, images, device=setting.recipe.device)
+    return student.cpu()
 
 
 def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:

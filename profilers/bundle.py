@@ -57,8 +57,11 @@ def write_bundle(
     settings: RuntimeSettings,
     kind: str = "table",
     processes: int = 5,
+    label: str = "",
 ) -> Path:
     """Write an archive that measures these computations; for "networks" the first one is the reference.
+
+    `label` comes back with what is measured.
 
     Raises:
         ProfilerError: nothing to measure, or an unknown kind.
@@ -68,7 +71,7 @@ def write_bundle(
             f"kind={kind!r}, {len(computations)} computations: expected one of {_KINDS}, and at least one."
         )
     path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
-    job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes}
+    job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes, "label": label}
     said = {
         "result": names[kind],
         "runtime": runtime,
@@ -107,21 +110,27 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
         measure(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)
     else:
         path = folder / MEASUREMENTS
-        networks = _networks(computations, given.runtime, settings, job["processes"])
+        networks = _networks(computations, given.runtime, settings, job)
         path.write_text(json.dumps(networks, indent=1))
     print(f"Wrote {path}")
     return path
 
 
 def _networks(
-    computations: Sequence[Computation], runtime: str, settings: RuntimeSettings, processes: int
+    computations: Sequence[Computation], runtime: str, settings: RuntimeSettings, job: dict[str, Any]
 ) -> dict[str, Any]:
     from profilers.environment import environment, processor
 
     found = compare(
-        computations[0], computations[1:], runtime=runtime, settings=settings, processes=processes, progress=_tell
+        computations[0],
+        computations[1:],
+        runtime=runtime,
+        settings=settings,
+        processes=job["processes"],
+        progress=_tell,
     )
     return {
+        "label": job["label"],
         "runtime": runtime,
         "settings": settings.to_json(),
         "device": processor(),
@@ -137,6 +146,7 @@ def _networks(
 class NetworkMeasurements:
     """What a device sent back of whole networks: name → its comparison with the reference."""
 
+    label: str
     runtime: str
     device: str
     networks: dict[str, Comparison]
@@ -156,7 +166,9 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
             )
             for entry in content["networks"]
         }
-        return NetworkMeasurements(runtime=content["runtime"], device=content["device"], networks=networks)
+        return NetworkMeasurements(
+            label=content["label"], runtime=content["runtime"], device=content["device"], networks=networks
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProfilerError(
             f"{path} holds no measurements of networks ({error!r}). "

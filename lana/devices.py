@@ -1,0 +1,287 @@
+"""Students for devices that are not here: solved from their tables, sent out to be measured, verified when read back.
+
+For each device a folder RUN/devices/NAME holds what was measured there (`wholes.csv`) and, per student, the archive
+that measures it. One student may have to fit several devices at once: then its problem has one limit for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+import lana.stages as stages
+from lana.errors import BudgetUnreachable, UserError
+from lana.evaluate import evaluate_module
+from lana.export import export_onnx, to_computation
+from lana.profiling import Offer
+from lana.run import write_json
+from lana.selection import MARGIN, Selection, Selector
+from lana.student import assemble, save_student
+from lana.summary import make_console
+from lana.wholes import PROCESSES, Log
+from profilers import LatencyTable, MissingRow
+from profilers.bundle import read_measurements, write_bundle
+from solvers import SelectionProblem, explain, solve, solve_diverse
+
+if TYPE_CHECKING:
+    from lana.pipeline import Setting
+
+SENT = 6  # students sent out besides the chosen ones, spread over the range of latency, to fit the correction on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device by its table, with the budget there and what was measured on it so far."""
+
+    name: str
+    table: LatencyTable
+    budget_ms: float
+    folder: Path
+    selector: Selector
+
+    @property
+    def teacher_ms(self) -> float:
+        return self.selector.teacher_ms
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.selector.log.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A selection for devices: whether all of them measured it within budget, and the archives to send otherwise."""
+
+    selection: Selection
+    verified: bool
+    archives: tuple[Path, ...]
+
+
+def open_device(
+    setting: Setting, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
+) -> Device:
+    """A device's selector over the run's pool; those of the `measurements` that came from it are taken into its log.
+
+    Raises:
+        UserError: the table lacks a layer's own operation, or the measurements are of another run.
+    """
+    read = LatencyTable.read(table)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", table.stem)
+    folder = setting.run.path / "devices" / name
+    log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
+    for back in measurements:
+        if read_measurements(back).label == name:
+            _read_back(folder, log, back)
+    offers = offers_on(read, selector.offers)
+    kept = [offer for offer in offers if offer.kept]
+    plain = sum(offer.columns["latency_ms"] for offer in kept if offer.operation == "teacher")
+    teacher_ms = json.loads(teacher.read_text())["teacher_ms"] if teacher.is_file() else plain
+    own = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
+    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=own)
+
+
+def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
+    """The offers with a device's milliseconds; one that its table has not, or could not run, is not kept.
+
+    Raises:
+        UserError: it has no figure for a layer's own operation.
+    """
+    found = []
+    for offer in offers:
+        try:
+            row = table.lookup(offer.key, name=offer.operation, labels={"layer": offer.layer.name})
+        except MissingRow as error:
+            if offer.operation == "teacher":
+                raise UserError(
+                    f"{error} It was made for another network or batch: "
+                    "make it with `lana profile MODEL`, or with --bundle for a device without torch."
+                ) from error
+            found.append(dataclasses.replace(offer, kept=False, reason="not in the device's table"))
+            continue
+        fails = bool(row.error)
+        found.append(
+            dataclasses.replace(offer, latency_ms=row.latency_ms, overhead_ms=0.0, kept=not fails, reason=row.error)
+        )
+    empty = min((o.latency_ms for o in found if o.kept and o.operation == "identity"), default=0.0)
+    return [
+        dataclasses.replace(o, overhead_ms=o.latency_ms if o.operation == "identity" else min(empty, o.latency_ms))
+        for o in found
+    ]
+
+
+def _read_back(folder: Path, log: Log, path: Path) -> None:
+    """Take measurements into the device's log, once."""
+    back, sent = read_measurements(path), folder / "sent.json"
+    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    unknown = [name for name in back.networks if name not in known]
+    if unknown:
+        raise UserError(
+            f"{path} holds measurements of {unknown[0]!r}, which this run never sent to {folder.name}. "
+            "Give the measurements.json of an archive under this run's devices/."
+        )
+    fresh = [name for name in back.networks if log.of(known[name]) is None]
+    if fresh:
+        log.add([known[name] for name in fresh], [back.networks[name] for name in fresh])
+    reference = [ms for comparison in back.networks.values() for ms in comparison.reference_ms]
+    if not (folder / "teacher.json").is_file():  # frozen once, as the run's own
+        write_json(folder / "teacher.json", {"teacher_ms": statistics.median(reference), "device": back.device})
+
+
+def joint_problem(devices: Sequence[Device]) -> SelectionProblem:
+    """Least loss within every device's budget: over the choices that all of them can run, one cost for each."""
+    common = set.intersection(*({(o.layer.name, o.operation) for o in d.selector.offers} for d in devices))
+    selectors = [
+        dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if (o.layer.name, o.operation) in common])
+        for d in devices
+    ]
+    problems = [
+        s.problem(d.budget_ms * (1 - 2 * MARGIN if d.measured else 1)) for s, d in zip(selectors, devices, strict=True)
+    ]
+    names = [device.name for device in devices]
+    return dataclasses.replace(
+        problems[0],
+        costs={name: problem.costs["latency_ms"] for name, problem in zip(names, problems, strict=True)},
+        limits={name: problem.limits["latency_ms"] for name, problem in zip(names, problems, strict=True)},
+    )
+
+
+def choose(setting: Setting, devices: Sequence[Device], operations: stages.Operations, count: int) -> Chosen:
+    """The best selection that every device measured within its budget, or the best by prediction, to be measured.
+
+    Raises:
+        BudgetUnreachable: no selection is predicted within all budgets; says which contradict each other.
+    """
+    within = [
+        {json.dumps(m.selection, sort_keys=True): m.selection for m in d.selector.accepted(d.budget_ms)}
+        for d in devices
+    ]
+    problem = joint_problem(devices)
+    best = solve(problem)
+    if not best.found:
+        why = explain(problem)
+        raise BudgetUnreachable(f"No selection fits. {why} Raise a budget, or offer faster operations.", fastest_ms=0.0)
+    common = set.intersection(*(set(keys) for keys in within))
+    first = devices[0].selector
+    if common:
+        chosen = min((within[0][key] for key in common), key=first.expected_loss)
+        return Chosen(selection=dict(chosen), verified=True, archives=())
+    minimum = max(1, round(0.1 * problem.layers))
+    found = solve_diverse(problem, count=count, minimum_distance=minimum)
+    selections = [_selection(problem, solution.chosen) for solution in found]
+    archives = tuple(_send(setting, device, operations, selections) for device in devices)
+    return Chosen(selection=selections[0], verified=False, archives=archives)
+
+
+def _selection(problem: SelectionProblem, chosen: Sequence[int]) -> Selection:
+    pairs = (problem.name_of(choice).split(" at ", 1) for choice in chosen)
+    return {layer: operation for operation, layer in pairs if operation != "teacher"}
+
+
+def _send(setting: Setting, device: Device, operations: stages.Operations, selections: Sequence[Selection]) -> Path:
+    """An archive that measures students beside the teacher on the device."""
+    selector, wanted = device.selector, list(selections)
+    if not device.measured:
+        low = selector.predicted_ms(selector.fastest())
+        shares = np.linspace(0.05, 0.95, SENT)
+        spread = [selector.solve(low + share * (selector.teacher_ms - low)) for share in shares]
+        wanted += [selection for selection in spread if selection and selection not in wanted]
+    sent = device.folder / "sent.json"
+    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    example, layers = setting.teacher.example(setting.recipe.batch), stages.unique_layers(selector.offers)
+    with tempfile.TemporaryDirectory() as folder:
+        networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher")]
+        for selection in wanted:
+            name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
+            known[name] = selection
+            student = assemble(setting.teacher.module, layers, selection, operations)
+            networks.append(to_computation(student, example, Path(folder), name=name))
+        header = device.table.header
+        path = write_bundle(
+            device.folder / "measure.zip",
+            networks,
+            runtime=header.runtime,
+            settings=header.settings,
+            kind="networks",
+            processes=PROCESSES,
+            label=device.name,
+        )
+    write_json(sent, known)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSummary:
+    """A student for devices that are not here; milliseconds by device, measured ones where they were read back."""
+
+    student: str
+    verified: bool
+    teacher_accuracy: float
+    selected_accuracy: float
+    expected_loss: float
+    budgets_ms: dict[str, float]
+    predicted_ms: dict[str, float]
+    measured_ms: dict[str, float]
+    measured_ms_upper95: dict[str, float]
+    archives: list[str]
+    selection: dict[str, str]
+
+    def show(self) -> None:
+        """Print the student's figures by device, and what to do next."""
+        table = Table(
+            "device", "budget ms", "predicted ms", "measured ms", "upper 95%", title=f"Student {self.student}"
+        )
+        for name, budget_ms in self.budgets_ms.items():
+            measured = [found.get(name) for found in (self.measured_ms, self.measured_ms_upper95)]
+            cells = ["–" if value is None else f"{value:.4f}" for value in measured]
+            table.add_row(name, f"{budget_ms:.4f}", f"{self.predicted_ms[name]:.4f}", *cells)
+        console = make_console()
+        console.print(table)
+        console.print(
+            f"Accuracy {self.selected_accuracy:.2%}, the teacher's {self.teacher_accuracy:.2%}; not fine-tuned."
+        )
+        if self.verified:
+            console.print("Within the budget of every device, measured there.")
+            return
+        console.print("Not verified. Measure on the device, then give what comes back with --measured:")
+        for archive in self.archives:
+            console.print(f"  unzip {archive} and run python run.py there", soft_wrap=True)
+
+
+def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
+    """Choose for devices, save the student, export it, and say what is known of it."""
+    first = devices[0].selector
+    operations = stages.trained_operations(setting, first.offers)
+    chosen = choose(setting, devices, operations, setting.recipe.candidates)
+    folder, selection = setting.run.student(name), chosen.selection
+    student = stages.assembled(setting, first, selection, operations)
+    save_student(student, folder, setting.teacher, stages.unique_layers(first.offers), selection)
+    export_onnx(student, setting.teacher.example(setting.recipe.batch), folder / "model.onnx")
+    measured = {device.name: device.selector.log.of(selection) for device in devices}
+    known = {d.name: (m, d.teacher_ms) for d in devices if (m := measured[d.name]) is not None}
+    summary = DeviceSummary(
+        student=name,
+        verified=chosen.verified,
+        teacher_accuracy=baseline.metric,
+        selected_accuracy=evaluate_module(
+            student, setting.data.test, setting.task, device=setting.recipe.device
+        ).metric,
+        expected_loss=first.expected_loss(selection),
+        budgets_ms={device.name: device.budget_ms for device in devices},
+        predicted_ms={device.name: device.selector.predicted_ms(selection) for device in devices},
+        measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
+        measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
+        archives=[str(path) for path in chosen.archives],
+        selection=stages.full_selection(setting, selection),
+    )
+    write_json(folder / "devices.json", dataclasses.asdict(summary))
+    return summary

@@ -1,0 +1,142 @@
+"""More students from one finished run: within a loss, with pins, for devices that are not here; other searches."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from click.testing import CliRunner
+
+from lana.cli import main
+from lana.recipe import Recipe
+from profilers import LatencyTable
+
+RECIPE = {
+    "model": "digits-resnet",
+    "data": "digits",
+    "layers": "blocks.*",
+    "pool": "skip,linear_k1,pruned_w0.25",
+    "distill_epochs": 0.5,
+    "distill_images": 128,
+    "score_images": 100,
+    "epochs": 0.0,
+    "candidates": 1,
+}
+
+
+def lana(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """A run with a small pool, its first student at 0.6x."""
+    folder = tmp_path_factory.mktemp("select")
+    (folder / "recipe.yaml").write_text(Recipe(**RECIPE, budget="0.6x").to_yaml())
+    result = lana("compress", "--recipe", folder / "recipe.yaml", "--out", folder / "run", "--quiet")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def test_the_fastest_within_a_loss(pool):
+    result = lana("select", pool, "--max-loss", 0.05, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.output)
+    assert summary["verified"]
+    assert summary["speedup"] > 1
+    faster = json.loads(lana("select", pool, "--max-loss", 2.0, "--json").output)
+    assert faster["speedup"] > summary["speedup"]
+
+
+def test_a_pin_stands(pool):
+    result = lana("select", pool, "--budget", "0.7x", "--pin", "blocks.3=identity", "--name", "pinned", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["selection"]["blocks.3"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "0.5x", "--pin", "blocks.3"], "expected LAYER=OPERATION"),
+        (["--budget", "0.5x", "--pin", "blocks.3=none"], "at blocks.3 there are teacher, identity"),
+        (["--budget", "0.5x", "--pin", "head=identity"], "there is no layer 'head'"),
+        (["--budget", "0.5x", "--max-loss", "1"], "Give one of --budget, --budget-ms and --max-loss"),
+        ([], "No budget was given"),
+        (["--max-loss", "-1"], "no selection loses that little"),
+        (["--table", "none.csv", "--budget-ms", "1"], r"none\.csv cannot be read"),
+        (["--table", "none.csv"], "one --budget-ms for each --table"),
+    ],
+)
+def test_mistakes_are_told(pool, options, message):
+    result = lana("select", pool, *options)
+    assert result.exit_code == 2
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    import re
+
+    assert re.search(message, result.output)
+
+
+@pytest.fixture(scope="module")
+def tables(pool):
+    """Two tables of one machine, standing for two devices: the run's own and one of the same rows, twice as slow."""
+    ours = LatencyTable.read(pool / "pool" / "table.csv")
+    slow = {
+        key: {**row, **{name: str(2 * float(row[name])) for name in ("latency_ms", "p90_ms", "cold_ms") if row[name]}}
+        for key, row in ours.fields.items()
+    }
+    paths = [pool.parent / "near.csv", pool.parent / "far.csv"]
+    ours.write(paths[0])
+    LatencyTable(header=ours.header, fields=slow, source="far").write(paths[1])
+    return paths
+
+
+def test_a_device_that_is_not_here_there_and_back(pool, tables):
+    budget_ms = 0.2
+    first = json.loads(lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--json").output)
+    assert not first["verified"]
+    assert first["measured_ms"] == {}
+    assert first["predicted_ms"]["near"] <= budget_ms
+    measurements = None
+    for attempt in range(4):  # solved again with the correction until what was measured is within the budget
+        device = pool.parent / f"device{attempt}"
+        zipfile.ZipFile(first["archives"][0]).extractall(device)
+        subprocess.run([sys.executable, "run.py"], cwd=device, check=True, capture_output=True)
+        measurements = device / "measurements.json"
+        arguments = ("--table", tables[0], "--budget-ms", budget_ms, "--measured", measurements, "--json")
+        first = json.loads(lana("select", pool, *arguments).output)
+        if first["verified"]:
+            break
+    assert first["verified"]
+    assert first["measured_ms_upper95"]["near"] <= budget_ms
+    foreign = measurements.with_name("foreign.json")
+    foreign.write_text(measurements.read_text().replace("student 0", "student of another run"))
+    again = lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--measured", foreign)
+    assert again.exit_code == 2
+    assert "never sent" in again.output
+
+
+def test_one_student_for_two_devices(pool, tables):
+    arguments = ("--table", tables[0], "--budget-ms", 0.25, "--table", tables[1], "--budget-ms", 0.3, "--json")
+    found = json.loads(lana("select", pool, *arguments).output)
+    assert found["predicted_ms"]["near"] <= 0.25
+    assert found["predicted_ms"]["far"] <= 0.3
+    assert len(found["archives"]) == 2
+
+
+def test_what_contradicts_itself_is_named(pool, tables):
+    result = lana("select", pool, "--table", tables[0], "--budget-ms", 0.25, "--table", tables[1], "--budget-ms", 0.001)
+    assert result.exit_code == 2
+    assert "far would have to be at least" in result.output
+
+
+def test_searches_are_compared(pool):
+    found = json.loads(lana("compare", pool, "--budget", "0.5x", "--json").output)
+    by_name = {one["method"]: one for one in found["found"]}
+    exact = by_name["integer program"]
+    for one in by_name.values():
+        if one["expected_loss"] is not None:
+            assert one["expected_loss"] >= exact["expected_loss"] * (1 - 1e-4) - 1e-9
+            assert one["predicted_ms"] <= found["budget_ms"] * (1 + 1e-9)
+            assert one["measured_loss"] >= 0
+    assert by_name["single shot (teacher, identity)"]["expected_loss"] >= exact["expected_loss"]
