@@ -345,7 +345,9 @@ def _read_results(folder: Path) -> dict[tuple[str, str], Distilled]:
     path = folder / "distilled.csv"
     if not path.is_file():
         return {}
-    rows: list[dict[str, Any]] = pd.read_csv(path, keep_default_na=False, na_values=["nan"]).to_dict("records")  # type: ignore[assignment]
+    text = {"layer": str, "operation": str}
+    frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     return {(row["layer"], row["operation"]): Distilled(**row) for row in rows}
 
 

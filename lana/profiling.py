@@ -241,9 +241,9 @@ def read_offers(path: Path) -> list[Offer]:
     layers = {
         name: layer_from_json(fields) for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
     }
-    rows = pd.read_csv(path, keep_default_na=False, na_values={"latency_ms": ["", "nan"]}, dtype={"key": str}).to_dict(
-        "records"
-    )
+    text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
+    frame = pd.read_csv(path, keep_default_na=False, na_values={"latency_ms": ["", "nan"]}, dtype=text)
+    rows = frame.to_dict("records")
     return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
 
 

@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[tuple[str, str], Score]:
 
     if not path.is_file():
         return {}
-    rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+    rows: list[dict[str, Any]] = pd.read_csv(path, dtype={"layer": str, "operation": str}).to_dict("records")  # type: ignore[assignment]
     return {(row["layer"], row["operation"]): Score(**row) for row in rows}
 
 

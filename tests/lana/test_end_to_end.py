@@ -145,9 +145,16 @@ def pool_digest(run):
     return digest.hexdigest()
 
 
+def same_threads():
+    """Sums are taken in another order with another number of threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 def kill_when(appears, command):
     """Start the command and kill it outright as soon as the file appears; true where it was in time."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=same_threads()
+    )
     while process.poll() is None and not appears():
         time.sleep(POLL_S)
     killed = process.poll() is None
@@ -179,7 +186,7 @@ def test_killed_at_any_stage_the_same_command_ends_the_same(finished, tmp_path):
     ]
     killed = [kill_when(moment, command) for moment in moments]
     assert any(killed)
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert subprocess.run(command, check=False, capture_output=True, env=same_threads()).returncode == 0
     assert pool_digest(run) == pool_digest(whole)
     assert summary_of(run)["selection"] == summary_of(whole)["selection"]
     assert not list(run.rglob(".writing-*")), "a killed write was left behind"
