@@ -23,9 +23,10 @@ import lana.stages as stages
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluate import evaluate_module
 from lana.export import export_onnx, to_computation
+from lana.prediction import PRIOR, total
 from lana.profiling import Offer
 from lana.run import write_json
-from lana.selection import MARGIN, Selection, Selector
+from lana.selection import LOWEST_BUDGET, MARGIN, Selection, Selector
 from lana.student import assemble, save_student
 from lana.summary import make_console
 from lana.wholes import PROCESSES, Log
@@ -84,10 +85,12 @@ def open_device(
             _read_back(folder, log, back)
     offers = offers_on(read, selector.offers)
     kept = [offer for offer in offers if offer.kept]
-    plain = sum(offer.columns["latency_ms"] for offer in kept if offer.operation == "teacher")
-    teacher_ms = json.loads(teacher.read_text())["teacher_ms"] if teacher.is_file() else plain
-    own = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
-    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=own)
+    own = total([offer.columns for offer in kept if offer.operation == "teacher"])
+    teacher_ms = sum(expected * own[column] for column, (expected, _) in PRIOR.items())
+    if teacher.is_file():
+        teacher_ms = json.loads(teacher.read_text())["teacher_ms"]
+    ours = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
+    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=ours)
 
 
 def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
@@ -110,7 +113,9 @@ def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
             continue
         fails = bool(row.error)
         found.append(
-            dataclasses.replace(offer, latency_ms=row.latency_ms, overhead_ms=0.0, kept=not fails, reason=row.error)
+            dataclasses.replace(
+                offer, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=0.0, kept=not fails, reason=row.error
+            )
         )
     empty = min((o.latency_ms for o in found if o.kept and o.operation == "identity"), default=0.0)
     return [
@@ -191,7 +196,7 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
     """An archive that measures students beside the teacher on the device."""
     selector, wanted = device.selector, list(selections)
     if not device.measured:
-        low = selector.predicted_ms(selector.fastest())
+        low = max(selector.predicted_ms(selector.fastest()), LOWEST_BUDGET * selector.teacher_ms)
         shares = np.linspace(0.05, 0.95, SENT)
         spread = [selector.solve(low + share * (selector.teacher_ms - low)) for share in shares]
         wanted += [selection for selection in spread if selection and selection not in wanted]

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 # Column → what one unit of it costs before anything is measured, and how far the fit may pull it from there. An
-# isolated millisecond is expected to cost a millisecond, give or take 0.15; one operator more, nothing,
-# give or take 3 µs.
-PRIOR: Mapping[str, tuple[float, float]] = {"latency_ms": (1.0, 0.15), "operators": (0.0, 0.003)}
+# isolated millisecond is expected to cost a millisecond, give or take 0.15; of what cold caches add, a tenth, give or
+# take as much (in a network, inputs come warm from the layer before, weights do not); one operation more, nothing, give
+# or take 5 µs.
+PRIOR: Mapping[str, tuple[float, float]] = {
+    "latency_ms": (1.0, 0.15),
+    "cold_ms": (0.1, 0.1),
+    "operations": (0.0, 0.005),
+}
 NOISE = 0.02  # the relative error of one whole measurement
+MISFIT = 0.005  # of the teacher's latency: what a linear model cannot say, or one tiny student would bend all others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +52,9 @@ class Whole:
 def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Columns summed over operations.
 
-    >>> total([{"latency_ms": 1.0, "operators": 3}, {"latency_ms": 0.5, "operators": 2}])
-    {'latency_ms': 1.5, 'operators': 5.0}
+    >>> part = {"latency_ms": 1.0, "cold_ms": 0.5, "operations": 1}
+    >>> total([part, part])
+    {'latency_ms': 2.0, 'cold_ms': 1.0, 'operations': 2.0}
     """
     return {name: float(sum(columns[name] for columns in parts)) for name in PRIOR}
 
@@ -67,8 +74,8 @@ def fit(wholes: Sequence[Whole]) -> Prediction:
     features = np.array([[whole.columns[name] for name in names] for whole in wholes])
     measured = np.array([whole.measured_ms for whole in wholes])
     residual = measured - features @ means
-    # Weighted so that a whole counts by its relative error; the intercept is free (a very wide prior).
-    weights = 1 / (NOISE * measured)
+    # Weighted so that a whole counts by its expected error; the intercept is free (a very wide prior).
+    weights = 1 / np.hypot(NOISE * measured, MISFIT * measured.max())
     design = np.column_stack([np.ones(len(wholes)), features]) * weights[:, None]
     penalty = np.diag([1e-6 / float(measured.max()) ** 2, *(1 / deviations**2)])
     solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))

@@ -36,8 +36,8 @@ STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the pape
 class Offer:
     """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
 
-    `reason` says why it is not kept. `latency_ms` is nan until measured; `overhead_ms` of it is what starting a
-    runtime on nothing at all takes, which a whole network pays once and not at every layer.
+    `reason` says why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured; `overhead_ms` of
+    each is what starting a runtime on nothing at all takes, which a whole network pays once and not at every layer.
     """
 
     layer: Layer
@@ -48,6 +48,7 @@ class Offer:
     macs: float
     operators: float
     latency_ms: float = float("nan")
+    cold_ms: float = float("nan")
     overhead_ms: float = 0.0
     kept: bool = True
     reason: str = ""
@@ -55,7 +56,13 @@ class Offer:
     @property
     def columns(self) -> dict[str, float]:
         """What the prediction of a whole network reads."""
-        return {"latency_ms": self.latency_ms - self.overhead_ms, "operators": self.operators}
+        cold_ms = self.cold_ms - self.latency_ms
+        nothing = self.operation == "identity"
+        return {
+            "latency_ms": self.latency_ms - self.overhead_ms,
+            "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
+            "operations": 0.0 if nothing else 1.0,
+        }
 
 
 def make_offers(
@@ -164,7 +171,9 @@ def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
         else:
             spent_ms = row.latency_ms if offer.operation == "identity" else overhead_ms
             own_ms = min(spent_ms, row.latency_ms)
-            filled.append(dataclasses.replace(offer, latency_ms=row.latency_ms, overhead_ms=own_ms))
+            filled.append(
+                dataclasses.replace(offer, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=own_ms)
+            )
     return filled
 
 
@@ -242,7 +251,9 @@ def read_offers(path: Path) -> list[Offer]:
         name: layer_from_json(fields) for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
     }
     text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
-    frame = pd.read_csv(path, keep_default_na=False, na_values={"latency_ms": ["", "nan"]}, dtype=text)
+    frame = pd.read_csv(
+        path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text
+    )
     rows = frame.to_dict("records")
     return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
 

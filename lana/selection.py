@@ -27,6 +27,7 @@ Measure = Callable[[Sequence[Selection], int], list[Comparison]]
 MARGIN = 0.01  # kept below the budget: how far two measurements of one file, taken later, lie apart
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
 ROUNDS = 4
+LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
 SPREAD = 10  # students measured over the range of budgets before the first solve, to fit the correction on
 
 
@@ -162,10 +163,10 @@ class Selector:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
         if len(self.log.pooled()) >= SPREAD:
             return
-        low = self.predicted_ms(self.fastest())
-        shares = np.linspace(0.02, 0.95, SPREAD)
+        low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
+        shares = np.linspace(0.0, 0.95, SPREAD)
         spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
-        self.measure_new([self.fastest(), *(selection for selection in spread if selection)], processes=2)
+        self.measure_new([selection for selection in spread if selection], processes=2)
 
     def measure_new(self, selections: Sequence[Selection], processes: int) -> None:
         """Measure those that were not measured in so many processes yet."""

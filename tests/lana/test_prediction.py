@@ -4,31 +4,36 @@ import pytest
 from lana.prediction import Whole, fit, held_out_error, total
 
 
-def wholes(count, *, scale, per_operator, intercept, noise=0.0, seed=0):
+def wholes(count, *, scale, per_operation, intercept, noise=0.0, seed=0):
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
-        columns = {"latency_ms": rng.uniform(1, 10), "operators": rng.uniform(20, 100)}
-        exact = intercept + scale * columns["latency_ms"] + per_operator * columns["operators"]
+        columns = {"latency_ms": rng.uniform(1, 10), "cold_ms": rng.uniform(0, 2), "operations": rng.uniform(20, 100)}
+        exact = intercept + scale * columns["latency_ms"] + 0.2 * columns["cold_ms"]
+        exact += per_operation * columns["operations"]
         made.append(Whole(columns=columns, measured_ms=exact * (1 + noise * rng.normal())))
     return made
 
 
 def test_the_teacher_alone_gives_the_plain_sum_and_the_rest():
-    prediction = fit([Whole(columns={"latency_ms": 4.0, "operators": 50}, measured_ms=5.0)])
+    prediction = fit([Whole(columns={"latency_ms": 4.0, "cold_ms": 0.0, "operations": 50}, measured_ms=5.0)])
     assert prediction.coefficients["latency_ms"] == pytest.approx(1.0, abs=1e-3)
     assert prediction.intercept_ms == pytest.approx(1.0, abs=1e-2)
 
 
 def test_a_linear_device_is_recovered():
-    prediction = fit(wholes(30, scale=0.87, per_operator=0.002, intercept=0.5))
+    prediction = fit(wholes(30, scale=0.87, per_operation=0.002, intercept=0.5))
     assert prediction.coefficients["latency_ms"] == pytest.approx(0.87, abs=0.01)
-    assert prediction.coefficients["operators"] == pytest.approx(0.002, abs=0.001)
+    assert prediction.coefficients["cold_ms"] == pytest.approx(0.2, abs=0.03)
+    assert prediction.coefficients["operations"] == pytest.approx(0.002, abs=0.001)
 
 
 def test_a_prediction_is_the_sum_of_its_parts():
-    prediction = fit(wholes(10, scale=0.9, per_operator=0.001, intercept=0.3))
-    parts = [{"latency_ms": 1.0, "operators": 3}, {"latency_ms": 0.5, "operators": 2}]
+    prediction = fit(wholes(10, scale=0.9, per_operation=0.001, intercept=0.3))
+    parts = [
+        {"latency_ms": 1.0, "cold_ms": 0.3, "operations": 1},
+        {"latency_ms": 0.5, "cold_ms": 0.0, "operations": 1},
+    ]
     expected = prediction.intercept_ms + sum(
         weight * total(parts)[name] for name, weight in prediction.coefficients.items()
     )
@@ -36,16 +41,16 @@ def test_a_prediction_is_the_sum_of_its_parts():
 
 
 def test_no_part_is_ever_predicted_below_zero():
-    prediction = fit(wholes(30, scale=0.9, per_operator=-0.02, intercept=3.0))
-    assert prediction.part_ms({"latency_ms": 0.0, "operators": 5}) == 0.0
+    prediction = fit(wholes(30, scale=0.9, per_operation=-0.02, intercept=3.0))
+    assert prediction.part_ms({"latency_ms": 0.0, "cold_ms": 0.0, "operations": 5}) == 0.0
 
 
 def test_the_held_out_error_is_that_of_the_noise():
-    error = held_out_error(wholes(60, scale=0.9, per_operator=0.001, intercept=0.3, noise=0.02))
+    error = held_out_error(wholes(60, scale=0.9, per_operation=0.001, intercept=0.3, noise=0.02))
     assert error is not None
     assert 0.01 < error.mean_absolute < 0.03  # the mean of |N(0, 0.02)| is 0.016
     assert error.within_10_percent == 1.0
-    assert held_out_error(wholes(3, scale=1, per_operator=0, intercept=0)) is None
+    assert held_out_error(wholes(3, scale=1, per_operation=0, intercept=0)) is None
 
 
 def test_nothing_measured_is_refused():

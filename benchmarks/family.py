@@ -1,0 +1,78 @@
+"""Students beside the published smaller siblings of their teacher, at the siblings' measured latencies.
+
+    python benchmarks/family.py RUN --sibling resnet20=PATH/resnet_cifar.py:resnet20,PATH/resnet20.safetensors …
+
+RUN is a finished run (`lana compress … --out RUN`), whose pool is used. Every contender gets the same epochs of the
+same distillation, the teacher included. Results that are there already under --out are not computed again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from contenders import Contender, correct_on_test, difference, measure, table, tune, write_results
+
+from lana import stages
+from lana.pipeline import Setting, open_finished
+from lana.selection import Selector
+from lana.student import load_student
+from lana.teacher import load_teacher
+
+
+def sibling(setting: Setting, told: str) -> Contender:
+    name, _, where = told.partition("=")
+    reference, _, weights = where.partition(",")
+    recipe = setting.recipe
+    given = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
+    loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
+    return Contender(name=name, kind="sibling", module=loaded.module)
+
+
+def student(setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float) -> Contender:
+    """The student of the run at this share of the teacher's latency, made if it is not there."""
+    name = f"family-{ratio:.3f}x"
+    recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
+    folder = setting.run.student(name)
+    if not (folder / "selection.json").is_file():
+        stages.select(setting, selector, baseline, recipe, name)
+    return Contender(name=name, kind="lana", module=load_student(folder))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--sibling", "siblings", multiple=True, help="NAME=MODEL,WEIGHTS")
+@click.option("--ratio", "ratios", type=float, multiple=True, help="Further shares of the teacher's latency.")
+@click.option("--epochs", type=float, default=3.0)
+@click.option("--seeds", type=int, default=1)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
+def main(run: Path, siblings: tuple[str, ...], ratios: tuple[float, ...], epochs: float, seeds: int, out: Path) -> None:
+    with open_finished(run) as (setting, baseline, selector):
+        teacher = Contender(name="teacher", kind="teacher", module=setting.teacher.module)
+        family = [sibling(setting, told) for told in siblings]
+        measure(setting, [teacher, *family])
+        for one in family:
+            print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
+        matched = [student(setting, baseline, selector, one.ratio) for one in family]
+        for one, ours in zip(family, matched, strict=True):
+            ours.target = one.name
+        students = [*matched, *(student(setting, baseline, selector, ratio) for ratio in ratios)]
+        contenders = [teacher, *family, *students]
+        measure(setting, contenders)
+        for one in contenders:
+            one.before = float(correct_on_test(setting, one.module).mean())
+            print(f"{one.name}: {one.ratio:.3f}x, {one.before:.2%} before tuning", flush=True)
+        for seed in range(seeds):
+            for one in contenders:
+                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+    write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs, "seeds": seeds})
+    print(table(contenders))
+    for one, ours in zip(family, matched, strict=True):
+        mean, low, high = difference(ours, one)
+        gap = teacher.accuracy - one.accuracy
+        closed = f"{mean / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
+        print(f"at {one.name}'s latency: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%}), {closed}")
+
+
+if __name__ == "__main__":
+    main()
