@@ -200,10 +200,14 @@ class _Search:
         return list(self._descend("", inside=True))
 
     def _descend(self, name: str, *, inside: bool = False) -> Iterator[str]:
+        if not inside and self.seen[name].calls == 0:  # a list of modules, or a part that is not used
+            yield from self._children_layers(name)
+            return
         if not inside and self.seen[name].macs == 0:
             return
         reason = "" if inside else self._why_not(name)
         stop = not inside and (self._is_block(name) or type(self.modules[name]) in self.block_classes)
+        stop = stop and not self._is_stage(name)
         if stop and not reason and not self._too_large(name):
             inner = list(self._children_layers(name)) if self.fine else []
             yield from inner or [name]
@@ -241,7 +245,25 @@ class _Search:
             return self._is_block(children[0])
         if len(children) == 1:
             return not self._why_not(name)
-        return not self._is_chain(children) and not self._why_not(name) and not self._too_large(name)
+        if self._is_chain(children) or self._is_stage(name):
+            return False
+        return not self._why_not(name) and not self._too_large(name)
+
+    def _is_stage(self, name: str) -> bool:
+        """Whether blocks of one class run one after the other inside: those are the layers, not the whole."""
+        prefix = f"{name}." if name else ""
+        given: dict[tuple[type, int], bool] = {}
+        inside = [path for path in self.modules if path.startswith(prefix) and path != name and path in self.seen]
+        for path in sorted(inside, key=lambda path: self.seen[path].order):
+            seen, module = self.seen[path], self.modules[path]
+            if _is_container(module) or len(seen.inputs) != 1 or len(seen.outputs) != 1:
+                continue
+            if len(self._working_children(path)) < 2:
+                continue
+            if (type(module), id(seen.inputs[0])) in given:
+                return True
+            given[type(module), id(seen.outputs[0])] = True
+        return False
 
     def _passes_through(self, name: str, child: str) -> bool:
         ours, theirs = self.seen[name], self.seen[child]
