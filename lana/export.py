@@ -156,13 +156,15 @@ def _short(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn at length about what does not matter to the user."""
+    """Exporters warn at length about what does not matter to the user; attention is kept in plain operators."""
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
     logger.setLevel(logging.ERROR)
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that no exporter knows
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fast)

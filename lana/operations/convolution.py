@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lana.layers import Layer
@@ -16,6 +17,7 @@ from lana.operations.base import Branch, Features, conv, ends_in_relu, is_map, k
 
 __all__ = ["cb_bottle", "cb_res", "cb_stack", "efn", "efnv2", "is_map", "is_vector", "mlp"]
 
+RIDGE = 1e-2  # of the mean variance, in the closed-form start of a last layer
 RESIDUAL_GAIN = 0.3  # of the last normalisation in a body that is added: small, so that depth does not explode
 
 
@@ -35,13 +37,23 @@ def _finish(
 
 @torch.no_grad()
 def _match_scale(branch: Branch, features: Features) -> None:
-    """Start the last normalisation at the mean and deviation that the body is to give, channel by channel."""
-    last = [part for part in branch.body.modules() if isinstance(part, nn.BatchNorm2d)][-1]
+    """Start the last normalisation at the mean and deviation that the body is to give, channel by channel.
+
+    The statistics of all normalisations are those of the features, so that it is as good before the first step as after
+    it.
+    """
+    norms = [part for part in branch.body.modules() if isinstance(part, nn.BatchNorm2d)]
     inputs, outputs = features
     target = outputs - inputs if branch.shortcut else outputs
     gain = RESIDUAL_GAIN if branch.shortcut else 1.0
-    last.weight.copy_(gain * target.std((0, 2, 3)).clamp(min=1e-3))
-    last.bias.copy_(target.mean((0, 2, 3)))
+    norms[-1].weight.copy_(gain * target.std((0, 2, 3)).clamp(min=1e-3))
+    norms[-1].bias.copy_(target.mean((0, 2, 3)))
+    momenta = [part.momentum for part in norms]
+    for part in norms:
+        part.momentum = 1.0
+    branch.train()(inputs)
+    for part, momentum in zip(norms, momenta, strict=True):
+        part.momentum = momentum
 
 
 def cb_stack(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
@@ -97,11 +109,11 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.down, self.up = conv(channels, hidden, 1, bias=True), conv(hidden, channels, 1, bias=True)
-        nn.init.zeros_(self.up.weight)
+        nn.init.normal_(self.up.weight, std=0.01)  # not zero, or nothing would reach the layer before
         nn.init.constant_(self.up.bias, 2.0)  # type: ignore[arg-type]  # gates start nearly open
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True))))
+        gate = self.up(F.silu(self.down(x.mean((2, 3), keepdim=True))))  # silu: four units may all be dead
         return x * torch.sigmoid(gate)
 
 
@@ -139,10 +151,28 @@ def _inverted(
 
 
 def mlp(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """For vectors and tokens: norm, up or down to `w` of the width, GELU, back; added where the width is kept."""
+    """For vectors and tokens: norm, up or down to `w` of the width, GELU, back; added to tokens of the same width."""
     inputs, outputs = layer.input_shape[-1], layer.output_shape[-1]
     hidden = width_of(outputs, p["w"])
     last = nn.Linear(hidden, outputs)
-    nn.init.normal_(last.weight, std=RESIDUAL_GAIN / hidden**0.5)
+    shortcut = keeps_shape(layer) and layer.layout != "nc"
+    nn.init.normal_(last.weight, std=(RESIDUAL_GAIN if shortcut else 1.0) / hidden**0.5)
     body = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), last)
-    return Branch(body, shortcut=keeps_shape(layer), relu=ends_in_relu(layer, module))
+    branch = Branch(body, shortcut=shortcut, relu=ends_in_relu(layer, module))
+    if features is not None:
+        _solve_last(branch, last, features)
+    return branch
+
+
+@torch.no_grad()
+def _solve_last(branch: Branch, last: nn.Linear, features: Features) -> None:
+    """Start the last linear map at the least-squares solution over what the others give."""
+    inputs, outputs = (tensor.flatten(0, -2) for tensor in features)
+    hidden = branch.body[:-1](inputs)  # type: ignore[index]  # the body is a sequence
+    target = outputs - inputs if branch.shortcut else outputs
+    mean, aim = hidden.mean(0), target.mean(0)
+    gram = (hidden - mean).T @ (hidden - mean)
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-8))
+    weight = torch.linalg.solve(gram, (hidden - mean).T @ (target - aim))
+    last.weight.copy_(weight.T)
+    last.bias.copy_(aim - mean @ weight)

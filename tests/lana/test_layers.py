@@ -1,0 +1,209 @@
+"""Finding layers: what a block is, what is passed over and why, and that looking changes nothing."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from lana.layers import find_layers
+
+
+class Residual(nn.Module):
+    def __init__(self, channels=8):
+        super().__init__()
+        self.one = nn.Conv2d(channels, channels, 3, padding=1)
+        self.two = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.two(torch.relu(self.one(x)))
+
+
+class Network(nn.Module):
+    """A stem, parts that a test chooses, a head."""
+
+    def __init__(self, *parts, run=None):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.parts = nn.ModuleList(parts)
+        self.head = nn.Linear(8, 5)
+        self.run = run or self._in_order
+
+    @staticmethod
+    def _in_order(parts, x):
+        for part in parts:
+            x = part(x)
+        return x
+
+    def forward(self, x):
+        return self.head(self.run(self.parts, self.stem(x)).mean((2, 3)))
+
+
+EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def scan_of(*parts, run=None, **options):
+    return find_layers(Network(*parts, run=run).eval(), (EXAMPLE,), **options)
+
+
+def names(scan):
+    return [layer.name for layer in scan.layers]
+
+
+def reasons(scan):
+    return {passed.name: passed.reason for passed in scan.passed_over}
+
+
+def test_residual_blocks_in_a_list_are_layers_as_a_whole():
+    scan = scan_of(Residual(), Residual(), Residual())
+    assert names(scan) == ["stem", "parts.0", "parts.1", "parts.2"]
+    block = scan.layers[1]
+    assert block.input_shape == block.output_shape == (8, 16, 16)
+    assert block.layout == "nchw"
+    assert block.macs == 2 * 8 * 8 * 9 * 256  # two convolutions, by hand, for one example
+
+
+def test_stages_are_looked_into():
+    class Stage(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down = nn.Conv2d(8, 8, 1)
+            self.blocks = nn.Sequential(Residual(), Residual())
+
+        def forward(self, x):
+            return self.blocks(self.down(x))
+
+    assert "parts.0.blocks.0" in names(scan_of(Stage(), Stage()))
+
+
+def test_fine_goes_inside():
+    assert "parts.0.one" in names(scan_of(Residual(), Residual(), granularity="fine"))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.gate = nn.Parameter(torch.ones(1))
+
+    def forward(self, x, y):
+        return self.conv(x) + self.gate * y
+
+
+class TupleOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x):
+        return torch.conv2d(x, self.weight, padding=1), x.shape[2]
+
+
+@pytest.mark.parametrize(
+    ("parts", "run", "name", "reason"),
+    [
+        ([Residual()], lambda p, x: p[0](p[0](x)), "parts.0.one", "called 2 times"),
+        ([TupleOutput()], lambda p, x: p[0](x)[0], "parts.0", "returns something other than one tensor"),
+    ],
+)
+def test_what_cannot_be_replaced_is_named(parts, run, name, reason):
+    scan = scan_of(*parts, run=run)
+    assert name not in names(scan)
+    assert reason in reasons(scan)[name]
+
+
+def test_several_inputs_are_passed_over_and_looked_into():
+    scan = scan_of(TwoInputs(), run=lambda p, x: p[0](x, x))
+    assert "parts.0" not in names(scan)
+    assert "parts.0.conv" in names(scan)
+
+
+def test_shared_parameters_are_left_alone():
+    one, other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+    other.weight = one.weight
+    scan = scan_of(one, other)
+    assert names(scan) == ["stem"]
+    assert set(reasons(scan).values()) >= {"shares parameters with another submodule"}
+
+
+def test_a_module_that_is_used_twice_under_two_names():
+    block = Residual()
+    scan = scan_of(block, block)
+    assert names(scan) == ["stem"]
+
+
+def test_globs_include_and_exclude():
+    assert names(scan_of(Residual(), Residual(), include="parts.*", exclude=["*.1"])) == ["parts.0"]
+
+
+def test_spans_where_each_feeds_only_the_next():
+    scan = scan_of(Residual(), Residual(), Residual(), include="parts.*", max_span=3)
+    assert [span.name for span in scan.spans] == [
+        "parts.0+parts.1",
+        "parts.0+parts.1+parts.2",
+        "parts.1+parts.2",
+    ]
+    apart = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x) * 2), include="parts.*", max_span=2)
+    assert apart.spans == ()
+
+
+class Odd(nn.Module):
+    """A dict in, a dict out, a keyword argument, work in place, a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), Residual(), Residual())
+        self.calls = 0
+        self.body[2].register_forward_hook(self._count)
+
+    def _count(self, *_):
+        self.calls += 1
+
+    def forward(self, batch, scale=2.0):
+        x = self.body(batch["image"])
+        x += scale
+        return {"features": [x, x.mean()], "size": x.shape}
+
+
+def test_dicts_hooks_and_work_in_place_do_no_harm():
+    network = Odd().train()
+    scan = find_layers(network, ({"image": EXAMPLE},))
+    assert [layer.name for layer in scan.layers] == ["body.0", "body.2", "body.3"]
+    assert network.training
+    assert network.calls == 1
+    assert len(network.body[2]._forward_hooks) == 1
+
+
+def test_looking_changes_nothing():
+    network = Network(Residual(), nn.BatchNorm2d(8), nn.Dropout(0.5), Residual()).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    find_layers(network, (EXAMPLE,))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("reference", "block", "count"),
+    [
+        ("timm:resnet18", "layer2.0", 8),
+        ("timm:mobilenetv3_small_050", "blocks.2.0", 10),
+        ("timm:vit_tiny_patch16_224", "blocks.5", 12),
+        ("timm:swin_tiny_patch4_window7_224", "layers.2.blocks.3", 12),
+        ("timm:convnext_atto", "stages.2.blocks.1", 12),
+        ("torchvision:shufflenet_v2_x0_5", "stage3.2", 16),
+    ],
+)
+def test_blocks_of_real_networks(reference, block, count):
+    from lana.teacher import load_teacher
+
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("DID NOT RUN: timm is not installed")
+    teacher = load_teacher(reference, pretrained=False)
+    scan = find_layers(teacher.module, (teacher.example(),))
+    kind = type(teacher.module.get_submodule(block))
+    assert block in names(scan)
+    assert sum(type(teacher.module.get_submodule(layer.name)) is kind for layer in scan.layers) == count
+    assert sum(layer.macs for layer in scan.layers) > 0.9 * scan.total_macs

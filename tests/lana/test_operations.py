@@ -1,0 +1,253 @@
+"""What every operation promises over a grid of layers: shape, gradients, export, variance; what derived ones keep."""
+
+import pytest
+import torch
+from torch import nn
+
+from lana.errors import UserError
+from lana.export import export_onnx, onnx_parity
+from lana.layers import Layer, find_layers
+from lana.operations import FAMILIES, PRESETS, offered, parse_operation, pool_counts, pool_names
+
+
+class Block(nn.Module):
+    """A residual block as ResNets have it."""
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Tokens(nn.Module):
+    """A transformer block on (batch, tokens, channels)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm2(x))))
+
+
+def made(seed, build):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build().eval()
+
+
+LAYERS = {
+    "same": (lambda: Block(16, 16), (16, 12, 12), (16, 12, 12), "nchw"),
+    "odd size": (lambda: Block(16, 16), (16, 7, 9), (16, 7, 9), "nchw"),
+    "stride": (lambda: Block(16, 32, 2), (16, 12, 12), (32, 6, 6), "nchw"),
+    "stride, odd size": (lambda: Block(16, 24, 2), (16, 7, 7), (24, 4, 4), "nchw"),
+    "channels": (lambda: Block(16, 40), (16, 8, 8), (40, 8, 8), "nchw"),
+    "tokens": (lambda: Tokens(32), (10, 32), (10, 32), "ntc"),
+    "vectors": (lambda: nn.Sequential(nn.Linear(24, 24), nn.ReLU()), (24,), (24,), "nc"),
+}
+
+
+def layer_of(kind):
+    build, inputs, outputs, layout = LAYERS[kind]
+    layer = Layer(name="layer", input_shape=inputs, output_shape=outputs, layout=layout, macs=1, members=("layer",))
+    return layer, made(0, build)
+
+
+def representative(family):
+    """The smallest and the largest of a family's grid."""
+    names = [name for name in pool_names("all") if parse_operation(name).family == family]
+    return [parse_operation(name) for name in dict.fromkeys([names[0], names[-1]])]
+
+
+CASES = [(family, kind) for family in FAMILIES for kind in LAYERS]
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Inputs and outputs of each layer, as distilling would have them."""
+    found = {}
+    for kind in LAYERS:
+        layer, module = layer_of(kind)
+        inputs = torch.randn(64, *layer.input_shape, generator=torch.Generator().manual_seed(1)).relu()
+        with torch.no_grad():
+            found[kind] = (inputs, module(inputs))
+    return found
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_an_operation_stands_where_it_is_offered(family, kind, features, tmp_path):
+    layer, module = layer_of(kind)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    if not FAMILIES[family].applies(layer, module):
+        assert family not in {operation.family for operation in offered(layer, module, "all")}
+        return
+    inputs, target = features[kind]
+    for operation in representative(family):
+        for given in (None, features[kind]):
+            built = operation.build(layer, module, given).eval()
+            with torch.no_grad():
+                output = built(inputs)
+            assert tuple(output.shape[1:]) == layer.output_shape
+            assert torch.isfinite(output).all()
+        ratio = float(output.var() / target.var())
+        least = 0.0 if family in ("identity", "linear", "mlp") else 0.5  # least squares shrinks what it cannot explain
+        assert least <= ratio <= 2.0 or family == "identity", f"{operation.name}: variance {ratio:.2f} of the teacher's"
+        again = operation.build(layer, module)
+        assert [p.shape for p in again.state_dict().values()] == [p.shape for p in built.state_dict().values()]
+        assert onnx_parity(built, export_onnx(built, inputs[:1], tmp_path / "o.onnx"), inputs[:1]) < 1e-4
+        gradients_reach_every_parameter(built.train(), inputs)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def gradients_reach_every_parameter(module, inputs):
+    output = module(inputs)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+    if not list(module.parameters()):
+        return
+    (output * weights).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", ["same", "stride", "channels"])
+def test_a_pruned_copy_at_full_width_is_the_teachers_block(kind, features):
+    layer, module = layer_of(kind)
+    whole = parse_operation("pruned_w1").build(layer, module, features[kind])
+    with torch.no_grad():
+        assert torch.equal(whole(features[kind][0]), module(features[kind][0]))
+
+
+def test_pruning_keeps_what_matters(features):
+    """Channels that give nothing are the first to go: without them the block is the same."""
+    layer, module = layer_of("channels")
+    with torch.no_grad():
+        module.body[1].weight[:8] = 0.0
+        module.body[1].bias[:8] = 0.0
+    inputs = features["channels"][0]
+    with torch.no_grad():
+        target = module(inputs)
+        found = parse_operation("pruned_w0.8").build(layer, module, (inputs, target))(inputs)
+    assert float((found - target).square().mean() / target.square().mean()) < 1e-4
+
+
+def test_a_linear_layer_is_recovered_in_closed_form():
+    layer = Layer(
+        name="layer", input_shape=(8, 6, 6), output_shape=(12, 6, 6), layout="nchw", macs=1, members=("layer",)
+    )
+    truth = made(3, lambda: nn.Conv2d(8, 12, 3, padding=1))
+    inputs = torch.randn(256, 8, 6, 6)
+    with torch.no_grad():
+        found = parse_operation("linear_k3").build(layer, truth, (inputs, truth(inputs)))
+        error = (found(inputs) - truth(inputs)).square().mean() / truth(inputs).square().mean()
+    assert float(error) < 1e-4
+
+
+def test_closed_forms_beat_what_is_trained_from_nothing(features):
+    layer, module = layer_of("same")
+    inputs, target = features["same"]
+
+    def error(name):
+        with torch.no_grad():
+            output = parse_operation(name).build(layer, module, (inputs, target)).eval()(inputs)
+        return float((output - target).square().mean() / target.square().mean())
+
+    assert error("linear_k3") < error("cb_stack_k3_w0.5")
+    assert error("pruned_w0.5") < error("cb_res_k3_w0.5")
+
+
+def test_the_papers_pool_is_as_large_as_the_papers():
+    layer, module = layer_of("same")
+    assert len(offered(layer, module, "lana")) >= 176
+
+
+def test_presets_hold_what_they_say():
+    assert pool_counts("skip") == {"teacher": 1, "identity": 1}
+    derived = {name for name, family in FAMILIES.items() if family.derived}
+    assert set(pool_counts("teacher-derived")) == derived
+    assert set(pool_counts("lana")) & derived == {"teacher", "identity"}
+    assert len(pool_names("all")) == len(set(pool_names("all")))
+    assert set(pool_names("default")) <= set(pool_names("all"))
+    assert set(PRESETS) == {"skip", "default", "teacher-derived", "lana", "all"}
+
+
+@pytest.mark.parametrize("name", pool_names("all"))
+def test_names_are_read_back(name):
+    assert parse_operation(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        ("defualt", "Did you mean: default"),
+        ("pruned", "neither a preset"),
+        ("cb_stack_k3", "neither a preset"),
+        ("none.py", r"none\.py"),
+    ],
+)
+def test_unknown_pools_are_told(pool, message):
+    with pytest.raises(UserError, match=message):
+        pool_names(pool)
+
+
+OWN = """
+from torch import nn
+from lana.operations.user import operation
+
+@operation
+def blur(layer, module):
+    if layer.layout != "nchw" or layer.input_shape != layer.output_shape:
+        return None
+    channels = layer.output_shape[0]
+    return nn.Conv2d(channels, channels, 5, padding={padding}, groups=channels)
+"""
+
+
+def test_an_operation_of_the_users_own(tmp_path):
+    (tmp_path / "ops.py").write_text(OWN.format(padding=2))
+    pool = f"skip,{tmp_path}/ops.py"
+    layer, module = layer_of("same")
+    (own,) = [o for o in offered(layer, module, pool) if o.name.endswith("blur")]
+    assert own.build(layer, module)(torch.randn(1, *layer.input_shape)).shape[1:] == layer.output_shape
+    elsewhere, other = layer_of("stride")
+    assert not [o for o in offered(elsewhere, other, pool) if o.name.endswith("blur")]
+
+
+def test_one_that_gives_another_shape_is_refused(tmp_path):
+    (tmp_path / "bad.py").write_text(OWN.format(padding=0))
+    layer, module = layer_of("same")
+    (own,) = [o for o in offered(layer, module, f"{tmp_path}/bad.py") if o.name.endswith("blur")]
+    with pytest.raises(UserError, match=r"'blur' turns \(16, 12, 12\) into \(16, 8, 8\)"):
+        own.build(layer, module)
+
+
+def test_a_file_without_operations_is_refused(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="no function marked with @operation"):
+        pool_names(f"{tmp_path}/empty.py")
+
+
+def test_identity_is_not_offered_where_the_shape_changes():
+    network = nn.Sequential(Block(16, 16), Block(16, 32, 2)).eval()
+    scan = find_layers(network, (torch.randn(1, 16, 8, 8),))
+    held = {layer.name: pool_names_at(layer, network) for layer in scan.layers}
+    assert "identity" in held["0"]
+    assert "identity" not in held["1"]
+
+
+def pool_names_at(layer, network):
+    return [operation.name for operation in offered(layer, network.get_submodule(layer.name), "skip")]
