@@ -131,7 +131,7 @@ def _print(result: Any, *, json_output: bool) -> None:
 @budget_ms
 @budget
 @recipe_options(*LOADING, "task", *TARGET, "device", "pool", "layers", "granularity", "epochs", "lr", "batch_size")
-@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "seed", "max_minutes")
+@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "precision", "seed", "max_minutes")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")

@@ -12,12 +12,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lana.data import Data
 from lana.evaluate import evaluate_module, evaluating
+from lana.precision import autocast
 from lana.run import write
 from lana.schedule import learning_rate
 from lana.task import Task
@@ -40,6 +43,7 @@ class FineTuning:
     clip_norm: float = 5.0
     seed: int = 0
     device: str = "cpu"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,8 @@ def finetune(
                     break
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(step, steps, settings.lr)
-                loss = _loss(student, teacher, inputs, labels, task, settings)
+                with autocast(device, settings.precision):
+                    loss = _loss(student, teacher, inputs, labels, task, settings)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
@@ -109,12 +114,19 @@ def _loss(
     student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor, task: Task, settings: FineTuning
 ) -> Tensor:
     with torch.no_grad():
-        expected = teacher(inputs)
-    output = student(inputs)
+        expected = in_full(teacher(inputs))
+    output = in_full(student(inputs))
     loss = settings.distillation * task.distance(output, expected).mean()
     if settings.distillation < 1:
         loss = loss + (1 - settings.distillation) * task.loss(output, labels).mean()
     return loss
+
+
+def in_full(output: Any) -> Any:
+    """Outputs at 32 bits: a softmax of half precision is too coarse to learn from."""
+    return tree_map(
+        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, output
+    )
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

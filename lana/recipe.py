@@ -98,6 +98,12 @@ class Recipe:
     epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", stage="student", least=0)
     batch_size: int = option(64, "Images a fine-tuning step.", stage="student", least=1)
     lr: float = option(1e-3, "Peak learning rate of fine-tuning (AdamW).", stage="student", above=0)
+    precision: str = option(
+        "auto",
+        "Of fine-tuning: auto (bf16 where the device gains), fp32 or bf16.",
+        stage="student",
+        choices=("auto", "fp32", "bf16"),
+    )
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", stage="none", above=0)
 
     def __post_init__(self) -> None:

@@ -411,6 +411,7 @@ def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
         lr=recipe.lr,
         seed=recipe.seed,
         device=recipe.device,
+        precision=recipe.precision,
     )
     curve_path, done = folder / "training.csv", folder / "finetuned.json"
     if not recipe.epochs or (done.is_file() and json.loads(done.read_text())["settings"] == vars(settings)):

@@ -1,0 +1,26 @@
+"""Mixed precision in training: bfloat16 where the device computes in it, 32 bits elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+
+def gains_from_bf16(device: str) -> bool:
+    """Whether the device has bfloat16 arithmetic: training is then nearly twice as fast, at the range of 32 bits."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    supported = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(is_supported() for is_supported in supported if is_supported is not None)
+
+
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context to compute a training loss in; weights, optimiser and BatchNorm statistics stay at 32 bits.
+
+    >>> with autocast("cpu", "bf16"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
+    """
+    half = precision == "bf16" or (precision == "auto" and gains_from_bf16(device))
+    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)
