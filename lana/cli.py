@@ -536,9 +536,15 @@ def runtimes(json_output: bool) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Where the page goes.  [default: RUN/report.html]")
 @as_json
-def report(run: Path, json_output: bool) -> None:
-    """Show the students of RUN beside their teacher."""
+def report(run: Path, html: Path | None, json_output: bool) -> None:
+    """Show the students of RUN beside their teacher, and write the whole report as one HTML file.
+
+    \b
+    lana report runs/digits-resnet
+    """
+    from lana.report import write_report
     from lana.run import Run
     from lana.summary import Summary, show_run
 
@@ -549,8 +555,9 @@ def report(run: Path, json_output: bool) -> None:
         summaries = [Summary.read(path) for path in paths]
     if json_output:
         click.echo(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
-    else:
-        show_run(summaries)
+        return
+    show_run(summaries)
+    click.echo(f"Report: {write_report(run, html)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,6 @@
+"""What a run found: in the terminal (`lana.summary`), as one HTML file, as plots."""
+
+from lana.report.data import gather
+from lana.report.page import write_report
+
+__all__ = ["gather", "write_report"]

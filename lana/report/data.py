@@ -1,0 +1,131 @@
+"""Everything that the report shows, as plain data read from a run directory; nothing is loaded or measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lana import __version__
+from lana.errors import UserError
+from lana.profiling import Offer, read_offers
+from lana.run import Run
+from lana.scoring import read_scores
+from lana.selection import Selection, Selector
+from lana.wholes import Log
+from profilers.environment import environment, processor
+from solvers import frontier
+
+POINTS = 60
+
+
+def gather(path: Path | str) -> dict[str, Any]:
+    """The report's data: summaries, frontier, wholes, layers, curves, environment.
+
+    Raises:
+        UserError: the run is not finished as far as the scores.
+    """
+    with Run.open(path) as run:
+        if "score" not in run.stages():
+            raise UserError(f"The pool of {path} is not finished: there is nothing to report yet.")
+        selector = read_selector(run)
+        students = [_student(folder) for folder in sorted((run.path / "students").glob("*")) if _finished(folder)]
+        recipe = run.recipe()
+        return {
+            "version": __version__,
+            "run": str(path),
+            "model": recipe.model,
+            "data": recipe.data,
+            "recipe": recipe.to_yaml(),
+            "runtime": f"{recipe.runtime}, {recipe.threads} thread(s), batch {recipe.batch}",
+            "teacher_ms": selector.teacher_ms,
+            "layers": [_layer(selector, name) for name in selector.layers],
+            "students": students,
+            "frontier": [_point(selector, s) for s in _frontier(selector)],
+            "wholes": _wholes(selector),
+            "prediction_error": _error(selector),
+            "ranking": _read(run.pool / "ranking.json"),
+            "seconds": run.seconds(),
+            "environment": {"processor": processor(), **environment()},
+        }
+
+
+def read_selector(run: Run) -> Selector:
+    """The run's selector from its files: it solves and predicts, and cannot measure."""
+    offers = [offer for offer in read_offers(run.pool / "offers.csv") if offer.kept]
+    losses = {(row.layer, row.operation): row.score for row in read_scores(run.scores)}
+    return Selector(
+        layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
+        offers=[offer for offer in offers if (offer.layer.name, offer.operation) in losses],
+        losses=losses,
+        teacher_ms=json.loads((run.pool / "teacher.json").read_text())["teacher_ms"],
+        log=Log.read(run.pool / "wholes.csv"),
+        measure=_cannot_measure,
+    )
+
+
+def _cannot_measure(selections: Sequence[Selection], processes: int) -> NoReturn:
+    raise UserError("A report measures nothing. Use: lana select RUN")
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "summary.json").is_file()
+
+
+def _student(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    curve = folder / "training.csv"
+    rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
+    return {**summary, "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows]}
+
+
+def _layer(selector: Selector, name: str) -> dict[str, Any]:
+    here = [offer for offer in selector.offers if offer.layer.name == name]
+    return {
+        "name": name,
+        "shape": "×".join(map(str, here[0].layer.input_shape)),
+        "operations": {offer.operation: _operation(selector, offer) for offer in here},
+    }
+
+
+def _operation(selector: Selector, offer: Offer) -> dict[str, float]:
+    return {
+        "ms": selector.prediction().part_ms(offer.columns),
+        "loss": selector.losses[offer.layer.name, offer.operation],
+    }
+
+
+def _frontier(selector: Selector) -> list[Selection]:
+    points = frontier(selector.problem(selector.teacher_ms), "latency_ms", points=POINTS)
+    return [selector.selection_of(point) for point in points]
+
+
+def _point(selector: Selector, selection: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "ms": selector.predicted_ms(selection),
+        "loss": selector.expected_loss(selection),
+        "selection": dict(selection),
+    }
+
+
+def _wholes(selector: Selector) -> list[dict[str, float]]:
+    return [
+        {
+            "measured_ms": measured.ratio * selector.teacher_ms,
+            "predicted_ms": selector.predicted_ms(measured.selection),
+            "loss": selector.expected_loss(measured.selection),
+        }
+        for measured in selector.log.pooled()
+        if all((layer, operation) in selector.losses for layer, operation in measured.selection.items())
+    ]
+
+
+def _error(selector: Selector) -> dict[str, float] | None:
+    found = selector.prediction_error()
+    return None if found is None else vars(found)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -1,0 +1,111 @@
+"""The report: its data are those of the run, and a real browser shows it without an error."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lana.report import gather, write_report
+from lana.report.page import render
+
+BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+HEADLESS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-quic", "--virtual-time-budget=5000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The files of a finished run, made by hand: two layers of three operations, one student."""
+    from lana.layers import Layer
+    from lana.profiling import Offer, write_offers
+    from lana.recipe import Recipe
+    from lana.run import write_json, write_text
+
+    folder = tmp_path_factory.mktemp("report") / "run"
+    pool = folder / "pool"
+    recipe = Recipe(model="digits-resnet", data="digits")
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_json(folder / "stages.json", {"score": {"fingerprint": "x", "seconds": 1.0}})
+    write_json(pool / "teacher.json", {"teacher_ms": 2.5})
+    offers, scores = [], ["layer,operation,score,standard_error,task_loss,images"]
+    for name in ("</script>one", "two"):  # a name that would end the data, were it not escaped
+        layer = Layer(name=name, input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1, members=(name,))
+        for operation, ms, loss in (("teacher", 1.0, 0.0), ("half", 0.5, 0.1), ("identity", 0.1, 0.7)):
+            offers.append(
+                Offer(
+                    layer=layer, operation=operation, family=operation, key=operation, parameters=1, macs=1,
+                    operators=1, latency_ms=ms, cold_ms=ms, overhead_ms=0.0,
+                )
+            )  # fmt: skip
+            scores.append(f"{name},{operation},{loss},0.01,0.0,100")
+    write_offers(pool / "offers.csv", offers)
+    write_text(pool / "scores.csv", "\n".join(scores) + "\n")
+    summary = {
+        "student": "0.5x", "metric": "accuracy", "teacher_accuracy": 0.99, "student_accuracy": 0.97,
+        "selected_accuracy": 0.95, "predicted_ms": 1.2, "measured_ms": 1.21, "measured_ms_upper95": 1.22,
+        "budget_ms": 1.25, "verified": True, "speedup": 2.0, "teacher_parameters": 1000, "student_parameters": 500,
+        "versions": {"lana": "0"},
+    }  # fmt: skip
+    write_json(folder / "students" / "0.5x" / "summary.json", summary)
+    curve = "epoch,train_loss,validation_metric\n0,nan,0.9\n1,0.3,0.95\n"
+    write_text(folder / "students" / "0.5x" / "training.csv", curve)
+    return folder
+
+
+def test_the_data_are_those_of_the_run(run):
+    data = gather(run)
+    assert data["teacher_ms"] == 2.5
+    assert [student["student"] for student in data["students"]] == ["0.5x"]
+    assert len(data["layers"]) == 2
+    points = data["frontier"]
+    assert points[0]["ms"] < points[-1]["ms"]
+    assert points[0]["loss"] > points[-1]["loss"] == 0
+    assert set(points[0]["selection"].values()) == {"identity"}
+
+
+def test_the_page_holds_itself(run):
+    page = write_report(run).read_text()
+    assert not re.search(r"""(src|href)=["']?https?:""", page)
+    assert page.count("</script>") == 2
+    content = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
+    assert json.loads(content[1])["layers"][0]["name"] == "</script>one"
+
+
+def shown(path, tmp_path, script=""):
+    """The page's content after its scripts ran, and what the console said."""
+    page = path.read_text().replace("</body>", f"<script>{script}</script></body>")
+    (tmp_path / "page.html").write_text(page)
+    command = [
+        BROWSER, *HEADLESS, f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr", "--dump-dom",
+        f"file://{tmp_path}/page.html",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="DID NOT RUN: no Chromium on this machine")
+def test_a_browser_shows_it_and_the_slider_moves_the_selection(run, tmp_path):
+    page, console = shown(write_report(run), tmp_path)
+    assert console == []
+    assert page.count("<circle") > 5
+    command = re.search(r'<pre id="command">(.*?)</pre>', page)[1]
+    assert command.startswith("lana select ")
+    move = (
+        "const s = document.getElementById('budget'); s.value = 0; s.dispatchEvent(new Event('input'));"
+        "document.querySelector('tr[data-layer=two]').click();"
+    )
+    moved, console = shown(run / "report.html", tmp_path, move)
+    assert console == []
+    after = re.search(r'<pre id="command">(.*?)</pre>', moved)[1]
+    assert after != command
+    assert "--pin two=identity" in after
+    assert moved.count("<td>identity") == 2
+
+
+def test_numbers_that_are_none_are_written_so():
+    page = render({"model": "m", "value": float("nan"), "inner": [float("nan")]})
+    assert '"value": null, "inner": [null]' in page
