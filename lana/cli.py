@@ -494,6 +494,33 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--validate", type=click.IntRange(min=4), default=60, help="Students to measure in each band.  [default: 60]"
+)
+@click.option(
+    "--budget", multiple=True, help="Band of latency, e.g. 0.5x; may be repeated.  [default: 0.7x 0.5x 0.35x]"
+)
+@quiet
+@as_json
+def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_output: bool) -> None:
+    """Measure how truly the scores of a finished RUN rank students of one latency.
+
+    \b
+    lana score runs/digits-resnet --validate 60
+    """
+    from lana.ranking import BANDS
+    from lana.ranking import validate as validated
+    from lana.recipe import parse_budget
+
+    parsed = [parse_budget(text) for text in budget]
+    if any(unit != "x" for _, unit in parsed):
+        raise UserError("A band is a share of the teacher's latency: give --budget 0.5x.")
+    bands = tuple(value for value, _ in parsed) or BANDS
+    _print(validated(run, students=validate, budgets=bands, quiet=quiet or json_output), json_output=json_output)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
 @budget_ms
 @budget
 @quiet

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from lana import stages
 from lana.errors import UserError
-from lana.evaluate import distance_to_teacher
 from lana.pipeline import open_finished
 from lana.recipe import parse_budget
 from lana.summary import make_console
@@ -86,6 +85,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
         problem = selector.problem(budget_ms)
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
         operations = stages.trained_operations(setting, selector.offers)
+        distance_to_teacher = stages.reference(setting)
         losses: dict[str, float] = {}
         found = []
         for method, search in searches(simple, setting.recipe.seed).items():
@@ -97,10 +97,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
             selection = selector.selection_of(solution)
             if str(selection) not in losses:
                 student = stages.assembled(setting, selector, selection, operations)
-                distances = distance_to_teacher(
-                    student, setting.teacher.module, setting.data.validation, setting.task, device=setting.recipe.device
-                )
-                losses[str(selection)] = float(distances.mean())
+                losses[str(selection)] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(
                     method=method,

@@ -46,15 +46,23 @@ def evaluate_module(
     )
 
 
-def distance_to_teacher(
-    module: nn.Module, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu"
-) -> Tensor:
-    """The task's distance between two networks' outputs, (N,), in evaluation mode."""
-    distances = []
-    with evaluating(module, device), evaluating(teacher, device), torch.inference_mode():
-        for inputs, _ in split.batches(EVALUATION_BATCH, device=device):
-            distances.append(task.distance(module(inputs), teacher(inputs)).cpu())
-    return torch.cat(distances)
+class DistanceToTeacher:
+    """How far networks are from the teacher on a split; the teacher runs once, for all of them."""
+
+    def __init__(self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu") -> None:
+        self.split, self.task, self.device = split, task, device
+        with evaluating(teacher, device), torch.inference_mode():
+            self.expected = [teacher(inputs) for inputs, _ in split.batches(EVALUATION_BATCH, device=device)]
+        teacher.cpu()
+
+    def of(self, module: nn.Module) -> Tensor:
+        """The task's distance between the outputs, (N,), in evaluation mode."""
+        distances = []
+        with evaluating(module, self.device), torch.inference_mode():
+            batches = self.split.batches(EVALUATION_BATCH, device=self.device)
+            for (inputs, _), expected in zip(batches, self.expected, strict=True):
+                distances.append(self.task.distance(module(inputs), expected).cpu())
+        return torch.cat(distances)
 
 
 class evaluating:  # noqa: N801 - used as a context, like torch.no_grad

@@ -20,7 +20,7 @@ import lana.finetune as finetuning
 import lana.scoring as scoring
 from lana.batchnorm import reestimate_batchnorm
 from lana.errors import LanaError, UserError
-from lana.evaluate import check_teacher, distance_to_teacher, evaluate_module
+from lana.evaluate import DistanceToTeacher, check_teacher, evaluate_module
 from lana.export import export_onnx, onnx_parity, to_computation
 from lana.layers import Layer, LayerScan
 from lana.profiling import (
@@ -348,21 +348,23 @@ def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, 
 
 def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
     """Of several accepted selections, the one nearest to the teacher on training images (the paper, section 3.3)."""
-    device, operations = setting.recipe.device, trained_operations(setting, selector.offers)
+    operations = trained_operations(setting, selector.offers)
+    distance_to_teacher = reference(setting)
     best: tuple[float, Measured, nn.Module] | None = None
     for measured in accepted:
         student = assembled(setting, selector, measured.selection, operations)
-        distance = float(
-            distance_to_teacher(
-                student, setting.teacher.module, setting.data.validation, setting.task, device=device
-            ).mean()
-        )
+        distance = float(distance_to_teacher.of(student).mean())
         if best is None or distance < best[0]:
             best = (distance, measured, student.cpu())
-    setting.teacher.module.cpu()
     if best is None:
         raise LanaError("No accepted selection was given to choose from.")
     return best[1], best[2]
+
+
+def reference(setting: Setting) -> DistanceToTeacher:
+    """What students are compared with, on images that neither distilling nor scoring has seen."""
+    images = setting.data.validation.take(CANDIDATE_IMAGES, setting.recipe.seed + 3)
+    return DistanceToTeacher(setting.teacher.module, images, setting.task, device=setting.recipe.device)
 
 
 def assembled(setting: Setting, selector: Selector, selection: Mapping[str, str], operations: Operations) -> nn.Module:

@@ -140,3 +140,20 @@ def test_searches_are_compared(pool):
             assert one["predicted_ms"] <= found["budget_ms"] * (1 + 1e-9)
             assert one["measured_loss"] >= 0
     assert by_name["single shot (teacher, identity)"]["expected_loss"] >= exact["expected_loss"]
+
+
+def test_the_scores_are_validated_within_a_band(pool):
+    result = lana("score", pool, "--validate", 5, "--budget", "0.6x", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    (band,) = found["bands"]
+    assert band["students"] == len(found["students"]) == 5
+    teacher_ms = json.loads((pool / "pool" / "teacher.json").read_text())["teacher_ms"]
+    for student in found["students"]:
+        assert 0.56 <= student["predicted_ms"] / teacher_ms <= 0.64
+        assert student["measured"] >= 0
+    assert [student["chosen"] for student in found["students"]] == [True, False, False, False, False]
+    assert json.loads((pool / "pool" / "ranking.json").read_text()) == found
+    refused = lana("score", pool, "--budget", "3ms")
+    assert refused.exit_code == 2
+    assert "give --budget 0.5x" in refused.output

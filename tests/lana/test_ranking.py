@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from lana.ranking import Student, judge, tau
+
+
+def band(expected, measured, replaced=None, chosen=0):
+    return [
+        Student(
+            budget="0.5x",
+            expected=float(e),
+            measured=float(m),
+            replaced=int(r),
+            predicted_ms=1.0,
+            chosen=index == chosen,
+            selection={},
+        )
+        for index, (e, m, r) in enumerate(
+            zip(expected, measured, replaced if replaced is not None else [5] * len(measured), strict=True)
+        )
+    ]
+
+
+def test_a_perfect_ranking():
+    measured = np.arange(20) ** 2
+    found = judge(band(np.arange(20), measured))
+    assert found.tau == 1.0
+    assert found.regret == 0.0
+    assert found.tau_latency == 0.0  # all of one latency: nothing to rank by
+    assert found.above_latency[0] > 0.5
+
+
+def test_a_ranking_that_knows_nothing():
+    random = np.random.default_rng(0)
+    found = judge(band(random.random(60), random.random(60)))
+    assert found.tau_interval[0] < 0 < found.tau_interval[1]
+
+
+def test_the_regret_is_a_share_of_the_spread():
+    found = judge(band(np.arange(5), [2.0, 1.0, 3.0, 4.0, 5.0]))
+    assert found.regret == pytest.approx(0.25)  # (2 − 1) / (5 − 1)
+
+
+def test_a_baseline_that_ranks_as_well_is_not_beaten():
+    replaced = np.arange(30)
+    found = judge(band(np.arange(30), np.arange(30), replaced))
+    assert found.tau_replaced == 1.0
+    assert found.above_replaced == (0.0, 0.0)
+
+
+def test_ties_count_for_nothing():
+    assert tau(np.ones(5), np.arange(5)) == 0.0
