@@ -19,6 +19,15 @@ from profilers.calibration import KERNELS
 from profilers.runtime import RUNTIMES
 
 
+@pytest.fixture(autouse=True)
+def _denormals_as_they_were():
+    """Runtimes flush denormals on the threads they run on, which a measuring process wants and later tests do not."""
+    yield
+    import torch
+
+    torch.set_flush_denormal(False)
+
+
 class RuntimeContract:
     name = ""
     tolerance = 1e-4
