@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-gpu lint types arrows check clean
+.PHONY: demo test test-all test-gpu notebooks lint types arrows check clean
 
 demo: $(VENV)/.installed  ## compress the bundled example to 0.4 of its latency
 	$(BIN)/lana compress digits-resnet --data digits --budget 0.4x --out runs/demo
@@ -28,6 +28,9 @@ types: $(VENV)/.developed
 arrows: $(VENV)/.developed  ## who may import whom
 	$(BIN)/lint-imports
 
+notebooks: $(VENV)/.developed  ## execute them, outputs stored in place
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
 check: lint types arrows test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -36,7 +39,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.developed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,vision]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,vision,notebooks]'
 	touch $@
 
 clean:

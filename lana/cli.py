@@ -470,6 +470,22 @@ def evaluate(
 
 
 @main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--form", default="onnx", help="onnx, program (torch.export) or openvino (IR).  [default: onnx]")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
+def export(student: Path, out: Path, form: str, dynamic_batch: bool) -> None:
+    """Write the network of STUDENT to the file OUT.
+
+    \b
+    lana export runs/digits-resnet/students/0.4x student.onnx --dynamic-batch
+    """
+    from lana import pipeline
+
+    click.echo(f"Wrote {pipeline.export(student, out, form=form, dynamic_batch=dynamic_batch)}")
+
+
+@main.command()
 @click.argument("target")
 @recipe_options(*TARGET)
 @click.option("--processes", type=click.IntRange(min=1), default=5, help="Fresh processes to measure in.  [default: 5]")
@@ -564,8 +580,9 @@ def runtimes(json_output: bool) -> None:
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), help="Where the page goes.  [default: RUN/report.html]")
+@click.option("--plots", is_flag=True, help="Also draw accuracy against latency as SVG and PNG, in RUN/plots.")
 @as_json
-def report(run: Path, html: Path | None, json_output: bool) -> None:
+def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None:
     """Show the students of RUN beside their teacher, and write the whole report as one HTML file.
 
     \b
@@ -585,6 +602,10 @@ def report(run: Path, html: Path | None, json_output: bool) -> None:
         return
     show_run(summaries)
     click.echo(f"Report: {write_report(run, html)}")
+    if plots:
+        from lana.report.plots import write_plots
+
+        click.echo(f"Plots: {', '.join(map(str, write_plots(run)))}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from lana.errors import LanaError
 from lana.run import write
 from lana.structure import structure_columns, structure_key
 from profilers.computation import Computation, TensorSpec
+from profilers.runtime import RuntimeSettings, create_runtime
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
@@ -72,7 +74,23 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
     return write(path, lambda beside: beside.write_bytes(content))
 
 
-def export_program(module: nn.Module, example: Tensor, path: Path) -> Path:
+def export_openvino(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
+    """Write a module as OpenVINO IR: `path` (.xml) with its weights beside it (.bin), by way of ONNX.
+
+    Raises:
+        ExportFailed: it cannot be exported to ONNX.
+        RuntimeUnavailable: OpenVINO is not installed.
+    """
+    create_runtime("openvino", RuntimeSettings())
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = export_onnx(module, example, Path(folder) / "model.onnx", dynamic_batch=dynamic_batch)
+        openvino.save_model(openvino.convert_model(onnx), path.with_suffix(".xml"), compress_to_fp16=False)
+    return path.with_suffix(".xml")
+
+
+def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
     """Write a module as a `torch.export` program (.pt2).
 
     Raises:
@@ -81,7 +99,8 @@ def export_program(module: nn.Module, example: Tensor, path: Path) -> Path:
     module.eval()
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(module, (example,))
+            shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
+            program = torch.export.export(module, (example,), dynamic_shapes=shapes)
             return write(path, lambda beside: torch.export.save(program, beside))
         except Exception as error:
             raise ExportFailed(
@@ -89,6 +108,7 @@ def export_program(module: nn.Module, example: Tensor, path: Path) -> Path:
             ) from error
 
 
+EXPORTS = {"onnx": export_onnx, "program": export_program, "openvino": export_openvino}
 _FORMS = {"onnx": export_onnx, "exported": export_program}
 _SUFFIX = {"onnx": ".onnx", "exported": ".pt2"}
 

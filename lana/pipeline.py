@@ -235,6 +235,21 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     return evaluate_module(network.module, loaded.test, judged, device=device)
 
 
+def export(student: Path | str, path: Path | str, *, form: str = "onnx", dynamic_batch: bool = False) -> Path:
+    """Write a student's network as ONNX, as a `torch.export` program (.pt2) or as OpenVINO IR (.xml, .bin).
+
+    Raises:
+        UserError: the folder is not a student's, or the form is unknown; `RuntimeUnavailable` without OpenVINO.
+    """
+    from lana.export import EXPORTS
+
+    if form not in EXPORTS:
+        raise UserError(f"--form {form!r}: expected one of {', '.join(EXPORTS)}.")
+    loaded = load_student_as_teacher(student)
+    example = loaded.example(2 if dynamic_batch else 1)
+    return EXPORTS[form](loaded.module, example, Path(path), dynamic_batch=dynamic_batch)
+
+
 def is_student(reference: str) -> bool:
     return (Path(reference) / "architecture.json").is_file()
 

@@ -168,14 +168,17 @@ class Selector:
         spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
         self.measure_new([selection for selection in spread if selection], processes=2)
 
-    def measure_new(self, selections: Sequence[Selection], processes: int) -> None:
-        """Measure those that were not measured in so many processes yet."""
+    def measure_new(self, selections: Sequence[Mapping[str, str]], processes: int) -> None:
+        """Measure those that were not measured in so many processes yet, in as many more."""
         wanted: list[Selection] = []
+        had = processes
         for selection in selections:
             measured = self.log.of(selection)
-            enough = measured is not None and len(measured.ratios) >= processes
-            if selection and not enough and selection not in wanted:
-                wanted.append(selection)
+            count = len(measured.ratios) if measured is not None else 0
+            if selection and count < processes and selection not in wanted:
+                wanted.append(dict(selection))
+                had = min(had, count)
+        processes -= had
         if wanted and not self.log.take(wanted):
             start_s = time.monotonic()
             self.log.add(wanted, self.measure(wanted, processes))
@@ -204,13 +207,25 @@ class Selector:
             accepted = self.accepted(budget_ms)
             best = next((m for m in accepted if m.selection in found), None)
             if best and best.ratio * self.teacher_ms >= WELL_USED * budget_ms:
-                break
-            if found and not best:  # the prediction was refitted; where that is not enough, aim lower as well
+                self.measure_new([best.selection], 2 * PROCESSES)
+                if any(m.selection == best.selection for m in self.accepted(budget_ms)):
+                    break
+                best = None
+            if best:  # within, and room is left: aim higher
+                target_ms *= min(1.05, budget_ms * (1 - 2 * MARGIN) / (best.ratio * self.teacher_ms))
+            elif found:  # the prediction was refitted; where that is not enough, aim lower as well
                 overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
                 target_ms *= min(0.99, budget_ms * (1 - MARGIN) / (overshoot * self.teacher_ms))
-        if not (accepted := self.accepted(budget_ms)):
-            self.refuse(budget_ms)
-        return accepted[:candidates]
+        return self._confirmed(budget_ms, candidates)
+
+    def _confirmed(self, budget_ms: float, candidates: int) -> list[Measured]:
+        """Accepted selections that are so still after a second, later measurement: the first may have been lucky."""
+        while accepted := self.accepted(budget_ms)[:candidates]:
+            lucky = [m.selection for m in accepted if len(m.ratios) < 2 * PROCESSES]
+            if not lucky:
+                return accepted
+            self.measure_new(lucky, 2 * PROCESSES)
+        self.refuse(budget_ms)
 
     def refuse(self, budget_ms: float) -> NoReturn:
         """Say what the fastest reachable latency is, measured.

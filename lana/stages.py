@@ -19,6 +19,7 @@ import lana.distill as distilling
 import lana.finetune as finetuning
 import lana.scoring as scoring
 from lana.batchnorm import reestimate_batchnorm
+from lana.card import write_card
 from lana.errors import LanaError, UserError
 from lana.evaluate import DistanceToTeacher, check_teacher, evaluate_module
 from lana.export import export_onnx, onnx_parity, to_computation
@@ -470,7 +471,7 @@ def deliver(
             if measured is not None and measured.ratio_upper95 <= limit:
                 break
     metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
-    return summarise(
+    summary = summarise(
         setting,
         selector,
         baseline,
@@ -481,6 +482,8 @@ def deliver(
         parity=parity,
         seconds=round(time.monotonic() - start_s, 2),
     )
+    write_card(folder, summary)
+    return summary
 
 
 def compared(setting: Setting, students: Sequence[Computation], processes: int) -> list[Comparison]:

@@ -128,6 +128,9 @@ def test_a_student_is_evaluated_measured_and_reported(finished):
     measured = json.loads(lana("measure", student, "--processes", "2", "--json").output)
     assert measured["latency_ms"] > 0
     assert "0.5x" in lana("report", run).output
+    card = (student / "README.md").read_text()
+    assert f"{summary_of(run)['student_accuracy']:.2%}" in card
+    assert "within its budget" in card
 
 
 def test_the_teacher_is_not_changed(finished, digits_teacher):

@@ -109,3 +109,12 @@ def test_a_browser_shows_it_and_the_slider_moves_the_selection(run, tmp_path):
 def test_numbers_that_are_none_are_written_so():
     page = render({"model": "m", "value": float("nan"), "inner": [float("nan")]})
     assert '"value": null, "inner": [null]' in page
+
+
+def test_static_plots_are_drawn(run):
+    pytest.importorskip("matplotlib", reason="DID NOT RUN: matplotlib is not installed")
+    from lana.report.plots import write_plots
+
+    svg, png = write_plots(run)
+    assert "<svg" in svg.read_text()
+    assert png.read_bytes().startswith(b"\x89PNG")

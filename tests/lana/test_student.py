@@ -1,0 +1,114 @@
+"""Assembling, saving, loading and exporting a student."""
+
+import numpy as np
+import pytest
+import torch
+
+from lana.errors import UserError
+from lana.export import export_onnx, export_program, onnx_parity
+from lana.student import assemble, build_operation, load_student, save_student
+
+
+@pytest.fixture
+def selection():
+    return {"blocks.1": "identity", "blocks.3": "linear_k1", "blocks.6": "pruned_w0.5", "blocks.12": "cb_stack_k3_w0.5"}
+
+
+@pytest.fixture
+def student(digits_teacher, digits_scan, selection):
+    torch.manual_seed(0)
+    return assemble(digits_teacher.module, digits_scan.layers, selection)
+
+
+def test_the_teacher_reassembled_is_the_teacher(digits_teacher, digits_scan):
+    again = assemble(digits_teacher.module, digits_scan.layers, {})
+    x = digits_teacher.example(4)
+    with torch.no_grad():
+        assert torch.equal(again(x), digits_teacher.module(x))
+
+
+def test_the_teacher_is_not_touched(digits_teacher, digits_scan, student):
+    before = {name: value.clone() for name, value in digits_teacher.module.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in digits_teacher.module.state_dict().items())
+
+
+def test_a_trained_operation_is_copied_in(digits_teacher, digits_scan):
+    layer = next(layer for layer in digits_scan.layers if layer.name == "blocks.3")
+    trained = build_operation(layer, digits_teacher.module, "linear_k1")
+    student = assemble(digits_teacher.module, [layer], {"blocks.3": "linear_k1"}, {("blocks.3", "linear_k1"): trained})
+    inside = student.get_submodule("blocks.3")
+    assert inside is not trained
+    assert all(torch.equal(a, b) for a, b in zip(inside.parameters(), trained.parameters(), strict=True))
+
+
+def test_what_is_saved_is_loaded(digits_teacher, digits_scan, student, selection, tmp_path):
+    save_student(student, tmp_path, digits_teacher, digits_scan.layers, selection)
+    loaded = load_student(tmp_path)
+    x = digits_teacher.example(4)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), student(x))
+    loss = loaded.train()(x).square().mean()
+    loss.backward()  # it trains like any other
+    assert all(p.grad is not None for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_damaged_student_is_told(digits_teacher, digits_scan, student, selection, tmp_path, damage):
+    save_student(student, tmp_path, digits_teacher, digits_scan.layers, selection)
+    weights = tmp_path / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        (tmp_path / "architecture.json").write_text("{")
+    with pytest.raises(UserError, match=r"model\.safetensors|architecture\.json"):
+        load_student(tmp_path)
+
+
+def test_onnx_gives_what_pytorch_gives(digits_teacher, student, tmp_path):
+    example = digits_teacher.example()
+    assert onnx_parity(student, export_onnx(student, example, tmp_path / "s.onnx"), example) < 1e-5
+
+
+def test_a_batch_of_any_size_on_request(digits_teacher, student, tmp_path):
+    import onnxruntime
+
+    path = export_onnx(student, digits_teacher.example(2), tmp_path / "s.onnx", dynamic_batch=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = digits_teacher.example(7)
+    (found,) = session.run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, student(x).numpy(), atol=1e-4)
+
+
+def test_a_program_of_torch_export(digits_teacher, student, tmp_path):
+    path = export_program(student, digits_teacher.example(), tmp_path / "s.pt2")
+    x = digits_teacher.example()
+    with torch.no_grad():
+        assert torch.allclose(torch.export.load(path).module()(x), student(x), atol=1e-5)
+
+
+def test_a_students_folder_is_exported(digits_teacher, digits_scan, student, selection, tmp_path):
+    from lana.pipeline import export
+
+    save_student(student, tmp_path / "student", digits_teacher, digits_scan.layers, selection)
+    for form, name in (("onnx", "s.onnx"), ("program", "s.pt2"), ("openvino", "s.xml")):
+        assert export(tmp_path / "student", tmp_path / name, form=form, dynamic_batch=True).is_file()
+    with pytest.raises(UserError, match="expected one of onnx, program, openvino"):
+        export(tmp_path / "student", tmp_path / "s", form="caffe")
+
+
+def test_openvino_gives_what_pytorch_gives(digits_teacher, student, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="DID NOT RUN: OpenVINO is not installed")
+    from lana.export import export_openvino
+
+    path = export_openvino(student, digits_teacher.example(), tmp_path / "s.xml")
+    x = digits_teacher.example()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    (found,) = openvino.Core().compile_model(path, "CPU", exact)([x.numpy()]).to_tuple()
+    with torch.no_grad():
+        np.testing.assert_allclose(found, student(x).numpy(), atol=1e-4)
