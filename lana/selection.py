@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 import numpy as np
 
@@ -225,19 +224,15 @@ class Selector:
             if not lucky:
                 return accepted
             self.measure_new(lucky, 2 * PROCESSES)
-        self.refuse(budget_ms)
+        raise self.unreachable(budget_ms)
 
-    def refuse(self, budget_ms: float) -> NoReturn:
-        """Say what the fastest reachable latency is, measured.
-
-        Raises:
-            BudgetUnreachable: always.
-        """
+    def unreachable(self, budget_ms: float) -> BudgetUnreachable:
+        """The error that says what the fastest reachable latency is, measured."""
         self.measure_new([self.fastest()], PROCESSES)
         within = {m.ratio: m for m in self.log.pooled() if self._known(m.selection)}
         best = within[min(within)]
         fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - MARGIN)
-        raise BudgetUnreachable(
+        return BudgetUnreachable(
             f"No selection meets {budget_ms:.4g} ms: the fastest reachable student measures {fastest_ms:.4g} ms "
             f"({fastest_ms / self.teacher_ms:.2f}x of the teacher's {self.teacher_ms:.4g} ms). Raise the budget, widen "
             "--layers, or offer faster operations with --pool.",

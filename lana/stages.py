@@ -310,7 +310,7 @@ def select(
     else:
         selection = selector.solve(budget_ms)
         if selection is None:
-            selector.refuse(budget_ms)
+            raise selector.unreachable(budget_ms)
         accepted = [Measured(selection=selection, ratios=())]
     best, student = _look(setting, selector, accepted)
     save_student(student, folder, setting.teacher, unique_layers(selector.offers), best.selection)
