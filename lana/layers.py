@@ -148,6 +148,7 @@ def find_layers(
     as far as there is something replaceable inside. Spans of up to `max_span` consecutive layers are found where each
     feeds only the next.
 
+    >>> import torch
     >>> scan = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (torch.zeros(1, 3, 8, 8),))
     >>> [layer.name for layer in scan.layers]
     ['0', '2']

@@ -44,6 +44,9 @@ def frontier(
         if not least.found or not best.found:
             return []
         budgets = np.linspace(least.costs[cost], best.costs[cost], points).tolist()
+    lower = problem.limits[cost].lower if cost in problem.limits else None
+    if lower is not None:  # below it nothing is asked for
+        budgets = sorted({max(budget, lower) for budget in budgets})
     memory, found = Memory(), list[Solution]()
     # From the largest budget down: what stays far below its budget answers for all budgets in between.
     for budget in sorted(budgets, reverse=True):

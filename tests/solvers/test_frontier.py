@@ -69,3 +69,15 @@ def _with(problem, limits):
     from dataclasses import replace
 
     return replace(problem, limits=limits)
+
+
+def test_a_lower_limit_is_held():
+    problem = SelectionProblem(
+        layers=1,
+        loss=[0.0, 0.5, 0.9],
+        first=[0, 0, 0],
+        span=[1, 1, 1],
+        costs={"ms": [3.0, 2.0, 1.0]},
+        limits={"ms": Limit(lower=1.5)},
+    )
+    assert [point.costs["ms"] for point in frontier(problem, "ms")] == [2.0, 3.0]
