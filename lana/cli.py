@@ -185,7 +185,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     from lana.teacher import teacher_of
 
     recipe = _recipe(None, model=model, **options)
-    teacher = teacher_of(recipe)
+    teacher = teacher_of(recipe, pretrained=False)
     scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
     if json_output:
         click.echo(json.dumps(dataclasses.asdict(scan), indent=1))

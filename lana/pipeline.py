@@ -280,7 +280,7 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
 
 def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     pool_names(recipe.pool)
-    teacher = teacher_of(recipe)
+    teacher = teacher_of(recipe, pretrained=False)
     return teacher, find_layers(
         teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity
     )

@@ -134,8 +134,8 @@ def load_teacher(
     return teacher
 
 
-def teacher_of(recipe: Recipe) -> Teacher:
-    """The teacher that a recipe names."""
+def teacher_of(recipe: Recipe, *, pretrained: bool = True) -> Teacher:
+    """The teacher that a recipe names; where only its structure matters, without its weights."""
     return load_teacher(
         recipe.model,
         weights=recipe.weights,
@@ -144,6 +144,7 @@ def teacher_of(recipe: Recipe) -> Teacher:
         mean=recipe.mean,
         std=recipe.std,
         input_shape=recipe.input_shape,
+        pretrained=pretrained,
     )
 
 
