@@ -21,7 +21,7 @@ from lana.pipeline import Setting
 from lana.student import count_parameters
 from profilers import Comparison, compare
 
-BOOTSTRAPS = 10_000
+BOOTSTRAPS = 1_000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,7 +108,7 @@ def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[floa
     """Accuracy of `one` less that of `other` with the 95% interval of a paired bootstrap over test images."""
     paired = np.mean([a.astype(float) - b for a, b in zip(one.correct, other.correct, strict=True)], axis=0)
     random = np.random.default_rng(seed)
-    drawn = paired[random.integers(len(paired), size=(BOOTSTRAPS // 10, len(paired)))].mean(axis=1)
+    drawn = paired[random.integers(len(paired), size=(BOOTSTRAPS, len(paired)))].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(paired.mean()), float(low), float(high)
 

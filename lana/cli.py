@@ -420,6 +420,8 @@ def select(
         found = pipeline.select_for(run, budgets, measured=measured, name=name, quiet=silent)
         _print(found, json_output=json_output)
         return
+    if measured:
+        raise UserError("--measured is of a device: give its table beside it, with --table and --budget-ms.")
     if len(budget_ms) > 1 or (max_loss is not None and (budget or budget_ms)):
         raise UserError("Give one of --budget, --budget-ms and --max-loss, once.")
     wanted = _budget(budget, budget_ms[0] if budget_ms else None)

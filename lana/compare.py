@@ -11,7 +11,6 @@ from rich.table import Table
 from lana import stages
 from lana.errors import UserError
 from lana.pipeline import open_finished
-from lana.recipe import parse_budget
 from lana.summary import make_console
 from solvers import (
     SelectionProblem,
@@ -79,9 +78,8 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
     Raises:
         UserError: the run is not finished; the budget is no budget.
     """
-    value, unit = parse_budget(budget)
     with open_finished(out, quiet=quiet) as (setting, baseline, selector):
-        budget_ms = value * baseline.teacher_ms if unit == "x" else value
+        budget_ms = baseline.budget_ms(setting.recipe.replace(budget=budget))
         problem = selector.problem(budget_ms)
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
         operations = stages.trained_operations(setting, selector.offers)

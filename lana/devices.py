@@ -24,9 +24,9 @@ from lana.errors import BudgetUnreachable, UserError
 from lana.evaluate import evaluate_module
 from lana.export import export_onnx, to_computation
 from lana.prediction import PRIOR, total
-from lana.profiling import Offer
+from lana.profiling import Offer, with_latencies
 from lana.run import write_json
-from lana.selection import LOWEST_BUDGET, MARGIN, Selection, Selector
+from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, save_student
 from lana.summary import make_console
 from lana.wholes import PROCESSES, Log
@@ -102,26 +102,16 @@ def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
     found = []
     for offer in offers:
         try:
-            row = table.lookup(offer.key, name=offer.operation, labels={"layer": offer.layer.name})
+            table.lookup(offer.key, name=offer.operation, labels={"layer": offer.layer.name})
         except MissingRow as error:
             if offer.operation == "teacher":
                 raise UserError(
                     f"{error} It was made for another network or batch: "
                     "make it with `lana profile MODEL`, or with --bundle for a device without torch."
                 ) from error
-            found.append(dataclasses.replace(offer, kept=False, reason="not in the device's table"))
-            continue
-        fails = bool(row.error)
-        found.append(
-            dataclasses.replace(
-                offer, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=0.0, kept=not fails, reason=row.error
-            )
-        )
-    empty = min((o.latency_ms for o in found if o.kept and o.operation == "identity"), default=0.0)
-    return [
-        dataclasses.replace(o, overhead_ms=o.latency_ms if o.operation == "identity" else min(empty, o.latency_ms))
-        for o in found
-    ]
+            offer = dataclasses.replace(offer, kept=False, reason="not in the device's table")
+        found.append(offer)
+    return with_latencies(found, table)
 
 
 def _read_back(folder: Path, log: Log, path: Path) -> None:
@@ -196,10 +186,8 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
     """An archive that measures students beside the teacher on the device."""
     selector, wanted = device.selector, list(selections)
     if not device.measured:
-        low = max(selector.predicted_ms(selector.fastest()), LOWEST_BUDGET * selector.teacher_ms)
-        shares = np.linspace(0.05, 0.95, SENT)
-        spread = [selector.solve(low + share * (selector.teacher_ms - low)) for share in shares]
-        wanted += [selection for selection in spread if selection and selection not in wanted]
+        spread = selector.spread(np.linspace(0.05, 0.95, SENT))
+        wanted += [selection for selection in spread if selection not in wanted]
     sent = device.folder / "sent.json"
     known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
     example, layers = setting.teacher.example(setting.recipe.batch), stages.unique_layers(selector.offers)

@@ -48,6 +48,7 @@ class Selector:
     seed: int = 0
     solver: str = "HiGHS"
     seconds: dict[str, float] = field(default_factory=dict)
+    _fitted: tuple[tuple[str, int], Prediction] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         position = {name: index for index, name in enumerate(self.layers)}
@@ -79,7 +80,11 @@ class Selector:
         ]
 
     def prediction(self) -> Prediction:
-        return fit(self.wholes())
+        """Fitted anew only when something more was measured: a report or a problem asks for it hundreds of times."""
+        known = (self.log.loop, len(self.log.rows))
+        if self._fitted is None or self._fitted[0] != known:
+            self._fitted = (known, fit(self.wholes()))
+        return self._fitted[1]
 
     def prediction_error(self) -> PredictionError | None:
         return held_out_error(self.wholes())
@@ -162,10 +167,13 @@ class Selector:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
         if len(self.log.pooled()) >= SPREAD:
             return
+        self.measure_new(self.spread(np.linspace(0.0, 0.95, SPREAD)), processes=2)
+
+    def spread(self, shares: Sequence[float]) -> list[Selection]:
+        """The best selection at each share of the way from the lowest budget to the teacher's latency."""
         low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
-        shares = np.linspace(0.0, 0.95, SPREAD)
-        spread = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
-        self.measure_new([selection for selection in spread if selection], processes=2)
+        found = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
+        return [selection for selection in found if selection]
 
     def measure_new(self, selections: Sequence[Mapping[str, str]], processes: int) -> None:
         """Measure those that were not measured in so many processes yet, in as many more."""

@@ -66,6 +66,7 @@ def test_a_pin_stands(pool):
         (["--max-loss", "-1"], "no selection loses that little"),
         (["--table", "none.csv", "--budget-ms", "1"], r"none\.csv cannot be read"),
         (["--table", "none.csv"], "one --budget-ms for each --table"),
+        (["--budget", "0.5x", "--measured", "m.json"], "--measured is of a device"),
     ],
 )
 def test_mistakes_are_told(pool, options, message):
