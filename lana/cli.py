@@ -73,6 +73,7 @@ def recipe_options(*names: str, rename: dict[str, str] | None = None) -> Callabl
 
 LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
 TARGET = ("runtime", "threads", "batch")
+PLACES = ("layers", "exclude", "granularity", "max_span")
 quiet = click.option("--quiet", is_flag=True, help="Print results only.")
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
 budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
@@ -130,7 +131,7 @@ def _print(result: Any, *, json_output: bool) -> None:
 @recipe_options("data")
 @budget_ms
 @budget
-@recipe_options(*LOADING, "task", *TARGET, "device", "pool", "layers", "granularity", "epochs", "lr", "batch_size")
+@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, "epochs", "lr", "batch_size")
 @recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "precision", "seed", "max_minutes")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
@@ -177,16 +178,15 @@ def compress(
 
 @main.command()
 @click.argument("model")
-@recipe_options(*LOADING, "layers", "granularity")
+@recipe_options(*LOADING, *PLACES)
 @as_json
 def layers(model: str, json_output: bool, **options: Any) -> None:
     """List what can be replaced in MODEL, with shapes and share of the work; what cannot, and why."""
-    from lana.layers import find_layers
+    from lana.pipeline import layers_of
     from lana.teacher import teacher_of
 
     recipe = _recipe(None, model=model, **options)
-    teacher = teacher_of(recipe, pretrained=False)
-    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
+    scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
     if json_output:
         click.echo(json.dumps(dataclasses.asdict(scan), indent=1))
         return
@@ -202,6 +202,11 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
     console = Console()
     console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
+    if scan.spans:
+        spans = Table(title=f"{len(scan.spans)} spans that one operation may stand for")
+        for span in scan.spans:
+            spans.add_row(span.name)
+        console.print(spans)
     if scan.passed_over:
         passed = Table("submodule", "why it is left as it is", title="Passed over")
         for entry in scan.passed_over:
@@ -211,7 +216,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("model")
-@recipe_options(*LOADING, *TARGET, "pool", "layers", "granularity")
+@recipe_options(*LOADING, *TARGET, "pool", *PLACES)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The table.  [default: MODEL-RUNTIME.csv]")
 @click.option("--tables", type=click.Path(path_type=Path), help="A folder of tables whose rows need not be measured.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Write an archive that measures on another device.")

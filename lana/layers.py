@@ -69,6 +69,7 @@ class _Seen:
     order: int = -1
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    entered: list[int] = field(default_factory=list)  # versions of the inputs: code before may have worked in place
     versions: list[int] = field(default_factory=list)  # of the outputs: code around may go on in place
     other_arguments: bool = False
     plain_output: bool = True
@@ -76,14 +77,18 @@ class _Seen:
 
 
 class _CountWork(TorchDispatchMode):
-    """Adds each operator's multiply-adds to every submodule that is running."""
+    """Adds each operator's multiply-adds to every submodule that is running, and notes who reads which tensor."""
 
     def __init__(self, running: list[_Seen]) -> None:
         super().__init__()
         self.running = running
         self.macs = 0
+        self.readers: dict[int, list[list[_Seen]]] = {}  # id of a submodule's output → what ran at each use of it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in flat_tensors([args, kwargs]):
+            if id(tensor) in self.readers:
+                self.readers[id(tensor)].append(list(self.running))
         out = func(*args, **(kwargs or {}))
         macs = macs_of(func, args, kwargs or {}, out)
         self.macs += macs
@@ -92,7 +97,7 @@ class _CountWork(TorchDispatchMode):
         return out
 
 
-def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _Seen], int]:
+def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _Seen], _CountWork]:
     """One forward pass in evaluation mode, with every submodule's calls, tensors and work recorded."""
     seen = {name: _Seen() for name, _ in model.named_modules()}
     running: list[_Seen] = []
@@ -105,6 +110,7 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
             record.calls += 1
             record.order = next(order)
             record.inputs = list(flat_tensors([args, kwargs]))
+            record.entered = [tensor._version for tensor in record.inputs]
             record.other_arguments = len(args) + len(kwargs) != 1 or not isinstance(
                 (*args, *kwargs.values())[0], Tensor
             )
@@ -118,6 +124,8 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
             record.outputs = list(flat_tensors(output))
             record.versions = [tensor._version for tensor in record.outputs]
             record.plain_output = isinstance(output, Tensor)
+            for tensor in record.outputs:
+                count.readers.setdefault(id(tensor), [])
 
         return hook
 
@@ -126,18 +134,20 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
         hooks.append(module.register_forward_hook(after(seen[name])))
     try:
         with quiet_evaluation(model), count:
-            model(*example_inputs)
+            output = model(*example_inputs)
+        for tensor in flat_tensors(output):
+            count.readers.setdefault(id(tensor), []).append([])
     finally:
         for hook in hooks:
             hook.remove()
-    return seen, count.macs
+    return seen, count
 
 
 def find_layers(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
     *,
-    include: str = "*",
+    include: str | Sequence[str] = "*",
     exclude: Sequence[str] = (),
     granularity: str = "block",
     max_span: int = 1,
@@ -153,21 +163,28 @@ def find_layers(
     >>> [layer.name for layer in scan.layers]
     ['0', '2']
     """
-    seen, total = _watch(model, example_inputs)
+    seen, work = _watch(model, example_inputs)
+    total = work.macs
     modules = dict(model.named_modules())
     batch = next(flat_tensors(example_inputs)).shape[0]
     search = _Search(model, modules, seen, total, granularity)
     chosen = sorted(search.run(), key=lambda name: seen[name].order)
     layers, passed = [], search.passed_over
     for name in chosen:
-        if not fnmatch.fnmatchcase(name, include) or any(fnmatch.fnmatchcase(name, glob) for glob in exclude):
+        if not _matches(name, [include] if isinstance(include, str) else include):
             passed.append(PassedOver(name=name, reason="left out by --layers", macs=seen[name].macs // batch))
+        elif _matches(name, exclude):
+            passed.append(PassedOver(name=name, reason="left out by --exclude", macs=seen[name].macs // batch))
         elif seen[name].macs < NEGLIGIBLE * total:
             passed.append(PassedOver(name=name, reason="has next to no work", macs=seen[name].macs // batch))
         else:
             layers.append(_layer(name, seen[name], batch))
-    spans = tuple(_spans(layers, seen, max_span))
+    spans = tuple(_spans(layers, seen, work.readers, max_span))
     return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob.strip()) for glob in globs)
 
 
 class _Search:
@@ -336,11 +353,13 @@ def _layout(source: Tensor, target: Tensor) -> str:
     return "nhwc" if last and target.shape[1] == target.shape[2] != target.shape[3] else "nchw"
 
 
-def _spans(layers: Sequence[Layer], seen: Mapping[str, _Seen], max_span: int) -> Iterator[Layer]:
+def _spans(
+    layers: Sequence[Layer], seen: Mapping[str, _Seen], readers: Mapping[int, list[list[_Seen]]], max_span: int
+) -> Iterator[Layer]:
     for first in range(len(layers)):
         for count in range(2, max_span + 1):
             part = layers[first : first + count]
-            feeds = all(seen[ours.name].outputs[0] is seen[theirs.name].inputs[0] for ours, theirs in pairwise(part))
+            feeds = all(_feeds_only(seen[ours.name], seen[theirs.name], readers) for ours, theirs in pairwise(part))
             if len(part) < count or not feeds:
                 break
             yield Layer(
@@ -351,3 +370,9 @@ def _spans(layers: Sequence[Layer], seen: Mapping[str, _Seen], max_span: int) ->
                 macs=sum(layer.macs for layer in part),
                 members=tuple(layer.name for layer in part),
             )
+
+
+def _feeds_only(ours: _Seen, theirs: _Seen, readers: Mapping[int, list[list[_Seen]]]) -> bool:
+    """Whether an output goes to the next layer as it is, and nowhere else (to a decoder, out of the network …)."""
+    unchanged = _same(ours.outputs, theirs.inputs) and ours.versions == theirs.entered
+    return unchanged and all(any(running is theirs for running in use) for use in readers.get(id(ours.outputs[0]), []))

@@ -102,10 +102,11 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     task = load_task(recipe.task)
     data = load_data(recipe.data, teacher, seed=recipe.seed)
     check_labels(teacher, data, task)
-    scan = find_layers(teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity)
+    scan = layers_of(teacher, recipe)
     if not scan.layers:
+        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
         raise UserError(
-            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}. "
+            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
             f"See what there is, and why not, with: lana layers {recipe.model}"
         )
     run.begin(recipe)
@@ -281,6 +282,16 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
 def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     pool_names(recipe.pool)
     teacher = teacher_of(recipe, pretrained=False)
-    return teacher, find_layers(
-        teacher.module, (teacher.example(),), include=recipe.layers, granularity=recipe.granularity
+    return teacher, layers_of(teacher, recipe)
+
+
+def layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """The layers and spans of a teacher that a recipe asks for."""
+    return find_layers(
+        teacher.module,
+        (teacher.example(),),
+        include=recipe.layers.split(","),
+        exclude=recipe.exclude.split(","),
+        granularity=recipe.granularity,
+        max_span=recipe.max_span,
     )

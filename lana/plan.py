@@ -11,10 +11,11 @@ import torch
 
 from lana.errors import UserError
 from lana.operations import offered
-from lana.profiling import STEPS_OF_LATENCY
+from lana.profiling import STEPS_OF_A_SPAN, STEPS_OF_LATENCY
 from lana.progress import duration
 from lana.recipe import Recipe
 from lana.run import write_json
+from lana.student import own_module
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
@@ -30,6 +31,7 @@ class Plan:
     """Seconds that each stage is expected to take."""
 
     layers: int
+    spans: int
     operations: int
     profile_s: float
     distill_s: float
@@ -42,9 +44,11 @@ class Plan:
         return self.profile_s + self.distill_s + self.score_s + self.select_s + self.finetune_s
 
     def lines(self) -> list[str]:
+        places = f"{self.layers} layers" + (f" and {self.spans} spans" if self.spans else "")
+        kept = min(self.operations, STEPS_OF_LATENCY * self.layers + STEPS_OF_A_SPAN * self.spans)
         return [
-            f"profile   {self.operations} operations at {self.layers} layers: {duration(self.profile_s)}",
-            f"distill   {min(self.operations, STEPS_OF_LATENCY * self.layers)} of them: {duration(self.distill_s)}",
+            f"profile   {self.operations} operations at {places}: {duration(self.profile_s)}",
+            f"distill   {kept} of them: {duration(self.distill_s)}",
             f"score     {duration(self.score_s)}",
             f"select    {duration(self.select_s)}",
             f"finetune  {duration(self.finetune_s)}",
@@ -58,11 +62,11 @@ def estimate(setting: Setting, recipe: Recipe) -> Plan:
     An operation kept for training is taken to do half of its layer's work, a student half of the teacher's.
     """
     teacher, scan, data = setting.teacher, setting.scan, setting.data
-    offers = {
-        layer.name: offered(layer, teacher.module.get_submodule(layer.name), recipe.pool) for layer in scan.layers
-    }
+    places = [*scan.layers, *scan.spans]
+    offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.pool) for layer in places}
+    most = {layer.name: STEPS_OF_LATENCY if len(layer.members) == 1 else STEPS_OF_A_SPAN for layer in places}
     operations = sum(len(names) for names in offers.values())
-    shapes = {(layer.input_shape, layer.output_shape): len(offers[layer.name]) for layer in scan.layers}
+    shapes = {(p.input_shape, p.output_shape, len(p.members)): len(offers[p.name]) for p in places}
     inputs = teacher.example(TRIAL_IMAGES).to(recipe.device)
     module = teacher.module.to(recipe.device)
     with torch.no_grad():
@@ -71,12 +75,13 @@ def estimate(setting: Setting, recipe: Recipe) -> Plan:
         module(inputs)
     pass_s = (time.perf_counter() - start_s) / TRIAL_IMAGES  # the teacher on one image
     teacher.module.cpu()
-    share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in scan.layers}
-    trained = sum(0.5 * min(len(offers[name]), STEPS_OF_LATENCY) * share[name] for name in offers)
-    scored = sum(min(len(offers[name]), STEPS_OF_LATENCY) for name in offers)
+    share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in places}
+    trained = sum(0.5 * min(len(offers[name]), most[name]) * share[name] for name in offers)
+    scored = sum(min(len(offers[name]), most[name]) for name in offers)
     images = recipe.distill_epochs * min(recipe.distill_images, len(data.train))
     return Plan(
         layers=len(scan.layers),
+        spans=len(scan.spans),
         operations=operations,
         profile_s=10 + MEASURE_S * sum(shapes.values()),
         distill_s=images * pass_s * (1 + 3 * trained),

@@ -22,7 +22,7 @@ from lana.layers import Layer, LayerScan
 from lana.operations import offered
 from lana.run import write
 from lana.structure import structure_columns, structure_key
-from lana.student import build_operation, layer_from_json
+from lana.student import build_operation, layer_from_json, own_module
 from lana.teacher import Teacher
 from profilers.computation import Computation
 from profilers.table import LatencyTable
@@ -30,6 +30,7 @@ from profilers.table import LatencyTable
 # An operation must be this much faster than the teacher's own to be worth training: the tables' noise.
 FASTER_THAN_TEACHER = 0.97
 STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the paper: 2 a layer 79.40, 10 a layer 79.66)
+STEPS_OF_A_SPAN = 4  # its members have operations of their own to go finer with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def make_offers(
     known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
     places = [*scan.layers, *scan.spans]
     for position, layer in enumerate(places):
-        module = _teacher_module(teacher.module, layer)
+        module = own_module(teacher.module, layer)
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(batch, *layer.input_shape, generator=generator)
         same = structure_key(module, (example,))
@@ -102,11 +103,6 @@ def make_offers(
     return offers, list(computations.values())
 
 
-def _teacher_module(teacher: nn.Module, layer: Layer) -> nn.Module:
-    members = [teacher.get_submodule(member) for member in layer.members]
-    return members[0] if len(members) == 1 else nn.Sequential(*members)
-
-
 def _offer(
     teacher: nn.Module,
     layer: Layer,
@@ -117,9 +113,7 @@ def _offer(
     form: str,
 ) -> tuple[Offer, Computation | None]:
     try:
-        module = (
-            _teacher_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
-        )
+        module = own_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
         key, columns = structure_key(module, (example,)), structure_columns(module, (example,))
     except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
         reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
@@ -180,6 +174,8 @@ def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
 def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) -> list[Offer]:
     """Mark what is worth training: faster than the teacher's own, about one operation per step of latency.
 
+    At a span the teacher's own are its members', one after the other.
+
     Within a step, operations that start from the teacher's weights come first, then those with more multiply-adds:
     at equal latency they lose least (the paper's section 5 finds larger operations more accurate throughout).
 
@@ -187,18 +183,19 @@ def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) ->
         LanaError: a layer's own operation could not be measured.
     """
     kept: list[Offer] = []
-    for name in dict.fromkeys(offer.layer.name for offer in offers):
-        here = [offer for offer in offers if offer.layer.name == name]
-        teacher = next((offer for offer in here if offer.operation == "teacher"), None)
-        if teacher is None or not teacher.kept:
-            raise LanaError(
-                f"The teacher's own operation at {name} could not be measured: "
-                f"{teacher.reason if teacher else 'it is not offered'}."
-            )
-        limit = FASTER_THAN_TEACHER * teacher.latency_ms
+    own = {offer.layer.name: offer for offer in offers if offer.operation == "teacher"}
+    for layer in {offer.layer.name: offer.layer for offer in offers}.values():
+        here = [offer for offer in offers if offer.layer.name == layer.name]
+        for member in layer.members:
+            if member not in own or not own[member].kept:
+                reason = own[member].reason if member in own else "it is not offered"
+                raise LanaError(f"The teacher's own operation at {member} could not be measured: {reason}.")
+        members = [own[member] for member in layer.members]
+        overhead_ms = sum(member.overhead_ms for member in members[1:])  # paid once, whatever stands there
+        limit = FASTER_THAN_TEACHER * (sum(member.latency_ms for member in members) - overhead_ms)
         first = {offer.key: offer for offer in reversed(here)}
         fast = [o for o in here if o.kept and _trainable(o) and o.latency_ms < limit and first[o.key] is o]
-        chosen = _one_per_step(fast, limit, steps)
+        chosen = _one_per_step(fast, limit, steps if len(members) == 1 else min(steps, STEPS_OF_A_SPAN))
         for offer in here:
             if not offer.kept or not _trainable(offer) or offer in chosen:
                 kept.append(offer)

@@ -67,9 +67,15 @@ class Recipe:
         "Shape of one example without the batch, e.g. 3,32,32 (for what is not an image).",
         stage="teacher",
     )
-    layers: str = option("*", "Glob of the layers that may be replaced, e.g. 'layer[23].*'.", stage="profile")
+    layers: str = option(
+        "*", "Globs of the layers that may be replaced, comma separated, e.g. 'layer[23].*'.", stage="profile"
+    )
+    exclude: str = option("", "Globs of layers to leave as they are, comma separated.", stage="profile", added=True)
     granularity: str = option(
         "block", "block, or fine: also inside blocks.", stage="profile", choices=("block", "fine")
+    )
+    max_span: int = option(
+        1, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1, added=True
     )
     pool: str = option(
         "default",
@@ -135,9 +141,12 @@ class Recipe:
         return value if unit == "ms" else None
 
     def parts(self, *stages: str) -> dict[str, Any]:
-        """The fields that decide the named stages."""
+        """The fields that decide the named stages; those `added` later only where they say something."""
         return {
-            spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self) if spec.metadata["stage"] in stages
+            spec.name: getattr(self, spec.name)
+            for spec in dataclasses.fields(self)
+            if spec.metadata["stage"] in stages
+            and not (spec.metadata.get("added") and getattr(self, spec.name) == spec.default)
         }
 
     def fingerprint(self, *stages: str) -> str:

@@ -69,10 +69,13 @@ class Run:
     def _check(self, recipe: Recipe) -> None:
         kept = self.path / "recipe.yaml"
         if kept.is_file():
-            before, now = Recipe.from_yaml(kept).parts(*POOL), recipe.parts(*POOL)
+            old = Recipe.from_yaml(kept)
+            before, now = old.parts(*POOL), recipe.parts(*POOL)
             if before != now:
                 changed = [
-                    f"{name}: {before[name]!r} there, {now[name]!r} now" for name in now if before[name] != now[name]
+                    f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
+                    for name in {**before, **now}
+                    if getattr(old, name) != getattr(recipe, name)
                 ]
                 raise UserError(
                     f"The run directory {self.path} was made by another recipe ({'; '.join(changed)}). "

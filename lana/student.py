@@ -23,13 +23,17 @@ from lana.teacher import Teacher, load_teacher
 Selection = Mapping[str, str]  # layer (or span) name → operation name
 
 
+def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
+    """What the teacher has at a layer; at a span, its members one after the other."""
+    members = [teacher.get_submodule(member) for member in layer.members]
+    return members[0] if len(members) == 1 else nn.Sequential(*members)
+
+
 def build_operation(
     layer: Layer, teacher: nn.Module, operation: str, features: tuple[Tensor, Tensor] | None = None
 ) -> nn.Module:
     """The operation as it stands at a layer of the teacher; the teacher is not changed."""
-    members = [teacher.get_submodule(member) for member in layer.members]
-    module = members[0] if len(members) == 1 else nn.Sequential(*members)
-    return parse_operation(operation).build(layer, module, features)
+    return parse_operation(operation).build(layer, own_module(teacher, layer), features)
 
 
 def assemble(

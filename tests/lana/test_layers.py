@@ -207,3 +207,24 @@ def test_blocks_of_real_networks(reference, block, count):
     assert block in names(scan)
     assert sum(type(teacher.module.get_submodule(layer.name)) is kind for layer in scan.layers) == count
     assert sum(layer.macs for layer in scan.layers) > 0.9 * scan.total_macs
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda p, x: p[1](p[0](x).relu_()),  # worked on in place between them
+        lambda p, x: (y := p[0](x), p[1](y) + y)[1],  # read again behind the second
+    ],
+)
+def test_no_span_where_the_middle_is_used_elsewhere(run):
+    assert scan_of(Residual(), Residual(), run=run, include="parts.*", max_span=2).spans == ()
+
+
+def test_no_span_over_what_the_network_gives_out():
+    class Pyramid(nn.Sequential):
+        def forward(self, x):
+            return [x := part(x) for part in self]
+
+    scan = find_layers(Pyramid(Residual(3), Residual(3)), (EXAMPLE,), max_span=2)
+    assert len(scan.layers) == 2
+    assert scan.spans == ()
