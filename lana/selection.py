@@ -8,7 +8,7 @@ offers, the scores and the log.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,7 +169,7 @@ class Selector:
             return
         self.measure_new(self.spread(np.linspace(0.0, 0.95, SPREAD)), processes=2)
 
-    def spread(self, shares: Sequence[float]) -> list[Selection]:
+    def spread(self, shares: Iterable[float]) -> list[Selection]:
         """The best selection at each share of the way from the lowest budget to the teacher's latency."""
         low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
         found = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
