@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lana.data import Data
-from lana.evaluate import evaluate_module, evaluating
-from lana.precision import autocast
+from lana.evaluate import evaluate_module
+from lana.expected import in_full, with_expected
+from lana.precision import autocast, computes_in_bf16
 from lana.run import write
 from lana.schedule import learning_rate
 from lana.task import Task
@@ -31,7 +31,8 @@ class FineTuning:
     """How to fine-tune: AdamW, one cycle, an exponential moving average of the weights.
 
     `distillation` is the weight of the teacher's outputs, the rest goes to the labels; 0.9 leans on the teacher,
-    who knows more than the labels do.
+    who knows more than the labels do. `compile` fuses what lies between convolutions: about twice as fast, after a
+    minute or more of compiling.
     """
 
     epochs: float = 10.0
@@ -44,6 +45,7 @@ class FineTuning:
     seed: int = 0
     device: str = "cpu"
     precision: str = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,70 +65,75 @@ def finetune(
     settings: FineTuning,
     *,
     checkpoint: Path,
+    expected: Path | None = None,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Epoch]:
     """Train `student` in place; returns the curve. The best epoch by the validation part is kept, the start included.
 
     After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights.
+    `expected` is a folder for the teacher's outputs: other students of the same teacher, data and seed find them there.
     """
     device, steps_an_epoch = settings.device, data.train.steps(settings.batch_size)
     steps = round(settings.epochs * steps_an_epoch)
     student.to(device)
+    if computes_in_bf16(device, settings.precision):
+        _laid_out(student, torch.channels_last)  # what bfloat16 kernels want, else every convolution reorders
     optimiser = torch.optim.AdamW(_decayed(student, settings.weight_decay), lr=settings.lr)
     average = copy.deepcopy(student)
     best = copy.deepcopy(student.state_dict())
     curve = [Epoch(epoch=0, train_loss=math.nan, validation_metric=_metric(student, data, task, device))]
     if checkpoint.is_file():
         curve, best = _resume(checkpoint, student, average, optimiser)
+    forward = torch.compile(student, dynamic=False) if settings.compile else student
     decay = math.exp(-1 / max(1.0, settings.ema_epochs * steps_an_epoch))
     for epoch in range(len(curve) - 1, math.ceil(settings.epochs)):
         student.train()
         losses = []
         batches = data.train.epoch(settings.batch_size, seed=settings.seed * 1000 + epoch, augment=True, device=device)
+        name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}.pt"
+        taught = with_expected(
+            teacher,
+            batches,
+            device=device,
+            precision=settings.precision,
+            kept=expected / name if expected is not None else None,
+        )
         torch.manual_seed(settings.seed * 1000 + epoch)  # dropout: an epoch draws the same numbers when resumed
-        with evaluating(teacher, device):
-            for index, (inputs, labels) in enumerate(batches):
-                step = epoch * steps_an_epoch + index
-                if step >= steps:
-                    break
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(step, steps, settings.lr)
-                with autocast(device, settings.precision):
-                    loss = _loss(student, teacher, inputs, labels, task, settings)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
-                optimiser.step()
-                _follow(average, student, min(decay, (step + 1) / (step + 10)))
-                losses.append(loss.item())
-                on_progress((step + 1) / steps, f"loss {losses[-1]:.3f}")
+        for index, (inputs, labels, target) in enumerate(taught):
+            step = epoch * steps_an_epoch + index
+            if step >= steps:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, steps, settings.lr)
+            with autocast(device, settings.precision):
+                output = forward(inputs)
+            loss = _loss(in_full(output), target, labels, task, settings)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
+            optimiser.step()
+            _follow(average, student, min(decay, (step + 1) / (step + 10)))
+            losses.append(loss.item())
+            on_progress((step + 1) / steps, f"loss {losses[-1]:.3f}")
         metric = _metric(average, data, task, device)
         if metric >= max(row.validation_metric for row in curve):
             best = copy.deepcopy(average.state_dict())
         curve.append(Epoch(epoch=epoch + 1, train_loss=sum(losses) / max(len(losses), 1), validation_metric=metric))
         _save(checkpoint, student, average, optimiser, curve, best)
     student.load_state_dict(best)
-    student.eval().cpu()
+    _laid_out(student.eval().cpu(), torch.contiguous_format)
     return curve
 
 
-def _loss(
-    student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor, task: Task, settings: FineTuning
-) -> Tensor:
-    with torch.no_grad():
-        expected = in_full(teacher(inputs))
-    output = in_full(student(inputs))
+def _laid_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _loss(output: Any, expected: Any, labels: Tensor, task: Task, settings: FineTuning) -> Tensor:
     loss = settings.distillation * task.distance(output, expected).mean()
     if settings.distillation < 1:
         loss = loss + (1 - settings.distillation) * task.loss(output, labels).mean()
     return loss
-
-
-def in_full(output: Any) -> Any:
-    """Outputs at 32 bits: a softmax of half precision is too coarse to learn from."""
-    return tree_map(
-        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, output
-    )
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -15,6 +15,11 @@ def gains_from_bf16(device: str) -> bool:
     return any(is_supported() for is_supported in supported if is_supported is not None)
 
 
+def computes_in_bf16(device: str, precision: str) -> bool:
+    """Whether `autocast` halves the precision there."""
+    return precision == "bf16" or (precision == "auto" and gains_from_bf16(device))
+
+
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
     """The context to compute a training loss in; weights, optimiser and BatchNorm statistics stay at 32 bits.
 
@@ -22,5 +27,5 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[o
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    half = precision == "bf16" or (precision == "auto" and gains_from_bf16(device))
+    half = computes_in_bf16(device, precision)
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)

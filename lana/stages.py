@@ -428,6 +428,7 @@ def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
             setting.task,
             settings,
             checkpoint=folder / "training.pt",
+            expected=setting.run.pool / "expected",
             on_progress=progress.update,
         )
     setting.teacher.module.cpu()

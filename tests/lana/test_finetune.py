@@ -73,3 +73,42 @@ def test_the_teacher_is_not_changed(teacher, data, tmp_path):
     before = copy.deepcopy(teacher.state_dict())
     finetune(network(2), teacher, data, Classification(), FineTuning(epochs=1), checkpoint=tmp_path / "c.pt")
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher, data, tmp_path):
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    settings = FineTuning(epochs=2, lr=1e-2, batch_size=50)
+
+    def tuned(name, expected):
+        student = network(1)
+        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=expected)
+        return student.state_dict(), len(calls)
+
+    plain, _ = tuned("a", None)
+    first, before = tuned("b", tmp_path / "expected")
+    second, after = tuned("c", tmp_path / "expected")
+    assert before == after > 0
+    for name, value in plain.items():
+        assert torch.equal(value, first[name]), name
+        assert torch.equal(value, second[name]), name
+
+
+def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("lana.expected.MOST_BYTES", 100)
+    settings = FineTuning(epochs=1, batch_size=50)
+    finetune(
+        network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c", expected=tmp_path / "expected"
+    )
+    assert not (tmp_path / "expected").exists()
+
+
+@pytest.mark.slow
+def test_compiled_it_learns_the_same(teacher, data, tmp_path):
+    found = []
+    for compiled in (False, True):
+        student = network(1)
+        settings = FineTuning(epochs=1, batch_size=50, precision="fp32", compile=compiled)
+        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / f"{compiled}")
+        found.append(student[0].weight)
+    assert torch.allclose(*found, atol=0.02)

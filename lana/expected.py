@@ -1,0 +1,57 @@
+"""The teacher's outputs on the batches of an epoch: computed once, and kept for the next student of the same seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lana.evaluate import evaluating
+from lana.precision import autocast
+from lana.run import write
+
+MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
+
+
+def with_expected(
+    teacher: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, device: str, precision: str, kept: Path | None
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Every batch with the teacher's outputs on it.
+
+    `kept` is a file for the outputs of just these batches: the teacher runs only where it is not there yet. It is
+    written when the last batch was taken.
+    """
+    if kept is not None and kept.is_file():
+        for (inputs, labels), expected in zip(batches, torch.load(kept, weights_only=True), strict=True):
+            yield inputs, labels, tree_map(lambda leaf: leaf.to(device), expected)
+        return
+    found: list[Any] = []
+    with evaluating(teacher, device):
+        for inputs, labels in batches:
+            with torch.no_grad(), autocast(device, precision):
+                expected = in_full(teacher(inputs))
+            if kept is not None and len(found) * _bytes(expected) <= MOST_BYTES:
+                found.append(tree_map(lambda leaf: leaf.cpu(), expected))
+            else:
+                kept = None
+            yield inputs, labels, expected
+    if kept is not None:
+        memory = io.BytesIO()
+        torch.save(found, memory)
+        write(kept, lambda beside: beside.write_bytes(memory.getvalue()))
+
+
+def _bytes(output: Any) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+
+def in_full(output: Any) -> Any:
+    """Outputs at 32 bits: a softmax of half precision is too coarse to learn from."""
+    return tree_map(
+        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, output
+    )
