@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +20,13 @@ from lana.evaluate import evaluating
 from lana.export import to_computation
 from lana.finetune import FineTuning, finetune
 from lana.pipeline import Setting
-from lana.student import count_parameters
+from lana.selection import Selector
+from lana.student import count_parameters, load_student
+from lana.teacher import load_teacher
 from profilers import Comparison, compare
 
 BOOTSTRAPS = 1_000
+BATCH = 128
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,6 +53,26 @@ class Contender:
         return float(np.mean([c.mean() for c in self.correct])) if self.correct else float("nan")
 
 
+def sibling(setting: Setting, told: str) -> Contender:
+    """A network of its own, told as NAME=MODEL,WEIGHTS; preprocessing as the teacher's."""
+    name, _, where = told.partition("=")
+    reference, _, weights = where.partition(",")
+    recipe = setting.recipe
+    given = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
+    loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
+    return Contender(name=name, kind="sibling", module=loaded.module)
+
+
+def student(setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float) -> Contender:
+    """The student of the run at this share of the teacher's latency, made if it is not there."""
+    name = f"lana-{ratio:.3f}x"
+    recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
+    folder = setting.run.student(name)
+    if not (folder / "selection.json").is_file():
+        stages.select(setting, selector, baseline, recipe, name)
+    return Contender(name=name, kind="lana", module=load_student(folder))
+
+
 def correct_on_test(setting: Setting, module: nn.Module) -> np.ndarray:
     """Whether each test image is classified rightly."""
     found = []
@@ -58,26 +83,49 @@ def correct_on_test(setting: Setting, module: nn.Module) -> np.ndarray:
 
 
 def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path) -> None:
-    """The same fine-tuning for everybody: distillation from the teacher, default settings of `lana finetune`.
+    """The same fine-tuning for everybody: distillation from the teacher, default rates of `lana finetune`.
 
-    The checkpoint is chosen on the validation part of train; test is read once, here, at the end.
+    The checkpoint is chosen on the validation part of train; test is read once, at the end. A row is kept under the
+    name of the weights it began with, so whatever else changes, it is computed once. Interrupted, it goes on.
     """
-    done = folder / f"{contender.name}-{epochs:g}-{seed}.npy"
-    if not done.is_file():
+    row = folder / f"{contender.name}-{digest(contender.module)}-{epochs:g}-{seed}"
+    result = row.with_suffix(".npz")
+    if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        module = copy.deepcopy(contender.module)
-        settings = FineTuning(epochs=epochs, seed=seed, device=setting.recipe.device)
-        finetune(
+        module, began_s = copy.deepcopy(contender.module), time.monotonic()
+        before = correct_on_test(setting, module)
+        settings = FineTuning(epochs=epochs, seed=seed, batch_size=BATCH, compile=True, device=setting.recipe.device)
+        torch.compiler.reset()  # what was compiled for the last contender counts against a limit
+        curve = finetune(
             module,
             setting.teacher.module,
             setting.data,
             setting.task,
             settings,
-            checkpoint=folder / f"{contender.name}.pt",
+            checkpoint=row.with_suffix(".pt"),
+            expected=folder / "expected",
         )
-        np.save(done, correct_on_test(setting, module))
-    contender.correct.append(np.load(done))
-    print(f"{contender.name}: {contender.correct[-1].mean():.2%} after {epochs:g} epochs, seed {seed}", flush=True)
+        validation = [epoch.validation_metric for epoch in curve]
+        correct = correct_on_test(setting, module)
+        np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
+        row.with_suffix(".pt").unlink(missing_ok=True)
+    with np.load(result) as found:
+        contender.before = float(found["before"].mean())
+        contender.correct.append(found["correct"])
+        validation, seconds = [round(float(v), 4) for v in found["validation"]], float(found["seconds"])
+    print(
+        f"{contender.name}: {contender.before:.2%}, after {epochs:g} epochs {contender.correct[-1].mean():.2%}"
+        f" (seed {seed}; validation {validation}; {seconds:.0f} s)",
+        flush=True,
+    )
+
+
+def digest(module: nn.Module) -> str:
+    """Of the structure and weights of a network."""
+    content = hashlib.sha256(str(module).encode())
+    for tensor in module.state_dict().values():
+        content.update(tensor.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:8]
 
 
 def measure(setting: Setting, contenders: Sequence[Contender], *, processes: int = 5) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/family.py RUN --sibling resnet20=PATH/resnet_cifar.py:resnet20,PATH/resnet20.safetensors …
 
 RUN is a finished run (`lana compress … --out RUN`), whose pool is used. Every contender gets the same epochs of the
-same distillation, the teacher included. Results that are there already under --out are not computed again.
+same distillation, the teacher included. Rows that are there already under --out are not computed again.
 """
 
 from __future__ import annotations
@@ -11,32 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from contenders import Contender, correct_on_test, difference, measure, table, tune, write_results
+from contenders import Contender, difference, measure, sibling, student, table, tune, write_results
 
-from lana import stages
-from lana.pipeline import Setting, open_finished
-from lana.selection import Selector
-from lana.student import load_student
-from lana.teacher import load_teacher
-
-
-def sibling(setting: Setting, told: str) -> Contender:
-    name, _, where = told.partition("=")
-    reference, _, weights = where.partition(",")
-    recipe = setting.recipe
-    given = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
-    loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
-    return Contender(name=name, kind="sibling", module=loaded.module)
-
-
-def student(setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float) -> Contender:
-    """The student of the run at this share of the teacher's latency, made if it is not there."""
-    name = f"family-{ratio:.3f}x"
-    recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
-    folder = setting.run.student(name)
-    if not (folder / "selection.json").is_file():
-        stages.select(setting, selector, baseline, recipe, name)
-    return Contender(name=name, kind="lana", module=load_student(folder))
+from lana.pipeline import open_finished
 
 
 @click.command()
@@ -53,19 +30,16 @@ def main(run: Path, siblings: tuple[str, ...], ratios: tuple[float, ...], epochs
         measure(setting, [teacher, *family])
         for one in family:
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
-        matched = [student(setting, baseline, selector, one.ratio) for one in family]
+        matched = [student(setting, baseline, selector, round(one.ratio, 2)) for one in family]
         for one, ours in zip(family, matched, strict=True):
             ours.target = one.name
-        students = [*matched, *(student(setting, baseline, selector, ratio) for ratio in ratios)]
-        contenders = [teacher, *family, *students]
-        measure(setting, contenders)
+        further = [student(setting, baseline, selector, ratio) for ratio in ratios]
+        measure(setting, [teacher, *family, *matched, *further])
+    contenders = [*further, *family, *matched, teacher]
+    for seed in range(seeds):
         for one in contenders:
-            one.before = float(correct_on_test(setting, one.module).mean())
-            print(f"{one.name}: {one.ratio:.3f}x, {one.before:.2%} before tuning", flush=True)
-        for seed in range(seeds):
-            for one in contenders:
-                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
-    write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs, "seeds": seeds})
+            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+            write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):
         mean, low, high = difference(ours, one)

@@ -19,13 +19,21 @@ MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segm
 
 
 def with_expected(
-    teacher: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, device: str, precision: str, kept: Path | None
+    teacher: nn.Module | None,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    *,
+    device: str,
+    precision: str,
+    kept: Path | None,
 ) -> Iterator[tuple[Tensor, Tensor, Any]]:
     """Every batch with the teacher's outputs on it.
 
     `kept` is a file for the outputs of just these batches: the teacher runs only where it is not there yet. It is
-    written when the last batch was taken.
+    written when the last batch was taken. Without a teacher nothing is expected.
     """
+    if teacher is None:
+        yield from ((inputs, labels, None) for inputs, labels in batches)
+        return
     if kept is not None and kept.is_file():
         for (inputs, labels), expected in zip(batches, torch.load(kept, weights_only=True), strict=True):
             yield inputs, labels, tree_map(lambda leaf: leaf.to(device), expected)

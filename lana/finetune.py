@@ -92,7 +92,7 @@ def finetune(
         batches = data.train.epoch(settings.batch_size, seed=settings.seed * 1000 + epoch, augment=True, device=device)
         name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}.pt"
         taught = with_expected(
-            teacher,
+            teacher if settings.distillation else None,
             batches,
             device=device,
             precision=settings.precision,
@@ -130,10 +130,12 @@ def _laid_out(module: nn.Module, memory_format: torch.memory_format) -> None:
 
 
 def _loss(output: Any, expected: Any, labels: Tensor, task: Task, settings: FineTuning) -> Tensor:
-    loss = settings.distillation * task.distance(output, expected).mean()
+    parts = []
+    if settings.distillation > 0:
+        parts.append(settings.distillation * task.distance(output, expected).mean())
     if settings.distillation < 1:
-        loss = loss + (1 - settings.distillation) * task.loss(output, labels).mean()
-    return loss
+        parts.append((1 - settings.distillation) * task.loss(output, labels).mean())
+    return torch.stack(parts).sum()
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

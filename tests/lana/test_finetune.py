@@ -112,3 +112,12 @@ def test_compiled_it_learns_the_same(teacher, data, tmp_path):
         finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / f"{compiled}")
         found.append(student[0].weight)
     assert torch.allclose(*found, atol=0.02)
+
+
+def test_without_distillation_the_teacher_is_not_run(teacher, data, tmp_path):
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    settings = FineTuning(epochs=5, lr=1e-2, batch_size=50, distillation=0.0)
+    curve = finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c")
+    assert not calls
+    assert curve[-1].validation_metric > curve[0].validation_metric

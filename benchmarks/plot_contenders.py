@@ -1,0 +1,42 @@
+"""Draw accuracy against measured latency from what family.py and peers.py wrote.
+
+python benchmarks/plot_contenders.py runs/family/family.json runs/peers/peers.json --out benchmarks/plots/peers.png
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MARKERS = "osD^vP*Xh<>"
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(files: tuple[Path, ...], out: Path) -> None:
+    rows = {row["name"]: row for file in files for row in json.loads(file.read_text())["contenders"] if row["seeds"]}
+    kinds = sorted({row["kind"] for row in rows.values()}, key=lambda kind: (kind != "lana", kind))
+    figure, axes = plt.subplots(figsize=(7, 4.5), dpi=130)
+    for index, kind in enumerate(kinds):
+        points = sorted((row["ratio"], 100 * row["accuracy"]) for row in rows.values() if row["kind"] == kind)
+        line = {"linewidth": 2.0, "markersize": 8} if kind == "lana" else {"linewidth": 0.8, "alpha": 0.8}
+        axes.plot(*zip(*points, strict=True), marker=MARKERS[index % len(MARKERS)], label=kind, **line)
+    axes.set_xlabel("latency, share of the teacher's, measured side by side")
+    axes.set_ylabel("test accuracy after equal tuning, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    print(f"{out}: {len(rows)} networks of {len(kinds)} kinds")
+
+
+if __name__ == "__main__":
+    main()
