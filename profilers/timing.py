@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,9 @@ from profilers.runtime import Session
 
 Clock = Callable[[], float]
 T = TypeVar("T")
+
+DISTURBED = 0.3  # of a logarithm: a time that far from its item's median says nothing of the machine's speed
+FOLLOWS_PRIOR = 0.01  # weighs as much as 25 pairs of an index that scatters by 2%
 
 CALIBRATE_EVERY = 8  # items between two calibrations: some 30 ms, in which a machine's speed hardly drifts
 
@@ -110,7 +113,8 @@ def sample(
 ) -> None:
     """Fill `rounds` of each item: shuffled rounds, with a calibration before and after every few items.
 
-    `at` is told which item comes next, so that whoever watches knows the one that hangs.
+    At the end the indices are steadied. `at` is told which item comes next, so that whoever watches knows the one that
+    hangs.
     """
     generator, cache = random.Random(protocol.seed * 1_000_003 + process), Cache(protocol.evict_mb)
     for _ in range(protocol.rounds):
@@ -127,6 +131,33 @@ def sample(
                 index = math.sqrt(before * after)
                 item.rounds.append(Round(runs_s=tuple(runs), cold_s=cold_s, index=index, process=process))
             before = after
+    steady(items)
+
+
+def steady(items: Sequence[Item]) -> float:
+    """Bring the indices of a process nearer to their median where the items do not follow them; the exponent, 0 to 1.
+
+    An index is itself measured: where its own scatter is larger than what the machine's speed does within a process,
+    dividing by it adds noise. How far the items' times follow it shows, since all of them are visited under the same
+    indices: a regression of log times on log indices, each about its item's median, pulled towards 1.
+    """
+    pairs = [_about_median(item.rounds) for item in items if item.rounds]
+    if not pairs:
+        return 1.0
+    times, indices = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    exponent = float((times @ indices + FOLLOWS_PRIOR) / (indices @ indices + FOLLOWS_PRIOR))
+    exponent = min(1.0, max(0.0, exponent))
+    middle = float(np.median([one.index for item in items for one in item.rounds]))
+    for item in items:
+        item.rounds[:] = [replace(one, index=middle * (one.index / middle) ** exponent) for one in item.rounds]
+    return exponent
+
+
+def _about_median(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of times and indices less their medians; what was disturbed is cut, so that it decides nothing."""
+    times = np.log([np.median(one.runs_s) for one in rounds])
+    indices = np.log([one.index for one in rounds])
+    return np.clip(times - np.median(times), -DISTURBED, DISTURBED), indices - np.median(indices)
 
 
 def visit(item: Item, protocol: Protocol, cache: Cache, clock: Clock) -> tuple[float, list[float]]:

@@ -2,12 +2,13 @@
 
 import math
 import random
+import statistics
 
 import pytest
 
 from profilers import ProfilerError, Protocol
 from profilers.measurement import Measurement, Round, median_interval
-from profilers.timing import Item, paired_ratios, sample
+from profilers.timing import Item, paired_ratios, sample, steady
 
 
 class Machine:
@@ -69,6 +70,32 @@ def test_without_it_the_drift_would_show():
     sample(items, protocol=Protocol(evict_mb=0), calibrate=lambda: 1.0, clock=machine.clock)
     spread = [one.latency_s for item in items for one in item.rounds]
     assert max(spread) / min(spread) > 1.2
+
+
+def spread(items):
+    """Of the times of an item over its rounds, relative, the mean over items."""
+    deviations = [statistics.pstdev(math.log(one.latency_s) for one in item.rounds) for item in items]
+    return statistics.fmean(deviations)
+
+
+def test_an_index_that_only_scatters_adds_nothing():
+    machine, scatter = Machine(drift=0, noise=0.01), random.Random(1)
+    items = [Item(FakeSession(machine, 1e-3 * (1 + i)), []) for i in range(20)]
+    sample(
+        items,
+        protocol=Protocol(evict_mb=0),
+        calibrate=lambda: math.exp(scatter.gauss(0, 0.1)),
+        clock=machine.clock,
+    )
+    assert spread(items) < 0.02  # the square root of two of them would scatter by 0.07
+
+
+def test_an_index_that_is_true_is_followed():
+    machine = Machine(drift=0.3, noise=0.01)
+    items = [Item(FakeSession(machine, 1e-3 * (1 + i)), []) for i in range(20)]
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clock=machine.clock)
+    assert spread(items) < 0.05  # without calibration 0.2
+    assert steady(items) > 0.5
 
 
 def test_slow_items_get_fewer_rounds_but_three():
