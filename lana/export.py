@@ -122,11 +122,13 @@ def to_computation(
     form: str = "onnx",
     labels: dict[str, str] | None = None,
     key: str | None = None,
+    columns: dict[str, float] | None = None,
     stem: str | None = None,
 ) -> Computation:
     """A module as a `Computation` in `folder`; the file is named by its structural key, and then written only once.
 
-    With a `stem` the file is named so and written anew.
+    `key` and `columns` are its structure's, where the caller knows them. With a `stem` the file is named so and written
+    anew.
 
     Raises:
         ExportFailed: the module cannot be written in this form.
@@ -142,7 +144,7 @@ def to_computation(
         file=path,
         inputs=(TensorSpec(name="input", shape=tuple(example.shape), dtype=str(example.dtype).removeprefix("torch.")),),
         labels=labels or {},
-        columns=structure_columns(module, (example,)),
+        columns=columns or structure_columns(module, (example,)),
     )
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from lana.ascending import chain_of
 from lana.errors import LanaError
 from lana.export import ExportFailed, to_computation
 from lana.layers import Layer, LayerScan
 from lana.operations import offered
 from lana.run import write
-from lana.structure import structure_columns, structure_key
+from lana.structure import structure, structure_key
 from lana.student import build_operation, layer_from_json, own_module
 from lana.teacher import Teacher
 from profilers.computation import Computation
@@ -114,7 +115,7 @@ def _offer(
 ) -> tuple[Offer, Computation | None]:
     try:
         module = own_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
-        key, columns = structure_key(module, (example,)), structure_columns(module, (example,))
+        key, columns = structure(module, (example,))
     except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
         reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
         nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0}
@@ -140,7 +141,14 @@ def _offer(
     }
     try:
         computation = to_computation(
-            module, example, folder, name=f"{operation} ({shapes[0]})", form=form, labels=labels, key=key
+            module,
+            example,
+            folder,
+            name=f"{operation} ({shapes[0]})",
+            form=form,
+            labels=labels,
+            key=key,
+            columns=columns,
         )
     except ExportFailed as error:
         return dataclasses.replace(offer, kept=False, reason=str(error)), None
@@ -174,6 +182,8 @@ def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
 def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) -> list[Offer]:
     """Mark what is worth training: faster than the teacher's own, about one operation per step of latency.
 
+    Where a wider operation of the same kind is no slower (latency is a staircase), the narrower one is left out.
+
     At a span the teacher's own are its members', one after the other.
 
     Within a step, operations that start from the teacher's weights come first, then those with more multiply-adds:
@@ -195,13 +205,24 @@ def keep_promising(offers: Sequence[Offer], *, steps: int = STEPS_OF_LATENCY) ->
         limit = FASTER_THAN_TEACHER * (sum(member.latency_ms for member in members) - overhead_ms)
         first = {offer.key: offer for offer in reversed(here)}
         fast = [o for o in here if o.kept and _trainable(o) and o.latency_ms < limit and first[o.key] is o]
-        chosen = _one_per_step(fast, limit, steps if len(members) == 1 else min(steps, STEPS_OF_A_SPAN))
+        useful = [
+            o for o in fast if not any(_contains(other, o) and other.latency_ms <= o.latency_ms for other in fast)
+        ]
+        chosen = _one_per_step(useful, limit, steps if len(members) == 1 else min(steps, STEPS_OF_A_SPAN))
         for offer in here:
             if not offer.kept or not _trainable(offer) or offer in chosen:
                 kept.append(offer)
             else:
                 kept.append(dataclasses.replace(offer, kept=False, reason=_why_not(offer, first[offer.key], limit)))
     return kept
+
+
+def _contains(wider: Offer, offer: Offer) -> bool:
+    """Whether an operation is a wider one of the same kind."""
+    if wider.family != offer.family:
+        return False
+    (chain, width), (other, least) = chain_of(wider.operation), chain_of(offer.operation)
+    return chain == other and width > least
 
 
 def _why_not(offer: Offer, first: Offer, limit_ms: float) -> str:

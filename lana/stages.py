@@ -18,6 +18,7 @@ from torch import nn
 import lana.distill as distilling
 import lana.finetune as finetuning
 import lana.scoring as scoring
+from lana.ascending import measure_ascending
 from lana.batchnorm import reestimate_batchnorm
 from lana.card import write_card
 from lana.errors import LanaError, UserError
@@ -175,16 +176,23 @@ def _profiled(
             form=form,
             on_progress=progress.update,
         )
-    with Progress(f"Measuring {len(computations)} operations", len(computations), quiet=quiet) as progress:
-        measured = measure_table(
-            computations,
-            runtime=recipe.runtime,
-            settings=settings,
-            table=table,
-            libraries=search_path(tables),
-            progress=lambda state: progress.update(state.done, state.name),
-        )
-    return offers, measured
+    with Progress(f"Measuring up to {len(computations)} operations", len(computations), quiet=quiet) as progress:
+        before = 0
+
+        def measure(wave: Sequence[Computation]) -> LatencyTable:
+            nonlocal before
+            measured = measure_table(
+                wave,
+                runtime=recipe.runtime,
+                settings=settings,
+                table=table,
+                libraries=search_path(tables),
+                progress=lambda state: progress.update(before + state.done, state.name),
+            )
+            before += len(wave)
+            return measured
+
+        return measure_ascending(offers, computations, measure)
 
 
 Operations = dict[tuple[str, str], nn.Module]

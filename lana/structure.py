@@ -187,8 +187,7 @@ def structure_key(module: nn.Module, example_inputs: Sequence[Any]) -> str:
     >>> structure_key(nn.Conv2d(8, 8, 3), x) == structure_key(nn.Conv2d(8, 8, 3, padding=1), x)
     False
     """
-    text = "\n".join([_VERSION, *_record(module, example_inputs).lines])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return structure(module, example_inputs)[0]
 
 
 def structure_columns(module: nn.Module, example_inputs: Sequence[Any]) -> dict[str, float]:
@@ -200,9 +199,15 @@ def structure_columns(module: nn.Module, example_inputs: Sequence[Any]) -> dict[
     >>> columns["parameters"], columns["macs"]  # 8 * 16 * 3 * 3 weights, at 2 * 2 places
     (1152.0, 4608.0)
     """
+    return structure(module, example_inputs)[1]
+
+
+def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, dict[str, float]]:
+    """`structure_key` and `structure_columns` of one pass."""
     recording = _record(module, example_inputs)
+    text = "\n".join([_VERSION, *recording.lines])
     weights = list(module.parameters())
-    return {
+    return hashlib.sha256(text.encode()).hexdigest()[:32], {
         "parameters": float(sum(p.numel() for p in weights)),
         "weight_bytes": float(sum(p.numel() * p.element_size() for p in weights)),
         "macs": float(recording.macs),
