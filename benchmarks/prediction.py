@@ -33,7 +33,7 @@ from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
 from lana.wholes import Log, replaced
-from profilers import Comparison, Computation, RuntimeSettings, compare, create_runtime, profile
+from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 
 RANGE = (0.25, 0.9)  # of the teacher's latency
@@ -46,7 +46,7 @@ class Bench:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out, self.networks = recipe, out, out / "networks"
-        self.settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+        self.settings = recipe.runtime_settings
         self.form = create_runtime(recipe.runtime, self.settings).form
         self.teacher: Teacher = teacher_of(recipe, pretrained=False)
         self.networks.mkdir(parents=True, exist_ok=True)

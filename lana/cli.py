@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable
@@ -72,7 +73,7 @@ def recipe_options(*names: str, rename: dict[str, str] | None = None) -> Callabl
 
 
 LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
-TARGET = ("runtime", "threads", "batch")
+TARGET = ("runtime", "threads", "batch", "arithmetic", "affinity")
 PLACES = ("layers", "exclude", "granularity", "max_span")
 quiet = click.option("--quiet", is_flag=True, help="Print results only.")
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
@@ -234,6 +235,7 @@ def profile(
     lana profile timm:efficientnet_b0 --bundle out.zip     # for a device without torch: python run.py there
     """
     from lana import pipeline
+    from lana.progress import duration
 
     recipe = _recipe(None, model=model, **options)
     if bundle is not None:
@@ -241,8 +243,11 @@ def profile(
         click.echo(f"{bundle}: {count} computations. On the device: unzip it, then python run.py")
         return
     path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
+    begun_s = time.monotonic()
     table = pipeline.profile(recipe, path, tables=tables, quiet=quiet)
-    click.echo(f"{path}: {len(table)} rows")
+    frame, took = table.rows, duration(time.monotonic() - begun_s)
+    failed, noisy = int((frame["error"] != "").sum()), int(frame["noisy"].sum())
+    click.echo(f"{path}: {len(table)} rows, {noisy} noisy, {failed} failed; took {took}")
 
 
 @main.command()
@@ -500,11 +505,9 @@ def export(student: Path, out: Path, form: str, dynamic_batch: bool) -> None:
 def measure(target: str, processes: int, json_output: bool, **options: Any) -> None:
     """Measure the latency of FILE.onnx or of a student's folder in fresh processes."""
     from lana import pipeline
-    from profilers import RuntimeSettings
 
     recipe = _recipe(None, **options)
-    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
-    result = pipeline.measure(target, runtime=recipe.runtime, settings=settings, processes=processes)
+    result = pipeline.measure(target, runtime=recipe.runtime, settings=recipe.runtime_settings, processes=processes)
     latencies = sorted(result.reference_ms)
     if json_output:
         click.echo(json.dumps({"latency_ms": latencies[len(latencies) // 2], "processes_ms": result.reference_ms}))

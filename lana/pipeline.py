@@ -54,7 +54,7 @@ class Setting:
 
     @property
     def runtime_settings(self) -> RuntimeSettings:
-        return RuntimeSettings(threads=self.recipe.threads, batch=self.recipe.batch)
+        return self.recipe.runtime_settings
 
     def progress(self, title: str, total: float = 1.0) -> Progress:
         return Progress(title, total, quiet=self.quiet)
@@ -97,7 +97,7 @@ def dry_run(recipe: Recipe) -> list[str]:
 def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
     pool_names(recipe.pool)
-    create_runtime(recipe.runtime, RuntimeSettings(threads=recipe.threads, batch=recipe.batch))
+    create_runtime(recipe.runtime, recipe.runtime_settings)
     teacher = teacher_of(recipe)
     task = load_task(recipe.task)
     data = load_data(recipe.data, teacher, seed=recipe.seed)

@@ -10,11 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lana.errors import UserError
+
+if TYPE_CHECKING:
+    from profilers.runtime import RuntimeSettings
 
 
 def option(default: Any, help: str, *, stage: str, **more: Any) -> Any:
@@ -87,6 +90,16 @@ class Recipe:
     )
     threads: int = option(1, "Threads of the runtime.", stage="profile", least=1)
     batch: int = option(1, "Batch size that latency is measured at.", stage="profile", least=1)
+    arithmetic: str = option(
+        "fp32",
+        "Of the runtime, where it lets one choose: fp32, fp16 or bf16.",
+        stage="profile",
+        choices=("fp32", "fp16", "bf16"),
+        added=True,
+    )
+    affinity: tuple[int, ...] | None = option(
+        None, "Logical processors to measure on, e.g. 0,1 (default: the system chooses).", stage="profile", added=True
+    )
     device: str = option("cpu", "Where training runs (not what is profiled): cpu or cuda.", stage="none")
     distill_epochs: float = option(
         2.0, "Passes over the distilling images, for each operation.", stage="distill", least=0
@@ -127,6 +140,15 @@ class Recipe:
                 raise UserError(f"{flag(spec.name)} {value!r}: expected one of {', '.join(choices)}.")
         if self.budget:
             parse_budget(self.budget)
+
+    @property
+    def runtime_settings(self) -> RuntimeSettings:
+        """How the runtime runs, for tables and for students."""
+        from profilers.runtime import RuntimeSettings
+
+        return RuntimeSettings(
+            threads=self.threads, batch=self.batch, precision=self.arithmetic, affinity=self.affinity
+        )
 
     @property
     def budget_ratio(self) -> float | None:

@@ -146,7 +146,7 @@ def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, 
 
     They are ONNX files, since a device without torch runs nothing else.
     """
-    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+    settings = recipe.runtime_settings
     with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
         _, computations = make_offers(
             teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), on_progress=progress.update
@@ -164,7 +164,7 @@ def _profiled(
     quiet: bool,
     tables: Path | None = None,
 ) -> tuple[list[Offer], LatencyTable]:
-    settings = RuntimeSettings(threads=recipe.threads, batch=recipe.batch)
+    settings = recipe.runtime_settings
     form = runtime_form(recipe.runtime, settings)
     with Progress("Building operations", 1, quiet=quiet) as progress:
         offers, computations = make_offers(

@@ -167,10 +167,18 @@ class LatencyTable:
         return ours if float(ours["interval"]) <= float(theirs["interval"]) else theirs
 
     def diff(self, other: LatencyTable) -> pd.DataFrame:
-        """Rows that both have, with milliseconds of each and the other's over this one's."""
-        ours, theirs = self.rows, other.rows
-        both = ours.join(theirs[["latency_ms", "interval"]], how="inner", rsuffix="_other")
+        """Rows that both have, with milliseconds of each and the other's over this one's.
+
+        The other's are at this table's calibration reference where both are of one device and setting.
+        """
+        names = ["latency_ms", "interval"]
+        both = self.rows.join(other.rows[names], how="inner", rsuffix="_other")
         found = both[["name", "latency_ms", "latency_ms_other", "interval", "interval_other"]].copy()
+        try:
+            self.header.require_same(other.header, other.source, reference=False)
+            found["latency_ms_other"] *= rescale(other.header.reference_s, self.header.reference_s)
+        except TableMismatch:
+            pass  # of different devices: what each says, as it stands
         found["ratio"] = found["latency_ms_other"] / found["latency_ms"]
         return found
 

@@ -183,6 +183,16 @@ def test_differences_are_ratios(table, tmp_path):
     assert found["ratio"].to_dict() == {"aa": 1.5}
 
 
+def test_differences_are_at_one_reference(table, tmp_path):
+    slower = dataclasses.replace(HEADER, reference_s={name: 2 * s for name, s in HEADER.reference_s.items()})
+    append(tmp_path / "b.csv", slower, [row("aa", 2.0)])
+    other = dataclasses.replace(slower, device="another")
+    append(tmp_path / "c.csv", other, [row("aa", 2.0)])
+    ours = LatencyTable.read(table)
+    assert ours.diff(LatencyTable.read(tmp_path / "b.csv"))["ratio"].to_dict() == {"aa": 1.0}
+    assert ours.diff(LatencyTable.read(tmp_path / "c.csv"))["ratio"].to_dict() == {"aa": 2.0}
+
+
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
 def test_any_name_survives(tmp_path_factory, name):
     path = tmp_path_factory.mktemp("names") / "t.csv"
