@@ -305,10 +305,18 @@ def show(table: Path, rows: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in read.header.settings.to_json().items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in read.header.versions.items())
     click.echo(f"{read.header.runtime} ({versions}) on {read.header.device}; {settings}")
+    about = ", ".join(f"{name} {value}" for name, value in read.header.environment.items())
+    click.echo(f"Begun under: {about}")
     frame = read.rows.sort_values("latency_ms", ascending=False)
     failed, noisy = int((frame["error"] != "").sum()), int(frame["noisy"].sum())
     shown = Table(
-        "operation", "input", "ms", "± %", "cold ms", title=f"{len(frame)} rows, {noisy} noisy, {failed} failed"
+        "operation",
+        "input",
+        "ms",
+        "± %",
+        "p90 ms",
+        "cold ms",
+        title=f"{len(frame)} rows, {noisy} noisy, {failed} failed",
     )
     for row in frame.head(rows).itertuples():
         shown.add_row(
@@ -316,6 +324,7 @@ def show(table: Path, rows: int) -> None:
             str(row.input_shape),
             f"{row.latency_ms:.4f}",
             f"{100 * float(str(row.interval)):.1f}",
+            f"{row.p90_ms:.4f}",
             f"{row.cold_ms:.4f}",
         )
     Console(width=PIPE_WIDTH).print(shown)

@@ -102,13 +102,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     task = load_task(recipe.task)
     data = load_data(recipe.data, teacher, seed=recipe.seed)
     check_labels(teacher, data, task)
-    scan = layers_of(teacher, recipe)
-    if not scan.layers:
-        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
-        raise UserError(
-            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
-            f"See what there is, and why not, with: lana layers {recipe.model}"
-        )
+    scan = some_layers_of(teacher, recipe)
     run.begin(recipe)
     return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
 
@@ -282,7 +276,23 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
 def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     pool_names(recipe.pool)
     teacher = teacher_of(recipe, pretrained=False)
-    return teacher, layers_of(teacher, recipe)
+    return teacher, some_layers_of(teacher, recipe)
+
+
+def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """`layers_of`, one at least.
+
+    Raises:
+        UserError: there is none.
+    """
+    scan = layers_of(teacher, recipe)
+    if not scan.layers:
+        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
+        raise UserError(
+            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
+            f"See what there is, and why not, with: lana layers {recipe.model}"
+        )
+    return scan
 
 
 def layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:

@@ -1,0 +1,76 @@
+"""`lana profile` and `lana table`, as a user types them, on one layer of the bundled network."""
+
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from lana.cli import main
+from profilers import LatencyTable
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+PROFILE = ("profile", "digits-resnet", "--layers", "blocks.0", "--pool", "skip,cb_stack_k1_w1", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    result = run(*PROFILE, "--affinity", "0", "--out", folder / "mine.csv")
+    assert result.exit_code == 0, result.output
+    assert "3 rows" in result.output
+    return folder / "mine.csv"
+
+
+def test_settings_are_those_of_the_table(table):
+    header = LatencyTable.read(table).header
+    assert header.settings.affinity == (0,)
+    assert header.settings.precision == "fp32"
+    assert header.protocol["rounds"] >= 3
+    assert header.environment["system"]
+
+
+def test_other_settings_are_not_mixed_in(table):
+    result = run(*PROFILE, "--out", table)
+    assert result.exit_code == 2
+    assert "settings: {" in result.output
+    assert '"affinity": [0]' in result.output
+    assert len(LatencyTable.read(table)) == 3
+
+
+def test_an_arithmetic_that_the_runtime_has_not_is_refused(table):
+    result = run(*PROFILE, "--arithmetic", "bf16", "--out", table)
+    assert result.exit_code == 2
+    assert "offers fp32" in result.output
+
+
+def test_layers_that_do_not_exist_are_refused(tmp_path):
+    result = run("profile", "digits-resnet", "--layers", "layer9", "--out", tmp_path / "t.csv")
+    assert result.exit_code == 2
+    assert "lana layers digits-resnet" in result.output
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_show_check_diff_and_merge(table, tmp_path):
+    shown = run("table", "show", table)
+    assert "3 rows" in shown.output
+    assert "Begun under: system" in shown.output
+    assert "whole and unchanged" in run("table", "check", table).output
+    assert "median distance 0.00%" in run("table", "diff", table, table).output
+    merged = run("table", "merge", table, table, "--out", tmp_path / "both.csv")
+    assert merged.exit_code == 0
+    assert LatencyTable.read(tmp_path / "both.csv").fields == LatencyTable.read(table).fields
+
+
+def test_a_changed_figure_is_refused(table, tmp_path):
+    changed = tmp_path / "changed.csv"
+    shutil.copyfile(table, changed)
+    latency = next(iter(LatencyTable.read(table).fields.values()))["latency_ms"]
+    changed.write_text(changed.read_text().replace(latency, "0.001", 1))
+    result = run("table", "check", table, changed)
+    assert result.exit_code == 2
+    assert str(changed) in result.output
+    assert "Traceback" not in result.output
