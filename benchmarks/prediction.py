@@ -24,7 +24,7 @@ import numpy as np
 
 from lana.export import to_computation
 from lana.layers import find_layers
-from lana.prediction import PRIOR, held_out_error
+from lana.prediction import COLUMNS, held_out_error
 from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
 from lana.recipe import Recipe
 from lana.run import write_json
@@ -32,7 +32,7 @@ from lana.selection import Selection, Selector
 from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
-from lana.wholes import Log, replaced
+from lana.wholes import PROCESSES, Log, replaced
 from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 
@@ -167,7 +167,7 @@ def evaluate(bench: Bench, held_out: int) -> list[dict[str, float | str]]:
         write_json(bench.out / "students.json", students)
         for _ in range(2):
             selections = [selection for _, selection in students]
-            log.add(selections, bench.measure(selections, 2))
+            log.add(selections, bench.measure(selections, PROCESSES))
     own = sum(offer.columns["latency_ms"] for offer in bench.offers if offer.operation == "teacher")
     for origin, selection in json.loads((bench.out / "students.json").read_text()):
         first, second = [m.ratio * selector.teacher_ms for m in log.rows if m.selection == replaced(selection)][:2]
@@ -203,7 +203,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
             f", within 10% {(np.abs(error) <= 0.1).mean():.1%}, largest {np.abs(error).max():.1%}"
         )
     prediction = bench.selector.prediction()
-    weights = ", ".join(f"{name} {prediction.coefficients[name]:.4f}" for name in PRIOR)
+    weights = ", ".join(f"{name} {prediction.coefficients[name]:.3g}" for name in COLUMNS)
     print(f"  fitted on {len(bench.selector.wholes())}: intercept {prediction.intercept_ms:.3f} ms, {weights}; its own")
     print(f"  leave-one-out: {held_out_error(bench.selector.wholes())}")
 

@@ -23,7 +23,7 @@ import lana.stages as stages
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluate import evaluate_module
 from lana.export import export_onnx, to_computation
-from lana.prediction import PRIOR, total
+from lana.prediction import plain_sum_ms, total
 from lana.profiling import Offer, with_latencies
 from lana.run import write_json
 from lana.selection import MARGIN, Selection, Selector
@@ -85,8 +85,7 @@ def open_device(
             _read_back(folder, log, back)
     offers = offers_on(read, selector.offers)
     kept = [offer for offer in offers if offer.kept]
-    own = total([offer.columns for offer in kept if offer.operation == "teacher"])
-    teacher_ms = sum(expected * own[column] for column, (expected, _) in PRIOR.items())
+    teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
     if teacher.is_file():
         teacher_ms = json.loads(teacher.read_text())["teacher_ms"]
     ours = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)

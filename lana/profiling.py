@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Offer:
             "latency_ms": self.latency_ms - self.overhead_ms,
             "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
             "operations": 0.0 if nothing else 1.0,
+            "macs": self.macs,
+            "border": 0.0 if nothing else float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape)),
         }
 
 

@@ -7,6 +7,7 @@ offers, the scores and the log.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ MARGIN = 0.01  # kept below the budget: how far two measurements of one file, ta
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
 ROUNDS = 4
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-SPREAD = 10  # students measured over the range of budgets before the first solve, to fit the correction on
+SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
+SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
 
 
 @dataclass(kw_only=True)
@@ -167,7 +169,10 @@ class Selector:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
         if len(self.log.pooled()) >= SPREAD:
             return
-        self.measure_new(self.spread(np.linspace(0.0, 0.95, SPREAD)), processes=2)
+        shares, rng = np.linspace(0.0, 0.95, SPREAD), np.random.default_rng(self.seed)
+        losses = {pair: loss * float(rng.lognormal(0.0, SHAKEN)) for pair, loss in self.losses.items()}
+        others = dataclasses.replace(self, losses=losses).spread(shares[1::2])
+        self.measure_new([*self.spread(shares[::2]), *others], processes=3)
 
     def spread(self, shares: Iterable[float]) -> list[Selection]:
         """The best selection at each share of the way from the lowest budget to the teacher's latency."""

@@ -4,19 +4,24 @@ import pytest
 from lana.prediction import Whole, fit, held_out_error, total
 
 
-def wholes(count, *, scale, per_operation, intercept, noise=0.0, seed=0):
+def part(latency_ms, **more):
+    return {"latency_ms": latency_ms, "cold_ms": 0.0, "operations": 1, "macs": 0.0, "border": 0.0, **more}
+
+
+def wholes(count, *, scale, per_operation, intercept, noise=0.0, per_mac=0.0, seed=0):
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
         columns = {"latency_ms": rng.uniform(1, 10), "cold_ms": rng.uniform(0, 2), "operations": rng.uniform(20, 100)}
+        columns |= {"macs": rng.uniform(1e8, 4e8), "border": rng.uniform(1e5, 1e6)}
         exact = intercept + scale * columns["latency_ms"] + 0.2 * columns["cold_ms"]
-        exact += per_operation * columns["operations"]
+        exact += per_operation * columns["operations"] + per_mac * columns["macs"]
         made.append(Whole(columns=columns, measured_ms=exact * (1 + noise * rng.normal())))
     return made
 
 
 def test_the_teacher_alone_gives_the_plain_sum_and_the_rest():
-    prediction = fit([Whole(columns={"latency_ms": 4.0, "cold_ms": 0.0, "operations": 50}, measured_ms=5.0)])
+    prediction = fit([Whole(columns=part(4.0, operations=50), measured_ms=5.0)])
     assert prediction.coefficients["latency_ms"] == pytest.approx(1.0, abs=1e-3)
     assert prediction.intercept_ms == pytest.approx(1.0, abs=1e-2)
 
@@ -31,8 +36,8 @@ def test_a_linear_device_is_recovered():
 def test_a_prediction_is_the_sum_of_its_parts():
     prediction = fit(wholes(10, scale=0.9, per_operation=0.001, intercept=0.3))
     parts = [
-        {"latency_ms": 1.0, "cold_ms": 0.3, "operations": 1},
-        {"latency_ms": 0.5, "cold_ms": 0.0, "operations": 1},
+        part(1.0, cold_ms=0.3, macs=2e7, border=1e4),
+        part(0.5),
     ]
     expected = prediction.intercept_ms + sum(
         weight * total(parts)[name] for name, weight in prediction.coefficients.items()
@@ -40,9 +45,15 @@ def test_a_prediction_is_the_sum_of_its_parts():
     assert prediction.whole_ms(parts) == pytest.approx(expected)
 
 
+def test_what_arithmetic_costs_beyond_its_milliseconds_is_found():
+    prediction = fit(wholes(30, scale=1.0, per_operation=0.001, intercept=0.3, per_mac=1e-9))
+    assert prediction.coefficients["macs"] == pytest.approx(1e-9, rel=0.3)
+    assert prediction.coefficients["border"] == pytest.approx(0.0, abs=1e-7)  # at most 0.1 ms of 10
+
+
 def test_no_part_is_ever_predicted_below_zero():
     prediction = fit(wholes(30, scale=0.9, per_operation=-0.02, intercept=3.0))
-    assert prediction.part_ms({"latency_ms": 0.0, "cold_ms": 0.0, "operations": 5}) == 0.0
+    assert prediction.part_ms(part(0.0, operations=5)) == 0.0
 
 
 def test_the_held_out_error_is_that_of_the_noise():
