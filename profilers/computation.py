@@ -74,11 +74,14 @@ class Computation:
 
     @property
     def exporter(self) -> str:
-        """What wrote the file, for ONNX: "pytorch 2.13.0"; empty where it does not say."""
+        """What wrote the file, for ONNX: "pytorch 2.13.0"; empty where it does not say.
+
+        Without the build ("+cpu"), which only one of PyTorch's two exporters tells: a table may need both.
+        """
         if self.form != "onnx" or not self.file.is_file():
             return ""
         with self.file.open("rb") as file:
-            return _onnx_producer(file.read(512))
+            return _onnx_producer(file.read(512)).partition("+")[0]
 
     def save(self, path: Path | str) -> None:
         """Write this as JSON; the file is named relative to it where it lies beside or below it."""

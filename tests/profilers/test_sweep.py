@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from computations import onnx_convolution, unknown_operator
 
-from profilers import Computation, LatencyTable, MeasurementFailed, ProfilerError, Protocol, RuntimeSettings, compare
+from profilers import (
+    Computation,
+    LatencyTable,
+    MeasurementFailed,
+    ProfilerError,
+    Protocol,
+    RuntimeSettings,
+    TensorSpec,
+    compare,
+)
 from profilers import profile as measure
 from profilers.isolation import Blame, run_job
 
@@ -176,3 +185,12 @@ def test_rows_that_are_known_are_not_measured_again(tmp_path):
     assert [state.name for state in told] == ["bb of 1"]
     assert table.lookup("aa").latency_ms == pytest.approx(known.lookup("aa").latency_ms)
     assert table.lookup("aa").measured == known.lookup("aa").measured
+
+
+def test_one_exporter_whatever_build_it_tells(tmp_path):
+    files = [tmp_path / "plain.onnx", tmp_path / "built.onnx"]
+    for file, version in zip(files, (b"2.13.0", b"2.13.0+cpu"), strict=True):
+        file.write_bytes(bytes([0x08, 8, 0x12, 7]) + b"pytorch" + bytes([0x1A, len(version)]) + version)
+    spec = TensorSpec(name="x", shape=(1,), dtype="float32")
+    found = [Computation(key="aa", name="a", form="onnx", file=file, inputs=(spec,)).exporter for file in files]
+    assert found == ["pytorch 2.13.0", "pytorch 2.13.0"]
