@@ -159,17 +159,17 @@ def evaluate(bench: Bench, held_out: int) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
     selector, rows = bench.selector, []
     selector.calibrate()
-    log = Log.read(bench.out / "held_out.csv")
-    if not log.rows:  # drawn once, by what the fit said then
+    drawn, log = bench.out / "students.json", Log.read(bench.out / "held_out.csv")
+    if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
-        students = [("program", s) for s in chosen_students(bench, held_out - half)]
-        students += [("random", s) for s in random_students(bench, half)]
-        write_json(bench.out / "students.json", students)
-        for _ in range(2):
-            selections = [selection for _, selection in students]
-            log.add(selections, bench.measure(selections, PROCESSES))
+        students = [("program", selection) for selection in chosen_students(bench, held_out - half)]
+        write_json(drawn, [*students, *(("random", selection) for selection in random_students(bench, half))])
+    students = json.loads(drawn.read_text())
+    for _ in range(2 - len(log.rows) // len(students)):
+        selections = [selection for _, selection in students]
+        log.add(selections, bench.measure(selections, PROCESSES))
     own = sum(offer.columns["latency_ms"] for offer in bench.offers if offer.operation == "teacher")
-    for origin, selection in json.loads((bench.out / "students.json").read_text()):
+    for origin, selection in students:
         first, second = [m.ratio * selector.teacher_ms for m in log.rows if m.selection == replaced(selection)][:2]
         summed = sum(offer.columns["latency_ms"] for offer in selector._parts(replaced(selection)))
         rows.append(

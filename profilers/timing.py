@@ -19,6 +19,7 @@ Clock = Callable[[], float]
 T = TypeVar("T")
 
 DISTURBED = 0.3  # of a logarithm: a time that far from its item's median says nothing of the machine's speed
+WHOLE_VISIT_MS = 20.0  # of a whole network (with 4 ms one of 5 ms came out 10% slower, and scattered twice as much)
 FOLLOWS_PRIOR = 0.01  # weighs as much as 25 pairs of an index that scatters by 2%
 
 CALIBRATE_EVERY = 8  # items between two calibrations: some 30 ms, in which a machine's speed hardly drifts
@@ -178,7 +179,7 @@ def paired_ratios(
     *,
     seconds: float,
     least_rounds: int = 7,
-    visit_ms: float = 4.0,
+    visit_ms: float = WHOLE_VISIT_MS,
     seed: int = 0,
     clock: Clock = time.perf_counter,
     at: Callable[[int], None] = lambda item: None,
@@ -186,7 +187,8 @@ def paired_ratios(
     """Time of each candidate over that of the reference beside it, round by round; and the reference's seconds.
 
     Every few candidates stand between two visits of the reference, and are compared with the mean of the two. At
-    each visit a first run only warms up. `at` is told -1 for the reference.
+    each visit a first run only warms up, and the median of the others counts: a network of a few milliseconds is
+    not warm after one run. `at` is told -1 for the reference.
     """
     generator, deadline = random.Random(seed), clock() + seconds
     fastest: dict[int, float] = {}
