@@ -32,12 +32,13 @@ from lana.selection import Selection, Selector
 from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
-from lana.wholes import PROCESSES, Log, replaced
+from lana.wholes import Log, replaced
 from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 
 RANGE = (0.25, 0.9)  # of the teacher's latency
 TOGETHER = 10  # students measured in one process
+PROCESSES = 3  # fresh ones that a held-out student is measured in, each of the two times
 DRAWN = 4000  # random selections, of which those nearest to the wanted latencies are taken
 
 
