@@ -220,10 +220,11 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
 @recipe_options(*LOADING, *TARGET, "pool", *PLACES)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The table.  [default: MODEL-RUNTIME.csv]")
 @click.option("--tables", type=click.Path(path_type=Path), help="A folder of tables whose rows need not be measured.")
+@click.option("--fresh", is_flag=True, help="Measure all anew, whatever known tables hold.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Write an archive that measures on another device.")
 @quiet
 def profile(
-    model: str, out: Path | None, tables: Path | None, bundle: Path | None, quiet: bool, **options: Any
+    model: str, out: Path | None, tables: Path | None, fresh: bool, bundle: Path | None, quiet: bool, **options: Any
 ) -> None:
     """Measure the latency table of this machine for MODEL's layers and the pool; needs no data.
 
@@ -244,7 +245,7 @@ def profile(
         return
     path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
     begun_s = time.monotonic()
-    table = pipeline.profile(recipe, path, tables=tables, quiet=quiet)
+    table = pipeline.profile(recipe, path, tables=tables, fresh=fresh, quiet=quiet)
     frame, took = table.rows, duration(time.monotonic() - begun_s)
     failed, noisy = int((frame["error"] != "").sum()), int(frame["noisy"].sum())
     click.echo(f"{path}: {len(table)} rows, {noisy} noisy, {failed} failed; took {took}")

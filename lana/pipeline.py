@@ -258,13 +258,16 @@ def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: 
     return stages.measure_target(target, runtime=runtime, settings=settings, processes=processes)
 
 
-def profile(recipe: Recipe, table: Path | str, *, tables: Path | None = None, quiet: bool = False) -> LatencyTable:
+def profile(
+    recipe: Recipe, table: Path | str, *, tables: Path | None = None, fresh: bool = False, quiet: bool = False
+) -> LatencyTable:
     """The latency table of this machine for the layers of a model and a pool, in the file `table`.
 
-    Rows that the file, or one in the folder `tables`, holds already are not measured again.
+    Rows that the file, or (unless `fresh`) one in the folder `tables` or where tables are looked for, holds already are
+    not measured again.
     """
     teacher, scan = _layers(recipe)
-    return stages.profile_to(Path(table), teacher, scan, recipe, tables=tables, quiet=quiet)
+    return stages.profile_to(Path(table), teacher, scan, recipe, tables=tables, fresh=fresh, quiet=quiet)
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from lana.ascending import chain_of
 from lana.errors import LanaError
 from lana.export import ExportFailed, to_computation
 from lana.layers import Layer, LayerScan
-from lana.operations import offered
+from lana.operations import Operation, offered, parse_operation
+from lana.operations.chains import chain_of
 from lana.run import write
 from lana.structure import structure, structure_key
 from lana.student import build_operation, layer_from_json, own_module
@@ -70,6 +70,41 @@ class Offer:
         }
 
 
+class Builder:
+    """Builds operations where they stand and writes their computations, once a structure; nothing is measured.
+
+    An operation that cannot be built or exported is an offer that is not kept, with the reason.
+    """
+
+    def __init__(self, teacher: Teacher, *, batch: int, folder: Path, form: str = "onnx") -> None:
+        self.teacher, self.batch, self.folder, self.form = teacher.module, batch, folder, form
+        self.computations: dict[str, Computation] = {}
+        self._structures: dict[str, str] = {}
+        self._known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
+
+    def offer(self, layer: Layer, operation: Operation) -> Offer:
+        example = torch.randn(self.batch, *layer.input_shape, generator=torch.Generator().manual_seed(0))
+        if layer.name not in self._structures:
+            self._structures[layer.name] = structure_key(own_module(self.teacher, layer), (example,))
+        place = (self._structures[layer.name], layer.output_shape, operation.name)
+        if place not in self._known:
+            self._known[place], computation = _offer(
+                self.teacher, layer, operation.name, operation.family, example, self.folder, self.form
+            )
+            if computation is not None:
+                self.computations.setdefault(computation.key, computation)
+        return dataclasses.replace(self._known[place], layer=layer)
+
+
+Planned = tuple[Layer, Operation]
+
+
+def planned_offers(teacher: Teacher, scan: LayerScan, pool: str) -> list[Planned]:
+    """What a pool offers at each layer and span."""
+    places = [*scan.layers, *scan.spans]
+    return [(layer, one) for layer in places for one in offered(layer, own_module(teacher.module, layer), pool)]
+
+
 def make_offers(
     teacher: Teacher,
     scan: LayerScan,
@@ -80,31 +115,21 @@ def make_offers(
     form: str = "onnx",
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> tuple[list[Offer], list[Computation]]:
-    """Build each offered operation once per structure and write its computation; nothing is measured.
+    """All that a pool offers, built and written."""
+    builder, offers = Builder(teacher, batch=batch, folder=folder, form=form), []
+    planned = planned_offers(teacher, scan, pool)
+    for layer, operation in planned:
+        offers.append(builder.offer(layer, operation))
+        on_progress(len(offers) / len(planned), layer.name)
+    return offers, list(builder.computations.values())
 
-    An operation that cannot be built or exported is an offer that is not kept, with the reason.
-    """
-    offers: list[Offer] = []
-    computations: dict[str, Computation] = {}
-    known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
-    places = [*scan.layers, *scan.spans]
-    for position, layer in enumerate(places):
-        module = own_module(teacher.module, layer)
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn(batch, *layer.input_shape, generator=generator)
-        same = structure_key(module, (example,))
-        for operation in offered(layer, module, pool):
-            seen = known.get((same, layer.output_shape, operation.name))
-            if seen is None:
-                seen, computation = _offer(
-                    teacher.module, layer, operation.name, operation.family, example, folder, form
-                )
-                known[same, layer.output_shape, operation.name] = seen
-                if computation is not None:
-                    computations.setdefault(computation.key, computation)
-            offers.append(dataclasses.replace(seen, layer=layer))
-        on_progress((position + 1) / len(places), layer.name)
-    return offers, list(computations.values())
+
+def not_built(layer: Layer, operation: Operation, reason: str) -> Offer:
+    """An offer that is not kept, of which nothing is known."""
+    nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0}
+    return Offer(
+        layer=layer, operation=operation.name, family=operation.family, key="", **nothing, kept=False, reason=reason
+    )
 
 
 def _offer(
@@ -121,10 +146,7 @@ def _offer(
         key, columns = structure(module, (example,))
     except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
         reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
-        nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0}
-        return Offer(
-            layer=layer, operation=operation, family=family, key="", **nothing, kept=False, reason=reason
-        ), None
+        return not_built(layer, parse_operation(operation), reason), None
     offer = Offer(
         layer=layer,
         operation=operation,

@@ -25,11 +25,14 @@ from lana.errors import LanaError, UserError
 from lana.evaluate import DistanceToTeacher, check_teacher, evaluate_module
 from lana.export import export_onnx, onnx_parity, to_computation
 from lana.layers import Layer, LayerScan
+from lana.operations import Operation
 from lana.profiling import (
+    Builder,
     Offer,
     keep_promising,
     make_offers,
     pairs,
+    planned_offers,
     read_offers,
     with_latencies,
     write_offers,
@@ -134,11 +137,12 @@ def profile_to(
     recipe: Recipe,
     *,
     tables: Path | None = None,
+    fresh: bool = False,
     quiet: bool = False,
 ) -> LatencyTable:
     """The latency table for a teacher's layers and a pool, without a run."""
     with tempfile.TemporaryDirectory() as folder:
-        return _profiled(table, Path(folder), teacher, scan, recipe, quiet, tables)[1]
+        return _profiled(table, Path(folder), teacher, scan, recipe, quiet, tables, fresh)[1]
 
 
 def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> int:
@@ -163,36 +167,37 @@ def _profiled(
     recipe: Recipe,
     quiet: bool,
     tables: Path | None = None,
+    fresh: bool = False,
 ) -> tuple[list[Offer], LatencyTable]:
     settings = recipe.runtime_settings
     form = runtime_form(recipe.runtime, settings)
-    with Progress("Building operations", 1, quiet=quiet) as progress:
-        offers, computations = make_offers(
-            teacher,
-            scan,
-            recipe.pool,
-            batch=recipe.batch,
-            folder=folder,
-            form=form,
-            on_progress=progress.update,
-        )
-    with Progress(f"Measuring up to {len(computations)} operations", len(computations), quiet=quiet) as progress:
-        before = 0
+    builder = Builder(teacher, batch=recipe.batch, folder=folder, form=form)
+    planned = planned_offers(teacher, scan, recipe.pool)
+    libraries = [] if fresh else search_path(tables)
+    with Progress(f"Building and measuring {len(planned)} operations", len(planned), quiet=quiet) as progress:
+        built = measured = 0
 
-        def measure(wave: Sequence[Computation]) -> LatencyTable:
-            nonlocal before
-            measured = measure_table(
-                wave,
+        def build(layer: Layer, operation: Operation) -> Offer:
+            nonlocal built
+            built += 1
+            progress.update((built + measured) / 2, operation.name)
+            return builder.offer(layer, operation)
+
+        def measure(wave: Sequence[Offer]) -> LatencyTable:
+            nonlocal measured
+            computations = [builder.computations[key] for key in dict.fromkeys(offer.key for offer in wave)]
+            found = measure_table(
+                computations,
                 runtime=recipe.runtime,
                 settings=settings,
                 table=table,
-                libraries=search_path(tables),
-                progress=lambda state: progress.update(before + state.done, state.name),
+                libraries=libraries,
+                progress=lambda state: progress.update((built + measured + state.done) / 2, state.name),
             )
-            before += len(wave)
-            return measured
+            measured = built
+            return found
 
-        return measure_ascending(offers, computations, measure)
+        return measure_ascending(planned, build, measure)
 
 
 Operations = dict[tuple[str, str], nn.Module]
