@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lana.operations import parse_operation
 
-GROWING = ("w", "e", "k")  # an operation grows with the first of these parameters that its family has
+GROWING = ("w", "r", "h", "e", "k")  # an operation grows with the first of these parameters that its family has
 
 Chain = tuple[str, tuple[tuple[str, float], ...]]
 
