@@ -1,0 +1,42 @@
+"""The command group: near names for unknown commands, one message and an exit code for our errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lana import __version__
+from lana.errors import LanaError
+from lana.recipe import near
+from profilers.errors import ProfilerError
+from solvers.errors import SolverError
+
+EXIT_USER_ERROR = 2
+
+
+class Group(click.Group):
+    """Offers near names for an unknown command, and turns our errors into one message and an exit code."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            ctx.fail(f"There is no command {args[0]!r}.{near(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (LanaError, ProfilerError, SolverError) as error:
+            click.echo(f"lana: {error}", err=True)
+            ctx.exit(1 if type(error) is LanaError else EXIT_USER_ERROR)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="lana")
+def main() -> None:
+    """Compress a pretrained PyTorch network to a latency budget that holds when measured.
+
+    \b
+    lana compress digits-resnet --data digits --budget 0.4x
+    lana compress timm:resnet18 --data folder:images --budget-ms 8 --out runs/mine
+    """

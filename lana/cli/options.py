@@ -1,0 +1,92 @@
+"""Options that several commands share, and what they do with them. What an option means is told by the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from lana.errors import UserError
+from lana.recipe import Recipe, flag
+
+Command = Callable[..., Any]
+
+
+class NumbersType(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers like 0.5,0.5,0.5", param, ctx)
+
+
+def _click_type(annotation: Any) -> Any:
+    """The parser of a recipe's field: the type without None."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return NumbersType(typing.get_args(annotation)[0])
+    return annotation
+
+
+def recipe_options(*names: str) -> Callable[[Command], Command]:
+    """Options for the named fields of the recipe, with its help texts and defaults."""
+    hints = typing.get_type_hints(Recipe)
+    specs = {spec.name: spec for spec in dataclasses.fields(Recipe)}
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            spec = specs[name]
+            shown = "" if spec.default in (None, "") else f"  [default: {spec.default}]"
+            command = click.option(
+                flag(name),
+                name,
+                type=_click_type(hints[name]),
+                default=None,
+                help=spec.metadata["help"] + shown,
+            )(command)
+        return command
+
+    return add
+
+
+LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
+TARGET = ("runtime", "threads", "batch", "arithmetic", "affinity")
+PLACES = ("layers", "exclude", "granularity", "max_span")
+quiet = click.option("--quiet", is_flag=True, help="Print results only.")
+as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
+budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
+budget = click.option("--budget", help="Latency budget as a share of the teacher's, e.g. 0.4x.")
+
+
+def one_budget(ratio: str | None, milliseconds: float | None) -> str | None:
+    if ratio is not None and milliseconds is not None:
+        raise UserError("Both --budget and --budget-ms were given. Give one of them.")
+    return f"{milliseconds:g}ms" if milliseconds is not None else ratio
+
+
+def recipe_of(recipe: str | None, **given: Any) -> Recipe:
+    """The recipe file with the options on top; without a file, the options."""
+    options = {name: value for name, value in given.items() if value is not None}
+    return Recipe.from_yaml(recipe, **options) if recipe else Recipe(**options)
+
+
+def print_result(result: Any, *, json_output: bool) -> None:
+    if json_output:
+        click.echo(json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    else:
+        result.show()

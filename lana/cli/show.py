@@ -1,0 +1,187 @@
+"""Commands that show: layers, pool, evaluate, score, compare, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lana.cli.app import main
+from lana.cli.options import (
+    LOADING,
+    PLACES,
+    as_json,
+    budget,
+    budget_ms,
+    one_budget,
+    print_result,
+    quiet,
+    recipe_of,
+    recipe_options,
+)
+from lana.errors import UserError
+
+
+@main.command()
+@click.argument("model")
+@recipe_options(*LOADING, *PLACES)
+@as_json
+def layers(model: str, json_output: bool, **options: Any) -> None:
+    """List what can be replaced in MODEL, with shapes and share of the work; what cannot, and why."""
+    from lana.pipeline import layers_of
+    from lana.teacher import teacher_of
+
+    recipe = recipe_of(None, model=model, **options)
+    scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
+    if json_output:
+        click.echo(json.dumps(dataclasses.asdict(scan), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(scan.layers)} replaceable layers of {model}")
+    for column in ("layer", "input", "output", "share of work"):
+        table.add_column(column, justify="right" if column == "share of work" else "left")
+    for layer in scan.layers:
+        shapes = ["×".join(map(str, shape)) for shape in (layer.input_shape, layer.output_shape)]
+        table.add_row(layer.name, *shapes, f"{layer.macs / scan.total_macs:.1%}")
+    covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
+    console = Console()
+    console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
+    if scan.spans:
+        spans = Table(title=f"{len(scan.spans)} spans that one operation may stand for")
+        for span in scan.spans:
+            spans.add_row(span.name)
+        console.print(spans)
+    if scan.passed_over:
+        passed = Table("submodule", "why it is left as it is", title="Passed over")
+        for entry in scan.passed_over:
+            passed.add_row(entry.name or "(the whole network)", entry.reason)
+        console.print(passed)
+
+
+@main.command()
+@click.argument("pool", required=False)
+@as_json
+def pool(pool: str | None, json_output: bool) -> None:
+    """List the presets of operations, with families and counts; or what POOL holds.
+
+    \b
+    lana pool
+    lana pool default,my_ops.py
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from lana.operations import PRESETS, pool_counts
+
+    counts = {name: pool_counts(name) for name in ([pool] if pool else PRESETS)}
+    if json_output:
+        click.echo(json.dumps(counts, indent=1))
+        return
+    table = Table("family", *counts, title="Operations of a family in each pool")
+    for family in dict.fromkeys(family for held in counts.values() for family in held):
+        row = [str(held.get(family, "")) for held in counts.values()]
+        table.add_row(family, *row)
+    table.add_section()
+    table.add_row("all", *(str(sum(held.values())) for held in counts.values()))
+    Console().print(table)
+
+
+@main.command()
+@click.argument("model")
+@recipe_options("data", "task", *LOADING, "device")
+@as_json
+def evaluate(
+    model: str, data: str | None, task: str | None, device: str | None, json_output: bool, **options: Any
+) -> None:
+    """Evaluate a student's folder, or MODEL, on the test split of the data."""
+    from lana import pipeline
+
+    if not data:
+        raise UserError("No data was given. Give --data, for example --data folder:images.")
+    loading = {name: value for name, value in options.items() if value is not None}
+    result = pipeline.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
+    if json_output:
+        click.echo(json.dumps({"metric": result.metric, "loss": result.loss, "examples": result.examples}))
+    else:
+        click.echo(f"{result.metric:.2%} on {result.examples} test examples, loss {result.loss:.4f}")
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--validate", type=click.IntRange(min=4), default=60, help="Students to measure in each band.  [default: 60]"
+)
+@click.option(
+    "--budget", multiple=True, help="Band of latency, e.g. 0.5x; may be repeated.  [default: 0.7x 0.5x 0.35x]"
+)
+@quiet
+@as_json
+def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_output: bool) -> None:
+    """Measure how truly the scores of a finished RUN rank students of one latency.
+
+    \b
+    lana score runs/digits-resnet --validate 60
+    """
+    from lana.ranking import BANDS
+    from lana.ranking import validate as validated
+    from lana.recipe import parse_budget
+
+    parsed = [parse_budget(text) for text in budget]
+    if any(unit != "x" for _, unit in parsed):
+        raise UserError("A band is a share of the teacher's latency: give --budget 0.5x.")
+    bands = tuple(value for value, _ in parsed) or BANDS
+    print_result(validated(run, students=validate, budgets=bands, quiet=quiet or json_output), json_output=json_output)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@budget_ms
+@budget
+@quiet
+@as_json
+def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool, json_output: bool) -> None:
+    """Compare the integer program with other searches on the pool of a finished RUN.
+
+    \b
+    lana compare runs/digits-resnet --budget 0.4x
+    """
+    from lana.compare import compare_searches
+
+    wanted = one_budget(budget, budget_ms) or "0.5x"
+    print_result(compare_searches(run, wanted, quiet=quiet or json_output), json_output=json_output)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Where the page goes.  [default: RUN/report.html]")
+@click.option("--plots", is_flag=True, help="Also draw accuracy against latency as SVG and PNG, in RUN/plots.")
+@as_json
+def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None:
+    """Show the students of RUN beside their teacher, and write the whole report as one HTML file.
+
+    \b
+    lana report runs/digits-resnet
+    """
+    from lana.report import write_report
+    from lana.run import Run
+    from lana.summary import Summary, show_run
+
+    with Run.open(run) as opened:
+        paths = sorted((opened.path / "students").glob("*/summary.json"))
+        if not paths:
+            raise UserError(f"{run} has no finished student. Make one with: lana select {run} --budget 0.5x")
+        summaries = [Summary.read(path) for path in paths]
+    if json_output:
+        click.echo(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
+        return
+    show_run(summaries)
+    click.echo(f"Report: {write_report(run, html)}")
+    if plots:
+        from lana.report.plots import write_plots
+
+        click.echo(f"Plots: {', '.join(map(str, write_plots(run)))}")

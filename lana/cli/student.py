@@ -1,0 +1,171 @@
+"""Commands that make a student: compress, select, finetune, export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lana.cli.app import main
+from lana.cli.options import (
+    LOADING,
+    PLACES,
+    TARGET,
+    as_json,
+    budget,
+    budget_ms,
+    one_budget,
+    print_result,
+    quiet,
+    recipe_of,
+    recipe_options,
+)
+from lana.errors import UserError
+
+
+@main.command()
+@click.argument("model", required=False)
+@recipe_options("data")
+@budget_ms
+@budget
+@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, "epochs", "lr", "batch_size")
+@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "precision", "seed", "max_minutes")
+@click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
+@click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
+@quiet
+@as_json
+def compress(
+    budget: str | None,
+    budget_ms: float | None,
+    recipe: str | None,
+    out: Path | None,
+    name: str | None,
+    dry_run: bool,
+    quiet: bool,
+    json_output: bool,
+    **options: Any,
+) -> None:
+    """Make a student of MODEL that measures within the budget.
+
+    The same command again goes on where it was interrupted; with another budget it reuses the pool of the run.
+
+    \b
+    lana compress digits-resnet --data digits --budget 0.4x
+    lana compress net.py:build --weights net.safetensors --data folder:images --budget-ms 3 --image-size 64
+    """
+    from lana import pipeline
+
+    told = recipe_of(recipe, budget=one_budget(budget, budget_ms), **options)
+    if not told.model or not told.data:
+        raise UserError("MODEL and --data are needed, on the command line or in the recipe. See: lana compress --help")
+    folder = out or Path("runs") / told.model.replace(":", "-").replace("/", "-").removesuffix(".py")
+    if dry_run:
+        click.echo("\n".join(pipeline.dry_run(told)))
+        return
+    if not quiet and not json_output:
+        click.echo(f"Run directory: {folder}", err=True)
+    summary = pipeline.compress(told, out=folder, name=name, quiet=quiet or json_output)
+    print_result(summary, json_output=json_output)
+    if not json_output and summary.changed:
+        click.echo(f"Student: {folder / 'students' / summary.student}")
+    sys.exit(0 if summary.verified or not summary.changed else 1)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--budget-ms", type=float, multiple=True, help="Latency budget in milliseconds; one for each --table.")
+@budget
+@click.option("--max-loss", type=float, help="Instead of a budget: the fastest whose expected loss is at most this.")
+@click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
+@click.option("--table", type=click.Path(path_type=Path), multiple=True, help="Table of a device that is not here.")
+@click.option(
+    "--measured", type=click.Path(path_type=Path), multiple=True, help="measurements.json that came back from a device."
+)
+@click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
+@quiet
+@as_json
+def select(
+    run: Path,
+    budget: str | None,
+    budget_ms: tuple[float, ...],
+    max_loss: float | None,
+    pin: tuple[str, ...],
+    table: tuple[Path, ...],
+    measured: tuple[Path, ...],
+    name: str | None,
+    verify: bool,
+    quiet: bool,
+    json_output: bool,
+) -> None:
+    """Another student from a finished RUN; nothing is distilled again.
+
+    With --table it is for a device that is not here, with several for all of them at once; what --measured reads
+    back from them verifies it, or corrects the prediction and solves again.
+
+    \b
+    lana select runs/digits-resnet --budget 0.3x --no-verify
+    lana select runs/digits-resnet --max-loss 0.2
+    lana select runs/digits-resnet --table phone.csv --budget-ms 5 --table board.csv --budget-ms 9
+    """
+    from lana import pipeline
+
+    silent = quiet or json_output
+    if table:
+        if len(budget_ms) != len(table) or budget or max_loss is not None or pin:
+            raise UserError(
+                f"Give one --budget-ms for each --table and nothing else: got {len(budget_ms)}, {len(table)}."
+            )
+        budgets = dict(zip(table, budget_ms, strict=True))
+        found = pipeline.select_for(run, budgets, measured=measured, name=name, quiet=silent)
+        print_result(found, json_output=json_output)
+        return
+    if measured:
+        raise UserError("--measured is of a device: give its table beside it, with --table and --budget-ms.")
+    if len(budget_ms) > 1 or (max_loss is not None and (budget or budget_ms)):
+        raise UserError("Give one of --budget, --budget-ms and --max-loss, once.")
+    wanted = one_budget(budget, budget_ms[0] if budget_ms else None)
+    pins = dict(_pin(text) for text in pin)
+    summary = pipeline.select(run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, quiet=silent)
+    print_result(summary, json_output=json_output)
+    sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
+
+
+def _pin(text: str) -> tuple[str, str]:
+    layer, equals, operation = text.partition("=")
+    if not (layer and equals and operation):
+        raise UserError(f"--pin {text!r}: expected LAYER=OPERATION, for example layer1.0=identity.")
+    return layer, operation
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@recipe_options("epochs", "lr")
+@quiet
+@as_json
+def finetune(student: Path, epochs: float | None, lr: float | None, quiet: bool, json_output: bool) -> None:
+    """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew."""
+    from lana import pipeline
+
+    summary = pipeline.finetune(student, epochs=epochs, lr=lr, quiet=quiet or json_output)
+    print_result(summary, json_output=json_output)
+
+
+@main.command()
+@click.argument("student", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--form", default="onnx", help="onnx, program (torch.export) or openvino (IR).  [default: onnx]")
+@click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
+def export(student: Path, out: Path, form: str, dynamic_batch: bool) -> None:
+    """Write the network of STUDENT to the file OUT.
+
+    \b
+    lana export runs/digits-resnet/students/0.4x student.onnx --dynamic-batch
+    """
+    from lana import pipeline
+
+    click.echo(f"Wrote {pipeline.export(student, out, form=form, dynamic_batch=dynamic_batch)}")
