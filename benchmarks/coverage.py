@@ -4,7 +4,8 @@
 
 For each, with random weights: layers that hold at least 70% of the multiply-adds; the teacher reassembled, bit-exact; a
 random selection of operations that are neither the teacher's nor skip; its ONNX file with parity; loaded again. Of each
-module of `timm.models` the smallest variant is taken, by the size that its name tells, then by name.
+module of `timm.models` the smallest variant is taken: small inputs first, then by the size that its name tells, then by
+name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import random
+import resource
+import signal
 import tempfile
 import time
 from collections import defaultdict
@@ -31,22 +34,19 @@ from lana.teacher import import_torchvision, load_teacher
 COLUMNS = ("network", "layers", "covered", "operations", "complete", "failed", "reason", "seconds")
 STEPS = ("layers", "reassembled", "selection", "exported", "loaded")
 SIZES = (
-    "femto",
-    "atto",
-    "pico",
-    "nano",
-    "xxs",
-    "xxtiny",
-    "xs",
-    "xtiny",
-    "tiny",
-    "mini",
-    "_s",
-    "small",
-    "b0",
-    "18",
-    "lite",
-)
+    "femto", "atto", "pico", "nano", "xxs", "xxtiny", "xs", "xtiny", "tiny", "mini", "t0", "002", "b0", "s", "small",
+    "18", "lite",
+)  # fmt: skip
+# Families whose smallest is large are built with fewer blocks, all of one kind.
+FEWER_BLOCKS = {
+    "timm:beit_base_patch16_224": "depth=4",
+    "timm:deepseek_vit_412m": "depth=3",
+    "timm:gemma4_vit_167m": "depth=3",
+    "timm:naflexvit_base_patch16_gap": "depth=3",
+    "timm:qwen3_vit_88m": "depth=3",
+    "timm:samvit_base_patch16_224": "depth=4",
+}
+LARGEST_INPUT = 256  # pixels a side, where the network takes any size
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf",
@@ -54,8 +54,9 @@ TORCHVISION = (
     "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2", "fcn_resnet50",
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
-TIMEOUT_S = 300
+LIMIT_S = 150
 COVERED = 0.7
+SWAPPED = 6  # layers
 PARITY = 1e-3
 
 
@@ -68,11 +69,22 @@ def families() -> dict[str, str]:
     for name in timm.list_models():
         variants[timm.models.model_entrypoint(name).__module__.rpartition(".")[2]].append(name)
 
-    def size(name: str) -> tuple[int, int, str]:
-        rank = next((i for i, word in enumerate(SIZES) if word in name), len(SIZES))
-        return rank, len(name), name
+    def size(name: str) -> tuple[bool, int, int, str]:
+        parts, large = name.split("_"), timm.get_pretrained_cfg(name).input_size[-1] > LARGEST_INPUT
+        rank = next(
+            (i for i, word in enumerate(SIZES) if word in parts or (len(word) > 1 and word in name)), len(SIZES)
+        )
+        return large, rank, len(name), name
 
     return {module: min(names, key=size) for module, names in sorted(variants.items())}
+
+
+def _smaller_input(reference: str) -> int | None:
+    import timm
+
+    kind, _, name = reference.partition(":")
+    config = timm.get_pretrained_cfg(name) if kind == "timm" else None
+    return LARGEST_INPUT if config and config.input_size[-1] > LARGEST_INPUT and not config.fixed_input_size else None
 
 
 def examine(reference: str) -> dict[str, Any]:
@@ -82,7 +94,9 @@ def examine(reference: str) -> dict[str, Any]:
     found: dict[str, Any] = {"network": reference, "layers": "", "covered": "", "operations": ""}
     step = "layers"
     try:
-        teacher = load_teacher(reference, pretrained=False)
+        teacher = load_teacher(
+            reference, pretrained=False, model_args=FEWER_BLOCKS.get(reference), image_size=_smaller_input(reference)
+        )
         module, example = teacher.module, teacher.example()
         scan = find_layers(module, (example,))
         covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
@@ -101,9 +115,11 @@ def examine(reference: str) -> dict[str, Any]:
         drawn = random.Random(0)
         selection: dict[str, str] = {}
         for layer in drawn.sample(scan.layers, len(scan.layers)):
+            if len(selection) == SWAPPED:
+                break
             names = [o.name for o in offered(layer, module.get_submodule(layer.name), "default")]
             trained = [name for name in names if name not in ("teacher", "identity")]
-            if trained and len(selection) < max(3, len(scan.layers) // 3):
+            if trained:
                 selection[layer.name] = drawn.choice(trained)
         found["operations"] = len(selection)
         if len(selection) < min(3, len(scan.layers)):
@@ -135,24 +151,26 @@ def examine(reference: str) -> dict[str, Any]:
 
 def examine_apart(reference: str) -> dict[str, Any]:
     """In a process of its own, which may crash or hang; forked, so that nothing is imported a hundred times."""
-    process = multiprocessing.get_context("fork")
-    ours, theirs = process.Pipe(duplex=False)
-    child = process.Process(target=lambda: theirs.send(examine(reference)))
+    forked = multiprocessing.get_context("fork")
+    ours, theirs = forked.Pipe(duplex=False)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
+        theirs.send(examine(reference))
+
+    child = forked.Process(target=work)
     start_s = time.monotonic()
     child.start()
     theirs.close()
-    nothing = {"network": reference, "layers": "", "covered": "", "operations": "", "complete": "no"}
     try:
-        if not ours.poll(TIMEOUT_S):
-            found = {**nothing, "failed": "time", "reason": f"not done within {TIMEOUT_S} s"}
-        else:
-            found = ours.recv()
+        found = ours.recv()
     except EOFError:
         child.join()
-        found = {**nothing, "failed": "process", "reason": f"it ended with {child.exitcode}"}
-    child.kill()
+        late = child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        reason = f"not done within {LIMIT_S} s of processor time" if late else f"it ended with {child.exitcode}"
+        found = {"network": reference, "complete": "no", "failed": "process", "reason": reason}
     child.join()
-    return {**found, "seconds": round(time.monotonic() - start_s, 1)}
+    return {**dict.fromkeys(COLUMNS, ""), **found, "seconds": round(time.monotonic() - start_s, 1)}
 
 
 @click.command()

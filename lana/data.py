@@ -67,7 +67,9 @@ class Split:
         generator = torch.Generator().manual_seed(seed)
         for start in range(0, len(order) - size + 1, size):
             inputs, labels = self._batch(order[start : start + size], device)
-            if augment and self.preprocessing is not None:
+            if (
+                augment and self.preprocessing is not None and labels.ndim == 1
+            ):  # maps of labels would have to move along
                 inputs = shift_and_flip(inputs, generator, flip=self.preprocessing.channels == 3)
             yield inputs, labels
 

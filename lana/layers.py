@@ -178,7 +178,7 @@ def find_layers(
         elif seen[name].macs < NEGLIGIBLE * total:
             passed.append(PassedOver(name=name, reason="has next to no work", macs=seen[name].macs // batch))
         else:
-            layers.append(_layer(name, seen[name], batch))
+            layers.append(_layer(name, seen, modules, batch))
     spans = tuple(_spans(layers, seen, work.readers, max_span))
     return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
 
@@ -331,26 +331,35 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
-def _layer(name: str, seen: _Seen, batch: int) -> Layer:
-    source, target = seen.inputs[0], seen.outputs[0]
+def _layer(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module], batch: int) -> Layer:
+    source, target = seen[name].inputs[0], seen[name].outputs[0]
     return Layer(
         name=name,
         input_shape=tuple(source.shape[1:]),
         output_shape=tuple(target.shape[1:]),
-        layout=_layout(source, target),
-        macs=seen.macs // batch,
+        layout=_layout(name, seen, modules),
+        macs=seen[name].macs // batch,
         members=(name,),
     )
 
 
-def _layout(source: Tensor, target: Tensor) -> str:
-    if source.ndim == 2:
-        return "nc"
-    if source.ndim == 3:
-        return "ntc"
-    # Channels last: a block keeps the two middle sizes and the last is the widest.
-    last = source.shape[1] == source.shape[2] and source.shape[3] != source.shape[2]
-    return "nhwc" if last and target.shape[1] == target.shape[2] != target.shape[3] else "nchw"
+def _layout(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module]) -> str:
+    """Where the channels are: of maps, where the first part with weights that tells reads them."""
+    source = seen[name].inputs[0]
+    if source.ndim != 4:
+        return "nc" if source.ndim == 2 else "ntc"
+    inside = [path for path in modules if (path == name or path.startswith(f"{name}.")) and seen[path].calls]
+    for path in sorted(inside, key=lambda path: seen[path].order):
+        part, read = modules[path], seen[path].inputs
+        if not read or read[0].shape != source.shape:
+            continue
+        if isinstance(part, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)):
+            return "nchw"
+        if isinstance(part, nn.Linear):
+            return "nhwc"
+        if isinstance(part, nn.LayerNorm) and source.shape[1] != source.shape[3]:
+            return "nhwc" if part.normalized_shape[-1] == source.shape[3] else "nchw"
+    return "nchw"
 
 
 def _spans(

@@ -22,18 +22,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lana import devices, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluate import Evaluation, check_labels, evaluate_module
-from lana.layers import LayerScan, find_layers
-from lana.operations import pool_names
+from lana.layers import Layer, LayerScan, find_layers
+from lana.operations import check_own, pool_names
 from lana.plan import estimate, fit_to_time
 from lana.progress import Progress
 from lana.recipe import Recipe
 from lana.run import Run
 from lana.selection import Selector
-from lana.student import load_student_as_teacher
+from lana.student import load_student_as_teacher, own_module
 from lana.summary import Summary, nothing_to_do
 from lana.task import Task, load_task
 from lana.teacher import Teacher, teacher_of
@@ -103,6 +105,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     data = load_data(recipe.data, teacher, seed=recipe.seed)
     check_labels(teacher, data, task)
     scan = some_layers_of(teacher, recipe)
+    check_own(recipe.pool, _places(teacher, scan))
     run.begin(recipe)
     return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
 
@@ -279,7 +282,13 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
 def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     pool_names(recipe.pool)
     teacher = teacher_of(recipe, pretrained=False)
-    return teacher, some_layers_of(teacher, recipe)
+    scan = some_layers_of(teacher, recipe)
+    check_own(recipe.pool, _places(teacher, scan))
+    return teacher, scan
+
+
+def _places(teacher: Teacher, scan: LayerScan) -> list[tuple[Layer, nn.Module]]:
+    return [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)]
 
 
 def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lana.errors import LanaError
+from lana.errors import LanaError, UserError
 from lana.export import ExportFailed, to_computation
 from lana.layers import Layer, LayerScan
-from lana.operations import Operation, offered, parse_operation
+from lana.operations import FAMILIES, Operation, offered, parse_operation
 from lana.operations.chains import chain_of
 from lana.run import write
 from lana.structure import structure, structure_key
@@ -144,6 +144,8 @@ def _offer(
     try:
         module = own_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
         key, columns = structure(module, (example,))
+    except UserError:
+        raise
     except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
         reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
         return not_built(layer, parse_operation(operation), reason), None
@@ -267,13 +269,14 @@ def _one_per_step(offers: Sequence[Offer], limit_ms: float, steps: int) -> list[
     edges = np.linspace(min(offer.latency_ms for offer in offers) * 0.999, limit_ms, steps + 1)
     best: dict[tuple[int, bool], Offer] = {}
     for offer in sorted(offers, key=lambda offer: offer.macs, reverse=True):
-        derived = offer.family in DERIVED_FAMILIES
+        derived = _starts_good(offer)
         best.setdefault((int(np.searchsorted(edges, offer.latency_ms)), derived), offer)
-    preferred = sorted(best.values(), key=lambda offer: (offer.family not in DERIVED_FAMILIES, offer.latency_ms))
+    preferred = sorted(best.values(), key=lambda offer: (not _starts_good(offer), offer.latency_ms))
     return preferred[:steps]
 
 
-DERIVED_FAMILIES = frozenset({"pruned", "low_rank", "linear", "no_se", "fewer_heads", "smaller_mlp"})
+def _starts_good(offer: Offer) -> bool:
+    return offer.family in FAMILIES and FAMILIES[offer.family].derived
 
 
 def write_offers(path: Path, offers: Sequence[Offer]) -> None:

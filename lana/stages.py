@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from lana.batchnorm import reestimate_batchnorm
 from lana.card import write_card
 from lana.errors import LanaError, UserError
 from lana.evaluate import DistanceToTeacher, check_teacher, evaluate_module
-from lana.export import export_onnx, onnx_parity, to_computation
+from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
 from lana.layers import Layer, LayerScan
 from lana.operations import Operation
 from lana.profiling import (
@@ -470,6 +471,9 @@ def deliver(
     start_s, student = time.monotonic(), load_student_as_teacher(folder).module
     example = setting.teacher.example(recipe.batch)
     parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), example)
+    if verify:  # seconds that a quick look should not take; `lana export --form program` writes it at any time
+        with contextlib.suppress(ExportFailed):
+            export_program(student, example, folder / "model.pt2")
     measured = None
     if verify:
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms

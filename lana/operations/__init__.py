@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,23 +16,29 @@ from torch import Tensor, nn
 
 from lana.errors import UserError
 from lana.layers import Layer
-from lana.operations import convolution, derived, user
-from lana.operations.base import Builder, Features, keeps_shape
+from lana.operations import convolution, derived, heads, pruning, tokens, user
+from lana.operations.base import Builder, Features, is_map, is_vector, keeps_shape, map_shapes
 from lana.recipe import near
 
 Parameters = Mapping[str, float]
+
+
+def _always(layer: Layer, module: nn.Module, p: Parameters) -> bool:
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Operations of one kind: how one is built, where it makes sense, and the parameters that the paper's pool has.
 
-    `derived` families start from the teacher's weights or are solved in closed form.
+    `applies` is asked of the family, `fits` of each operation of it. `derived` families start from the teacher's
+    weights or are solved in closed form.
     """
 
     build: Builder
     applies: Callable[[Layer, nn.Module], bool]
     grid: Mapping[str, Sequence[float]]
+    fits: Callable[[Layer, nn.Module, Parameters], bool] = _always
     derived: bool = False
 
 
@@ -53,8 +59,23 @@ class Operation:
         return family_of(self.family).build(layer, module, dict(self.parameters), features)
 
 
+def _kernel_fits(layer: Layer, module: nn.Module, p: Parameters) -> bool:
+    """No kernel larger than the map; vectors have no kernel at all."""
+    if layer.layout not in ("nchw", "nhwc"):
+        return p["k"] == 1
+    return p["k"] == 1 or p["k"] <= max(map_shapes(layer)[1][1:])
+
+
+_KERNELS = (1, 3, 5, 7)
 _WIDTHS = (1 / 16, 1 / 10, 1 / 8, 1 / 5, 1 / 4, 1 / 2, 1, 2, 3, 4)
 _EXPANSIONS = {"e": (1, 3, 6), "k": (1, 3, 5), "se": (0, 0.04, 0.025)}
+_TRANSFORMERS = {"d": (1, 2), "w": (32, 64, 128, 256, 512, 1024), "h": (4, 8, 16)}
+_BOTTLENECKS = {"e": (1 / 4, 1 / 2, 1, 2, 3, 4)}
+
+
+def _convolutions(build: Builder) -> Family:
+    return Family(build=build, applies=is_map, fits=_kernel_fits, grid={"k": _KERNELS, "w": _WIDTHS})
+
 
 FAMILIES: dict[str, Family] = {
     # the teacher's own, and nothing: the only way to less depth
@@ -62,30 +83,46 @@ FAMILIES: dict[str, Family] = {
     "identity": Family(build=derived.identity, applies=keeps_shape, grid={}, derived=True),
     # from the teacher's weights
     "pruned": Family(
-        build=derived.pruned,
-        applies=derived.can_prune,
-        grid={"w": (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)},
+        build=pruning.pruned,
+        applies=pruning.can_prune,
+        grid={"w": tuple(sixteenths / 16 for sixteenths in range(1, 16))},
         derived=True,
     ),
-    # one linear map, solved in closed form
-    "linear": Family(build=derived.linear, applies=derived.can_be_linear, grid={"k": (1, 3, 5)}, derived=True),
-    # trained from nothing; kernels and widths as in the paper
-    "cb_stack": Family(build=convolution.cb_stack, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}),
-    "cb_bottle": Family(
-        build=convolution.cb_bottle, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}
+    "low_rank": Family(
+        build=derived.low_rank,
+        applies=lambda layer, _: len(layer.members) == 1,
+        fits=derived.can_factor,
+        grid={"r": (0.125, 0.25, 0.375, 0.5, 0.625)},
+        derived=True,
     ),
-    "cb_res": Family(build=convolution.cb_res, applies=convolution.is_map, grid={"k": (1, 3, 5, 7), "w": _WIDTHS}),
-    "efn": Family(build=convolution.efn, applies=convolution.is_map, grid=_EXPANSIONS),
-    "efnv2": Family(build=convolution.efnv2, applies=convolution.is_map, grid=_EXPANSIONS),
-    "mlp": Family(build=convolution.mlp, applies=convolution.is_vector, grid={"w": (0.125, 0.25, 0.5, 1)}),
+    "fewer_heads": Family(
+        build=heads.fewer_heads, applies=heads.can_lose_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
+    ),
+    "no_se": Family(build=derived.no_se, applies=derived.has_gates, grid={}, derived=True),
+    # one linear map, solved in closed form
+    "linear": Family(
+        build=derived.linear, applies=derived.can_be_linear, fits=_kernel_fits, grid={"k": (1, 3, 5)}, derived=True
+    ),
+    # trained from nothing; kernels, widths, depths and heads as in the paper
+    "cb_stack": _convolutions(convolution.cb_stack),
+    "cb_bottle": _convolutions(convolution.cb_bottle),
+    "cb_res": _convolutions(convolution.cb_res),
+    "repvgg": _convolutions(convolution.repvgg),
+    "conv_cs": _convolutions(convolution.conv_cs),
+    "efn": Family(build=convolution.efn, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
+    "efnv2": Family(build=convolution.efnv2, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
+    "vit": Family(build=tokens.vit, applies=tokens.attends, grid=_TRANSFORMERS),
+    "bot_trans": Family(build=tokens.bot_trans, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
+    "lambda": Family(build=tokens.lambda_bottle, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
+    "mlp": Family(build=tokens.mlp, applies=is_vector, grid={"w": (0.125, 0.25, 0.5, 1)}),
 }
 
 _DEFAULT = [
-    "pruned_w0.75",
-    "pruned_w0.5",
-    "pruned_w0.375",
-    "pruned_w0.25",
-    "pruned_w0.125",
+    *(f"pruned_w{eighths / 8:.4g}" for eighths in range(7, 0, -1)),
+    "low_rank_r0.5",
+    "low_rank_r0.25",
+    "fewer_heads_h0.5",
+    "no_se",
     "linear_k1",
     "linear_k3",
     "cb_res_k3_w0.25",
@@ -186,7 +223,37 @@ def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:
     operations = [parse_operation(name) for name in pool_names(pool)]
     if len(layer.members) > 1:
         operations = [operation for operation in operations if operation.family not in ("teacher", "identity")]
-    return [operation for operation in operations if family_of(operation.family).applies(layer, module)]
+    families = {operation.family: family_of(operation.family) for operation in operations}
+    here = {name for name, family in families.items() if _stands(family.applies, layer, module)}
+    return [
+        operation
+        for operation in operations
+        if operation.family in here
+        and _stands(families[operation.family].fits, layer, module, dict(operation.parameters))
+    ]
+
+
+def _stands(asked: Callable[..., bool], *place: object) -> bool:
+    """Whether a family stands here; one that fails to say so on a module that nobody foresaw does not."""
+    try:
+        return asked(*place)
+    except UserError:
+        raise
+    except Exception:
+        return False
+
+
+def check_own(pool: str, places: Iterable[tuple[Layer, nn.Module]]) -> None:
+    """Build the user's own operations at every layer where they want to stand.
+
+    Raises:
+        UserError: one fails, or turns a layer's shape into another.
+    """
+    own = ",".join(name for name in pool_names(pool) if name.startswith("user:"))
+    for layer, module in places if own else ():
+        for operation in offered(layer, module, own):
+            if operation.family.startswith("user:"):
+                operation.build(layer, module)
 
 
 def pool_counts(pool: str) -> dict[str, int]:

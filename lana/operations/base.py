@@ -1,31 +1,45 @@
-"""What the builders share: shapes, the layer's last non-linearity, a branch beside a shortcut."""
+"""What the builders share: shapes, the layer's last non-linearity, a branch beside a shortcut, channels-last layers."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lana.layers import Layer
-from lana.structure import quiet_evaluation
+from lana.structure import quiet_evaluation, structure_key
 
 Features = tuple[Tensor, Tensor]
 Builder = Callable[[Layer, nn.Module, Mapping[str, float], Features | None], nn.Module]
 
+T = TypeVar("T")
+LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
 
 def is_map(layer: Layer, module: nn.Module | None = None) -> bool:
-    """Whether the layer turns a feature map into one of the same or a smaller size, by one whole stride."""
-    if layer.layout != "nchw":
+    """Whether the layer turns a feature map into one of the same or a smaller size."""
+    if layer.layout not in ("nchw", "nhwc"):
         return False
-    (_, height, width), (_, out_height, out_width) = layer.input_shape, layer.output_shape
-    stride = stride_of(layer)
-    return out_height == -(-height // stride) and out_width == -(-width // stride)
+    (_, height, width), (_, out_height, out_width) = map_shapes(layer)
+    return out_height <= height and out_width <= width
 
 
-def stride_of(layer: Layer) -> int:
-    """The stride that takes the input size to the output size."""
-    return max(1, round(layer.input_shape[1] / layer.output_shape[1]))
+def is_vector(layer: Layer, module: nn.Module | None = None) -> bool:
+    """Whether the layer works on vectors: tokens, channels-last places, or one a picture."""
+    return layer.layout in ("ntc", "nc", "nhwc") and layer.input_shape[:-1] == layer.output_shape[:-1]
+
+
+def map_shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Input and output shape as (channels, height, width)."""
+    shapes = layer.input_shape, layer.output_shape
+    if layer.layout == "nhwc":
+        return (shapes[0][2], *shapes[0][:2]), (shapes[1][2], *shapes[1][:2])
+    return shapes
 
 
 def keeps_shape(layer: Layer, module: nn.Module | None = None) -> bool:
@@ -37,11 +51,71 @@ def example_of(layer: Layer, batch: int = 2) -> Tensor:
     return torch.randn(batch, *layer.input_shape, generator=torch.Generator().manual_seed(0))
 
 
+_KEYS: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
+
+
+def structure_of(layer: Layer, module: nn.Module) -> tuple[str, tuple[str, ...]]:
+    """What modules share that are alike down to the names of their parts; weights and places do not matter."""
+    known = _KEYS.get(module)
+    if known is None or known[0] != layer.input_shape:
+        known = _KEYS[module] = (layer.input_shape, structure_key(module, (example_for(layer, module),)))
+    return known[1], tuple(name for name, _ in (*module.named_modules(), *module.named_parameters()))
+
+
+def once_a_structure(find: Callable[[Layer, nn.Module], T]) -> Callable[[Layer, nn.Module], T]:
+    """Remember what was found in a module for all that are alike."""
+    known: dict[Any, T] = {}
+
+    @functools.wraps(find)
+    def remembered(layer: Layer, module: nn.Module) -> T:
+        key = structure_of(layer, module)
+        if key not in known:
+            known[key] = find(layer, module)
+        return known[key]
+
+    return remembered
+
+
+def example_for(layer: Layer, module: nn.Module) -> Tensor:
+    """The fixed random input, where the module's weights are."""
+    return example_of(layer).to(next((p.device for p in module.parameters()), torch.device("cpu")))
+
+
 def ends_in_relu(layer: Layer, module: nn.Module) -> bool:
     """Whether the teacher's layer ends in a ReLU: no output is below zero, whatever its weights are."""
     with quiet_evaluation(module):
-        output = module(example_of(layer))
+        output = module(example_for(layer, module))
     return bool((output >= 0).all() and (output == 0).any())
+
+
+class Permuted(nn.Module):
+    """A module on permuted dimensions: one for channels-first maps as a channels-last one, or the other way round."""
+
+    def __init__(self, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        super().__init__()
+        self.module, self.before, self.after = module, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.permute(self.before)).permute(self.after)
+
+
+def on_maps(build: Builder) -> Builder:
+    """Let a builder for channels-first maps serve channels-last layers too."""
+
+    @functools.wraps(build)
+    def permuted(
+        layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
+    ) -> nn.Module:
+        if layer.layout != "nhwc":
+            return build(layer, module, p, features)
+        inputs, outputs = map_shapes(layer)
+        first = dataclasses.replace(layer, input_shape=inputs, output_shape=outputs, layout="nchw")
+        if features is not None:
+            features = (features[0].permute(LAST_TO_FIRST), features[1].permute(LAST_TO_FIRST))
+        built = build(first, Permuted(module, FIRST_TO_LAST, LAST_TO_FIRST), p, features)
+        return Permuted(built, LAST_TO_FIRST, FIRST_TO_LAST)
+
+    return permuted
 
 
 class Branch(nn.Module):
@@ -66,6 +140,29 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
     made = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     nn.init.kaiming_normal_(made.weight, mode="fan_in", nonlinearity="relu")
     return made
+
+
+def resizing(
+    layer: Layer, inputs: int, outputs: int, kernel: int, groups: int = 1, *, bias: bool = False
+) -> list[nn.Module]:
+    """A convolution from the layer's input size to its output size, behind a padding where it cannot do that itself."""
+    made = conv(inputs, outputs, kernel, groups=groups, bias=bias)
+    pads = []
+    for dimension in (1, 2):
+        size, aim = layer.input_shape[dimension], layer.output_shape[dimension]
+        stride = max(1, round(size / aim))
+        missing = (aim - 1) * stride + kernel - size  # to pad in all; below zero, to crop
+        own = [kernel // 2, max(0, missing // 2), max(0, (missing + 1) // 2)]
+        padding = next((p for p in own if (size + 2 * p - kernel) // stride + 1 == aim), None)
+        pads.append((stride, padding, missing))
+    made.stride = (pads[0][0], pads[1][0])
+    if all(padding is not None for _, padding, _ in pads):
+        made.padding = (pads[0][1] or 0, pads[1][1] or 0)
+        return [made]
+    made.padding = (0, 0)
+    (_, _, rows), (_, _, columns) = pads
+    around = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    return [nn.ConstantPad2d(around, 0.0), made]
 
 
 def width_of(channels: int, share: float) -> int:

@@ -1,24 +1,46 @@
-"""Operations that start from the teacher: pruned copies with its weights, and linear maps in closed form."""
+"""Operations that start from the teacher: its own, nothing, a linear map, low rank, no gates, fewer heads.
+
+Channels are pruned in `lana.operations.pruning`.
+"""
 
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lana.features import replace
 from lana.layers import Layer
-from lana.operations.base import Branch, Features, ends_in_relu, example_of, is_map, keeps_shape, stride_of
+from lana.operations.base import (
+    Branch,
+    Features,
+    ends_in_relu,
+    example_for,
+    is_map,
+    is_vector,
+    keeps_shape,
+    on_maps,
+    once_a_structure,
+    resizing,
+)
+from lana.operations.closed_form import (
+    LEAST_VARIANCE,
+    MOST_FADED,
+    RIDGE,
+    Map,
+    is_dense,
+    rows,
+    solve,
+    watch,
+)
 from lana.structure import quiet_evaluation
 
-RIDGE = 1e-3  # of the mean variance of the inputs: keeps closed forms stable where channels go together
-CHANNEL_STEP = 8  # pruned widths are rounded to whole vectors; odd widths run slower than wider ones
-SAMPLED_ROWS = 20_000  # places of the feature maps that a closed form is solved on
+WORTHWHILE = 0.9  # of a map's weights: factors that hold more save nothing
+SMALLEST_RANK = 8  # of a map at full rank, for factors to be worth a second kernel
+EQUAL = 1e-4  # relative: two ways to compute one thing
 
 
 def teacher(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
@@ -35,207 +57,232 @@ def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
 
 
 def can_be_linear(layer: Layer, module: nn.Module) -> bool:
-    return is_map(layer)
+    return is_map(layer) or is_vector(layer)
 
 
 def linear(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """One `k`×`k` convolution with bias (and the layer's last ReLU), solved by least squares on the features."""
-    kernel, relu = int(p["k"]), ends_in_relu(layer, module)
-    body = nn.Conv2d(layer.input_shape[0], layer.output_shape[0], kernel, stride_of(layer), kernel // 2)
+    """One `k`×`k` convolution (of vectors a linear map) with the layer's last ReLU, solved by least squares."""
+    vectors = is_vector(layer) and p["k"] == 1
+    return (_linear_of_vectors if vectors else _linear_of_maps)(layer, module, p, features)
+
+
+def _linear_of_vectors(
+    layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
+) -> nn.Module:
+    body, relu = nn.Linear(layer.input_shape[-1], layer.output_shape[-1]), ends_in_relu(layer, module)
     if keeps_shape(layer):
-        nn.init.dirac_(body.weight)
-        nn.init.zeros_(body.bias)  # type: ignore[arg-type]
+        nn.init.eye_(body.weight)
+        nn.init.zeros_(body.bias)
     if features is not None:
-        inputs, outputs = features
-        solve_convolution(body, inputs, outputs, censored=relu)
+        solve(body, *features, censored=relu)
     return Branch(body, shortcut=False, relu=relu)
 
 
-@torch.no_grad()
-def solve_convolution(module: nn.Conv2d, inputs: Tensor, outputs: Tensor, *, censored: bool = False) -> None:
-    """Set weight and bias to the ridge solution of outputs ≈ module(inputs), on a sample of places.
-
-    `censored` outputs come from behind a ReLU: where they are zero, whatever the map gives below zero is right, so
-    the target there is its own prediction; two rounds of that are near the fixed point.
-    """
-    columns, targets = _rows(module, inputs, outputs)
-    mean = columns.mean(0)
-    centred = columns - mean
-    gram = centred.T @ centred
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-8))
-    aim = targets
-    for _ in range(3 if censored else 1):
-        weight = torch.linalg.solve(gram, centred.T @ (aim - aim.mean(0)))
-        bias = aim.mean(0) - mean @ weight
-        if censored:
-            predicted = columns @ weight + bias
-            aim = torch.where(targets > 0, targets, predicted.clamp(max=0))
-    module.weight.copy_(weight.T.view_as(module.weight))
-    if module.bias is not None:
-        module.bias.copy_(bias)
+@on_maps
+def _linear_of_maps(
+    layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
+) -> nn.Module:
+    relu = ends_in_relu(layer, module)
+    *pad, body = resizing(layer, layer.input_shape[0], layer.output_shape[0], int(p["k"]), bias=True)
+    if keeps_shape(layer):
+        nn.init.dirac_(body.weight)  # type: ignore[arg-type]  # a convolution's
+        nn.init.zeros_(body.bias)  # type: ignore[arg-type]
+    if features is not None:
+        inputs, outputs = features
+        solve(body, pad[0](inputs) if pad else inputs, outputs, censored=relu)  # type: ignore[arg-type]
+    return Branch(nn.Sequential(*pad, body) if pad else body, shortcut=False, relu=relu)
 
 
-def _rows(module: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """A sample of places as rows: what the kernel sees there, and the outputs there."""
-    places = outputs.shape[2] * outputs.shape[3]
-    images = max(1, min(len(inputs), SAMPLED_ROWS // min(places, 64)))
-    chosen = torch.randperm(places, generator=torch.Generator().manual_seed(0))[:64].to(inputs.device)
-    unfolded = F.unfold(inputs[:images], module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-    columns = unfolded[:, :, chosen].transpose(1, 2).flatten(0, 1)
-    return columns, outputs[:images].flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+# --- low rank -----------------------------------------------------------------------------------------------------
 
 
-# --- structured pruning inside the block --------------------------------------------------------------------------
+@once_a_structure
+def _factorable(layer: Layer, module: nn.Module) -> tuple[str, ...]:
+    """The maps inside that run once and are large enough to be factored."""
+    names = {part: name for name, part in module.named_modules() if type(part) in (nn.Conv2d, nn.Linear)}
+    inside = [f"{name}." for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
+    large = [part for part in names if is_dense(part) and _full_rank(part) >= SMALLEST_RANK]
+    seen = watch(module, large, example_for(layer, module))
+    return tuple(names[part] for part in seen if not names[part].startswith(tuple(inside)))
 
 
-def can_prune(layer: Layer, module: nn.Module) -> bool:
-    """Whether there are channels inside that neither input nor output fixes."""
-    if len(layer.members) > 1:
-        return False
+def can_factor(layer: Layer, module: nn.Module, p: Mapping[str, float]) -> bool:
+    """Whether some map inside is smaller as two of this rank, and the block runs with them."""
+    names = _factorable(layer, module) if len(layer.members) == 1 else ()
+    maps: list[Map] = [module.get_submodule(name) for name in names]  # type: ignore[misc]  # found so
+    return any(_saves(part, p["r"]) for part in maps) and _runs_factored(layer, module)
+
+
+@once_a_structure
+def _runs_factored(layer: Layer, module: nn.Module) -> bool:
+    """Some networks read a map's weight by name, which factors do not have."""
     try:
-        return next(_inner_groups(layer, copy.deepcopy(module)), None) is not None
-    except Exception:  # a block that the dependency graph cannot follow is not pruned
+        block = low_rank(layer, module, {"r": 1.0})
+        with quiet_evaluation(block):
+            return tuple(block(example_for(layer, module)).shape[1:]) == layer.output_shape
+    except Exception:  # in whatever way it fails, it is not offered
         return False
 
 
-def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """The teacher's block with a share `w` of its inner channels.
+def low_rank(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
+    """The teacher's block with each convolution and linear map as two of a share `r` of its rank.
 
-    On features, the channels are kept that contribute most to what consumes them, and the consuming convolutions
-    are solved again so that they give what they gave with all channels (as in channel pruning, He et al. 2017).
+    The first gives what matters most of the outputs on the features (their principal components, Zhang et al. 2016),
+    not of the weights alone; each map is solved for the outputs that it gave before those in front of it were factored.
     """
     block = copy.deepcopy(module).eval()
-    if p["w"] >= 1:
-        return block
-    before = _consumer_outputs(block, features[0]) if features is not None else {}
-    widths = {part: part.in_channels for part in _consumers(block)}
-    contributions = _contributions(block, features[0]) if features is not None else {}
-    for group, channels in list(_inner_groups(layer, block)):
-        keep = min(channels, max(CHANNEL_STEP, round(channels * p["w"] / CHANNEL_STEP) * CHANNEL_STEP))
-        order = _importance(group, channels, contributions).argsort().tolist()
-        _prune(block, group, order[: channels - keep], example_of(layer))
+    names = [name for name in _factorable(layer, module) if p["r"] >= 1 or _saves(_map(module, name), p["r"])]
+    parts = [_map(block, name) for name in names]
+    before = watch(block, parts, features[0]) if features is not None else {}
+    for name, part in zip(names, parts, strict=True):
+        now = watch(block, [part], features[0]) if features is not None else {}
+        found = (now[part][0], before[part][1]) if part in now and part in before else None
+        replace(block, name, _factored(part, p["r"], found))
+    return block.requires_grad_(True)
+
+
+def _map(block: nn.Module, name: str) -> Map:
+    return block.get_submodule(name)  # type: ignore[return-value]  # `_factorable` found it so
+
+
+def _full_rank(part: Map) -> int:
+    return min(part.weight.flatten(1).shape)
+
+
+def _rank(part: Map, share: float) -> int:
+    return max(1, round(_full_rank(part) * share))
+
+
+def _saves(part: Map, share: float) -> bool:
+    outputs, inputs = part.weight.flatten(1).shape
+    return _rank(part, share) * (inputs + outputs) < WORTHWHILE * inputs * outputs
+
+
+@torch.no_grad()
+def _factored(part: Map, share: float, features: Features | None) -> nn.Module:
+    """Two maps for one; at full rank they give the same."""
+    weight = part.weight.flatten(1).double()
+    bias = part.bias.double() if part.bias is not None else weight.new_zeros(len(weight))
+    rank = _rank(part, share)
+    spread, middle = weight @ weight.T, torch.zeros_like(bias)
     if features is not None:
-        _reconstruct(block, features[0], before, widths)
-    for parameter in block.parameters():
-        parameter.requires_grad_(True)
-    return block
+        columns, targets = (tensor.double() for tensor in rows(part, *features))
+        mean = columns.mean(0)
+        centred, missing = columns - mean, targets - columns @ weight.T - bias
+        gram = centred.T @ centred
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-8))
+        if float(missing.square().mean()) > 1e-10 * float(targets.square().mean()):
+            change = torch.linalg.solve(gram, centred.T @ (missing - missing.mean(0))).T
+            weight, bias = weight + change, bias + missing.mean(0) - change @ mean
+        given = weight @ gram @ weight.T
+        # What the sample never shows counts a little too, so that at full rank nothing is lost.
+        spread = given / given.trace().clamp(min=1e-12) + 1e-9 * spread / spread.trace().clamp(min=1e-12)
+        middle = weight @ mean
+    values, vectors = torch.linalg.eigh(spread)
+    basis, kept = vectors[:, -rank:], float(values[-rank:].sum() / values.sum().clamp(min=1e-12))
+    up = max(1.0, LEAST_VARIANCE / max(kept, LEAST_VARIANCE / MOST_FADED)) ** 0.5
+    first, second = _two_maps(part, rank)
+    first.weight.copy_((basis.T @ weight).view_as(first.weight))
+    second.weight.copy_((up * basis).view_as(second.weight))
+    second.bias.copy_(  # type: ignore[union-attr]  # it has one
+        bias + middle - up * basis @ (basis.T @ middle)
+    )
+    return nn.Sequential(first, second)
 
 
-def _graph(block: nn.Module, example: Tensor) -> Any:
-    import torch_pruning
-
-    device = next(block.parameters()).device
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            return torch_pruning.DependencyGraph().build_dependency(block, example_inputs=example.to(device))
-        finally:
-            logging.disable(logging.NOTSET)
+def _two_maps(part: Map, rank: int) -> tuple[Map, Map]:
+    where: dict[str, Any] = {"device": part.weight.device, "dtype": part.weight.dtype}
+    if isinstance(part, nn.Linear):
+        return nn.Linear(part.in_features, rank, bias=False, **where), nn.Linear(rank, part.out_features, **where)
+    for name in ("stride", "padding", "dilation", "padding_mode"):
+        where[name] = getattr(part, name)
+    first = nn.Conv2d(part.in_channels, rank, part.kernel_size, bias=False, **where)  # type: ignore[arg-type]
+    return first, nn.Conv2d(rank, part.out_channels, 1, device=part.weight.device, dtype=part.weight.dtype)
 
 
-def _inner_groups(layer: Layer, block: nn.Module) -> Iterator[tuple[Any, int]]:
-    """Groups of channels that can be removed together while the block still fits its layer, with their size.
+# --- without gates ------------------------------------------------------------------------------------------------
 
-    Whether a group is an inner one is tried on a copy: a block without half of an outer group does not run, or
-    gives another shape.
-    """
-    import torch_pruning
 
-    with torch.enable_grad():
-        graph = _graph(block, example_of(layer))
-    names = {part: name for name, part in block.named_modules()}
-    for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-        channels = len(group[0].idxs)
-        root = group[0].dep.target.module
-        if channels < 2 * CHANNEL_STEP or root not in names:
+class Scale(nn.Module):
+    """What a gate gives on average: one factor a channel."""
+
+    def __init__(self, factors: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(factors.view(-1, 1, 1).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+@once_a_structure
+def gates(layer: Layer, module: nn.Module) -> tuple[str, ...]:
+    """Submodules that scale each channel by a factor that depends on the whole map, as squeeze-excite does."""
+    names = {part: name for name, part in module.named_modules() if name and next(part.children(), None) is not None}
+    found: list[str] = []
+    for part, (x, y) in watch(module, names, example_for(layer, module)).items():
+        if x.ndim != 4 or x.shape != y.shape or any(names[part].startswith(f"{outer}.") for outer in found):
             continue
-        trial = copy.deepcopy(block)
-        try:
-            with torch.enable_grad():
-                tried = _graph(trial, example_of(layer)).get_pruning_group(
-                    trial.get_submodule(names[root]), torch_pruning.prune_conv_out_channels
-                    if isinstance(root, nn.Conv2d) else torch_pruning.prune_linear_out_channels,
-                    list(range(CHANNEL_STEP)),
-                )  # fmt: skip
-                tried.prune()
-            with quiet_evaluation(trial):
-                fits = (
-                    tuple(trial(example_of(layer).to(next(trial.parameters()).device)).shape[1:]) == layer.output_shape
-                )
-        except Exception:  # pruning an outer group breaks the copy in whatever way: it is not an inner one
-            fits = False
-        if fits:
-            yield group, channels
+        factors = (y / torch.where(x.abs() < 1e-3, torch.nan, x)).flatten(2)
+        middle = factors.nanmedian(-1, keepdim=True).values
+        even = float((factors - middle).abs().nan_to_num(0.0).max()) <= 1e-2
+        varies = float((middle[0] - middle[1]).abs().nan_to_num(0.0).max()) > 1e-7
+        if even and varies:
+            found = [name for name in found if not name.startswith(f"{names[part]}.")] + [names[part]]
+    return tuple(found)
 
 
-def _prune(block: nn.Module, group: Any, indices: list[int], example: Tensor) -> None:
-    """Remove channels, by a graph made anew, since an earlier group changed the block."""
-    if not indices:
+def has_gates(layer: Layer, module: nn.Module) -> bool:
+    return len(layer.members) == 1 and bool(gates(layer, module))
+
+
+def no_se(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
+    """The teacher's block with its best constant factors for each squeeze-excite, folded away where possible."""
+    block = copy.deepcopy(module).eval()
+    folds = _folds(layer, module)
+    parts = {name: block.get_submodule(name) for name in folds}
+    seen = watch(block, parts.values(), features[0] if features is not None else example_for(layer, module))
+    for name, part in parts.items():
+        x, y = seen[part]
+        _ungate(block, name, folds[name], (x * y).sum((0, 2, 3)) / x.square().sum((0, 2, 3)).clamp(min=1e-12))
+    return block.requires_grad_(True)
+
+
+@once_a_structure
+def _folds(layer: Layer, module: nn.Module) -> dict[str, str]:
+    """Gate → the module whose weights can take its factors in; an empty name where there is none."""
+    names = {part: name for name, part in module.named_modules() if isinstance(part, (nn.Conv2d, nn.BatchNorm2d))}
+    example, folds = example_for(layer, module), {}
+    for gate in gates(layer, module):
+        plain = copy.deepcopy(module).eval()
+        channels = watch(plain, [plain.get_submodule(gate)], example)[plain.get_submodule(gate)][0].shape[1]
+        factors = torch.linspace(0.5, 1.5, channels, device=example.device)
+        _ungate(plain, gate, "", factors)
+        fit = (name for name in names.values() if _same_folded(module, plain, gate, name, factors, example))
+        folds[gate] = next(fit, "")
+    return folds
+
+
+def _same_folded(module: nn.Module, plain: nn.Module, gate: str, name: str, factors: Tensor, example: Tensor) -> bool:
+    into = module.get_submodule(name)
+    width = into.in_channels if isinstance(into, nn.Conv2d) else into.num_features
+    if name.startswith(f"{gate}.") or width != len(factors) or (isinstance(into, nn.Conv2d) and into.groups > 1):
+        return False
+    folded = copy.deepcopy(module).eval()
+    _ungate(folded, gate, name, factors)
+    with quiet_evaluation(plain, folded):
+        expected, found = plain(example.clone()), folded(example.clone())
+    return float((expected - found).abs().max()) <= EQUAL * float(expected.abs().max())
+
+
+@torch.no_grad()
+def _ungate(block: nn.Module, gate: str, into: str, factors: Tensor) -> None:
+    if not into:
+        replace(block, gate, Scale(factors))
         return
-    root, function = group[0].dep.target.module, group[0].dep.handler
-    with torch.enable_grad():
-        _graph(block, example).get_pruning_group(root, function, sorted(indices)).prune()
-
-
-def _importance(group: Any, channels: int, contributions: Mapping[nn.Module, Tensor]) -> Tensor:
-    """What each channel of a group adds to the layers that consume it; by weights alone without data."""
-    total = torch.zeros(channels)
-    for dependency, indices in group:
-        target = dependency.target.module
-        consumes = "in_channels" in dependency.handler.__name__
-        if not consumes or not isinstance(target, (nn.Conv2d, nn.Linear)) or len(indices) != channels:
-            continue
-        weight = target.weight.detach().transpose(0, 1).flatten(1).square().sum(1).cpu()
-        total += weight * contributions.get(target, torch.ones(len(weight))).cpu()
-    return total
-
-
-def _consumers(block: nn.Module) -> list[nn.Conv2d]:
-    return [part for part in block.modules() if isinstance(part, nn.Conv2d) and part.groups == 1]
-
-
-@torch.no_grad()
-def _contributions(block: nn.Module, inputs: Tensor) -> dict[nn.Module, Tensor]:
-    """The mean square of each input channel of each dense convolution."""
-    found: dict[nn.Module, Tensor] = {}
-    hooks = [
-        part.register_forward_pre_hook(lambda m, args: found.__setitem__(m, args[0].square().mean((0, 2, 3))))
-        for part in _consumers(block)
-    ]
-    _run(block, inputs, hooks)
-    return found
-
-
-@torch.no_grad()
-def _consumer_outputs(block: nn.Module, inputs: Tensor) -> dict[nn.Module, Tensor]:
-    """What each dense convolution gives with all channels."""
-    found: dict[nn.Module, Tensor] = {}
-    hooks = [
-        part.register_forward_hook(lambda m, _, out: found.__setitem__(m, out.clone())) for part in _consumers(block)
-    ]
-    _run(block, inputs, hooks)
-    return found
-
-
-def _run(block: nn.Module, inputs: Tensor, hooks: list[Any]) -> None:
-    try:
-        with quiet_evaluation(block):
-            block(inputs.clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _reconstruct(
-    block: nn.Module, inputs: Tensor, before: Mapping[nn.Module, Tensor], widths: Mapping[nn.Conv2d, int]
-) -> None:
-    """Solve each convolution that lost input channels, in order, for the outputs that it gave before."""
-    for part in _consumers(block):
-        target = before.get(part)
-        if target is None or target.shape[1] != part.out_channels or part.in_channels == widths[part]:
-            continue
-        seen: list[Tensor] = []
-        hook = part.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].clone()))
-        _run(block, inputs, [hook])
-        solve_convolution(part, seen[0], target)
+    replace(block, gate, nn.Identity())
+    part = block.get_submodule(into)
+    if isinstance(part, nn.Conv2d):
+        part.weight.mul_(factors[None, :, None, None])
+    else:
+        part.weight.mul_(factors)  # type: ignore[operator]  # a batch norm's
+        part.bias.mul_(factors)  # type: ignore[operator]

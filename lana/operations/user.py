@@ -12,6 +12,7 @@ used with `--pool default,my_ops.py`. Where it does not fit a layer it returns N
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,19 +66,32 @@ def load(family: str) -> None:
 
 
 def _fits(builder: Callable[..., Any]) -> Callable[[Layer, nn.Module], bool]:
-    return lambda layer, module: builder(layer, module) is not None
+    return lambda layer, module: _call(builder, layer, module) is not None
+
+
+def _call(builder: Callable[..., Any], layer: Layer, module: nn.Module) -> Any:
+    """Run a builder on a copy of the teacher's module, so that it can neither change nor share it."""
+    try:
+        return builder(layer, copy.deepcopy(module))
+    except Exception as error:
+        raise UserError(
+            f"The builder of the operation {builder.__name__!r} fails at {layer.name} ({layer.layout}, "
+            f"{layer.input_shape} to {layer.output_shape}): {type(error).__name__}: {error}. "
+            "Return None where it does not fit."
+        ) from error
 
 
 def _checked(name: str, builder: Callable[..., Any]) -> Any:
     def build(layer: Layer, module: nn.Module, parameters: Any, features: Any = None) -> nn.Module:
-        made = builder(layer, module)
+        made = _call(builder, layer, module)
         if not isinstance(made, nn.Module):
             raise UserError(
                 f"The operation {name!r} returned {type(made).__name__} at {layer.name}; expected a module."
             )
         try:
             with torch.no_grad():
-                shape = tuple(made.eval()(example_of(layer)).shape[1:])
+                output = made.eval()(example_of(layer))
+            shape = tuple(output.shape[1:])
         except Exception as error:
             raise UserError(
                 f"The operation {name!r} fails at {layer.name} on an input of shape {layer.input_shape}: {error}. "

@@ -1,0 +1,93 @@
+"""Least squares on a layer's features: what a convolution or a linear map is to give, solved for at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lana.structure import quiet_evaluation
+
+RIDGE = 1e-3  # of the mean variance of the inputs: keeps closed forms stable where channels go together
+LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it can explain, and signals would fade
+MOST_FADED = 16.0  # beyond that nothing was explained, and there is nothing to amplify
+SAMPLED_ROWS = 20_000  # places of the features that a closed form is solved on
+
+Map = nn.Conv2d | nn.Linear
+
+
+def is_dense(part: nn.Module) -> bool:
+    """Whether a module is an ordinary convolution or linear map, in which every output sees every input."""
+    return isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.groups == 1)
+
+
+def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A sample of places as rows: what the map sees there, and the outputs there."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(module, nn.Linear):
+        columns, targets = inputs.flatten(0, -2), outputs.flatten(0, -2)
+        chosen = torch.randperm(len(columns), generator=generator)[:SAMPLED_ROWS].to(inputs.device)
+        return columns[chosen], targets[chosen]
+    places = outputs.shape[2] * outputs.shape[3]
+    images = max(1, min(len(inputs), SAMPLED_ROWS // min(places, 64)))
+    chosen = torch.randperm(places, generator=generator)[:64].to(inputs.device)
+    unfolded = F.unfold(inputs[:images], module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    columns = unfolded[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    return columns, outputs[:images].flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+
+
+@torch.no_grad()
+def solve(module: Map, inputs: Tensor, outputs: Tensor, *, censored: bool = False) -> None:
+    """Set weight and bias to the ridge solution of outputs ≈ module(inputs), on a sample of places.
+
+    `censored` outputs come from behind a ReLU: where they are zero, whatever the map gives below zero is right, so
+    the target there is its own prediction; two rounds of that are near the fixed point.
+    """
+    columns, targets = rows(module, inputs, outputs)
+    mean = columns.mean(0)
+    centred = columns - mean
+    gram = centred.T @ centred
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-8))
+    aim = targets
+    for _ in range(3 if censored else 1):
+        weight = torch.linalg.solve(gram, centred.T @ (aim - aim.mean(0)))
+        bias = aim.mean(0) - mean @ weight
+        if censored:
+            predicted = columns @ weight + bias
+            aim = torch.where(targets > 0, targets, predicted.clamp(max=0))
+    given = columns @ weight + bias
+    shown = given.relu() if censored else given
+    faded = LEAST_VARIANCE * targets.var() / shown.var().clamp(min=1e-12)
+    if 1 < faded < MOST_FADED:
+        middle = 0.0 if censored else given.mean(0)  # a ReLU scales with what goes into it, means stay otherwise
+        weight, bias = weight * faded.sqrt(), faded.sqrt() * bias + (1 - faded.sqrt()) * middle
+    module.weight.copy_(weight.T.view_as(module.weight))
+    if module.bias is not None:
+        module.bias.copy_(bias)
+
+
+def watch(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """What goes in and out of parts of a block, of those that run just once and turn a tensor into a tensor."""
+    found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def keep(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            found.setdefault(part, []).append((args[0].clone(), output.clone()))
+
+    hooks = [part.register_forward_hook(keep) for part in parts]
+    try:
+        with quiet_evaluation(block):
+            block(inputs.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {part: seen[0] for part, seen in found.items() if len(seen) == 1}
+
+
+def dense_parts(block: nn.Module) -> Iterator[Map]:
+    for part in block.modules():
+        if is_dense(part):
+            yield part  # type: ignore[misc]  # `is_dense` says so
