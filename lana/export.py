@@ -180,7 +180,8 @@ def _short(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """Exporters warn at length about what does not matter to the user; attention is kept in plain operators."""
     logger = logging.getLogger("torch.onnx")
-    level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
+    level, fast, log = logger.level, torch.backends.mha.get_fastpath_enabled(), torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None  # torch 2.9 switches it on at every export: the whole graph at a failure
     logger.setLevel(logging.ERROR)
     torch.backends.mha.set_fastpath_enabled(False)  # a fused operator that no exporter knows
     try:
@@ -190,3 +191,4 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._jit_onnx_log = log

@@ -228,3 +228,21 @@ def test_no_span_over_what_the_network_gives_out():
     scan = find_layers(Pyramid(Residual(3), Residual(3)), (EXAMPLE,), max_span=2)
     assert len(scan.layers) == 2
     assert scan.spans == ()
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+@pytest.mark.parametrize("size", [(6, 5), (7, 7), (8, 8)])
+def test_where_the_channels_are(size):
+    """Also where the sides are as long as there are channels."""
+    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
+    assert [(layer.name, layer.layout) for layer in last.layers] == [("0", "nhwc"), ("1", "nhwc")]
+    first = find_layers(nn.Sequential(Residual(), Residual()), (torch.randn(1, 8, *size),))
+    assert [(layer.name, layer.layout) for layer in first.layers] == [("0", "nchw"), ("1", "nchw")]

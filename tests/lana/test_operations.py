@@ -92,7 +92,7 @@ LAYERS = {
 }
 STANDS = {  # at how many kinds of layer each family must stand
     **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs", "efn", "efnv2", "bot_trans", "lambda"], 8),
-    "teacher": 10, "identity": 6, "linear": 10, "vit": 9, "mlp": 3, "pruned": 7, "low_rank": 10, "fewer_heads": 1,
+    "teacher": 10, "identity": 6, "linear": 10, "vit": 9, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
     "no_se": 1,
 }  # fmt: skip
 
