@@ -27,6 +27,7 @@ from profilers import Comparison, compare
 
 BOOTSTRAPS = 1_000
 BATCH = 128
+COMPILED_EPOCHS = 2  # compiling takes about as long as an epoch gains
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,7 +95,13 @@ def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, fo
         folder.mkdir(parents=True, exist_ok=True)
         module, began_s = copy.deepcopy(contender.module), time.monotonic()
         before = correct_on_test(setting, module)
-        settings = FineTuning(epochs=epochs, seed=seed, batch_size=BATCH, compile=True, device=setting.recipe.device)
+        settings = FineTuning(
+            epochs=epochs,
+            seed=seed,
+            batch_size=BATCH,
+            compile=epochs >= COMPILED_EPOCHS,
+            device=setting.recipe.device,
+        )
         torch.compiler.reset()  # what was compiled for the last contender counts against a limit
         curve = finetune(
             module,
