@@ -185,7 +185,7 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
     """An archive that measures students beside the teacher on the device."""
     selector, wanted = device.selector, list(selections)
     if not device.measured:
-        spread = selector.spread(np.linspace(0.05, 0.95, SENT))
+        spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
     sent = device.folder / "sent.json"
     known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}

@@ -112,8 +112,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
 
 def make_pool(setting: Setting, baseline: stages.Baseline, recipe: Recipe) -> Selector:
     """Profile, distil and score: everything that is shared by all students of the run."""
-    offers = stages.profile(setting)
-    operations = stages.distill(setting, offers, recipe)
+    offers, operations = stages.distill(setting, stages.profile(setting), recipe)
     losses = stages.score(setting, offers, operations)
     return stages.selector(setting, offers, operations, losses, baseline)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -204,8 +205,11 @@ def _profiled(
 Operations = dict[tuple[str, str], nn.Module]
 
 
-def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> Operations:
-    """Every kept operation, trained to imitate its layer; weights under `pool/operations/`."""
+def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[list[Offer], Operations]:
+    """Every kept operation, trained to imitate its layer; weights under `pool/operations/`.
+
+    Those that distilling gave up are not kept, with the reason.
+    """
     run, pool = setting.run, pairs(offers, trainable_only=True)
     folder, wanted = (
         run.pool / "operations",
@@ -221,17 +225,27 @@ def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> Operat
                 pool,
                 setting.data,
                 folder,
+                latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
                 epochs=recipe.distill_epochs,
                 images=recipe.distill_images,
                 batch_size=recipe.distill_batch,
                 seed=recipe.seed,
                 device=recipe.device,
+                precision=recipe.precision,
                 on_progress=progress.update,
             )
             setting.teacher.module.cpu()
+    given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
+    offers = [
+        dataclasses.replace(offer, kept=False, reason=given_up[offer.layer.name, offer.operation])
+        if (offer.layer.name, offer.operation) in given_up and offer.kept
+        else offer
+        for offer in offers
+    ]
     identities = [(layer, name) for layer, name in pairs(offers) if name == "identity"]
     plain = {(layer.name, name): build_operation(layer, setting.teacher.module, name) for layer, name in identities}
-    return {**plain, **distilling.load_pool(setting.teacher.module, pool, folder)}
+    trained = distilling.load_pool(setting.teacher.module, pairs(offers, trainable_only=True), folder)
+    return offers, {**plain, **trained}
 
 
 def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
