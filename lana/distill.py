@@ -27,7 +27,6 @@ from lana.student import build_operation, load_operation, save_operation
 
 START_IMAGES = 256  # whose features the closed-form starts are solved on
 CHECK_IMAGES = 256  # of the validation part, on which start and end are compared
-PEAK_LR = {"derived": 1e-3, "scratch": 4e-3}
 MOST_RACED = 10  # a training must be this many times longer than the race for its learning rate
 GROUP_BYTES = 2 << 30
 
@@ -156,12 +155,10 @@ def _start(
                 torch.manual_seed(seed)
                 module = build_operation(layer, teacher, name, features[layer.name]).to(device)
             expected_ms = latency_ms.get((layer.name, name), math.nan)
-            jobs.append(Job(layer=layer, operation=name, module=module, peak_lr=0.0, latency_ms=expected_ms))
+            jobs.append(Job(layer=layer, operation=name, module=module, latency_ms=expected_ms))
     errors = errors_of(teacher, jobs, check, device)
     for job in jobs:
         job.start_error = errors[job.name]
-        # What starts near its target is to be refined, not to be thrown about.
-        job.peak_lr = PEAK_LR["derived" if job.start_error < 0.3 else "scratch"]
         job.started_from = copy.deepcopy(job.module.state_dict())
     return jobs
 

@@ -23,10 +23,12 @@ from lana.schedule import learning_rate
 
 CHECKPOINT_EVERY_S = 30.0
 CLIP_NORM = 1.0
+FIRST_STEPS = 10  # while the learning rate warms up
 RACE_STEPS = 12  # of each learning rate that is tried
-RACE_RATES = (0.25, 1.0, 4.0)  # times the usual one
+RACE_RATES = (5e-4, 4e-3, 1.6e-2)
 JUDGED_AT = (0.25, 0.5)  # shares of the training at which dominated operations are stopped
 CLEARLY = (1.5, 1.2)  # how much larger the loss of a dominated one must be then
+SETTLED = 0.97  # of the loss in the first steps: what is above it then is at its optimum (closed forms are) and rests
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,12 +42,14 @@ class Job:
     layer: Layer
     operation: str
     module: nn.Module
-    peak_lr: float
+    peak_lr: float = RACE_RATES[1]
     latency_ms: float = math.nan
     skip_error: float = math.inf
     start_error: float = math.nan
     end_error: float = math.nan
     loss: float = math.nan
+    first_loss: float = math.nan
+    settled: bool = False
     restarts: int = 0
     dropped: str = ""
     works_in_place: bool = False
@@ -107,19 +111,19 @@ def errors_of(teacher: nn.Module, jobs: Sequence[Job], split: Split, device: str
 def find_rates(
     teacher: nn.Module, jobs: Sequence[Job], split: Split, *, batch_size: int, seed: int, device: str, precision: str
 ) -> None:
-    """Set each job's peak rate to the one, of three around the usual, that lowers its loss fastest in a short race."""
+    """Set each job's peak rate to the one, of three, that lowers its loss most in a short race."""
     entrants = [
         Job(
             layer=job.layer,
-            operation=f"{job.operation} {factor}",
+            operation=f"{job.operation} {rate}",
             module=copy.deepcopy(job.module),
-            peak_lr=factor * job.peak_lr,
+            peak_lr=rate,
             start_error=job.start_error,
             works_in_place=job.works_in_place,
             started_from=job.started_from,
         )
         for job in jobs
-        for factor in RACE_RATES
+        for rate in RACE_RATES
     ]
     train(
         teacher, entrants, split, steps=RACE_STEPS, batch_size=batch_size, seed=seed, device=device, precision=precision
@@ -159,13 +163,15 @@ def train(
         for step in range(first, steps):
             if step in judged:
                 stop_dominated(trained, CLEARLY[judged.index(step)])
+                for job in trained:
+                    job.settled |= job.loss > SETTLED * job.first_loss
             inputs = next(batches)
             features.clear()
             with torch.no_grad(), autocast(device, precision):
                 forward_until(teacher, inputs)
             powers = {name: power(target) for name, (_, target) in features.items()}
             for job, group in zip(trained, optimiser.param_groups, strict=True):
-                if job.dropped:
+                if job.dropped or job.settled:
                     continue
                 group["lr"] = learning_rate(step, steps, job.peak_lr)
                 source, target = features[job.layer.name]
@@ -176,7 +182,8 @@ def train(
                 if not value <= 100 * max(job.start_error, 0.1):  # nan and infinity too
                     _restart(job, optimiser)
                     continue
-                job.loss = value if math.isnan(job.loss) else 0.8 * job.loss + 0.2 * value
+                job.loss = value if math.isnan(job.loss) else 0.9 * job.loss + 0.1 * value
+                job.first_loss = job.loss if step < FIRST_STEPS else job.first_loss
                 loss.backward()
                 nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
             optimiser.step()
@@ -242,7 +249,7 @@ def _checkpoint(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimize
         "step": step,
         "names": [job.name for job in jobs],
         "modules": [job.module.state_dict() for job in jobs],
-        "jobs": [(job.peak_lr, job.loss, job.restarts, job.dropped) for job in jobs],
+        "jobs": [(job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped) for job in jobs],
         "optimiser": optimiser.state_dict(),
     }
     torch.save(state, memory)
@@ -262,6 +269,6 @@ def _resume(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimizer) -
     state = torch.load(path, weights_only=True)
     for job, module, values in zip(jobs, state["modules"], state["jobs"], strict=True):
         job.module.load_state_dict(module)
-        job.peak_lr, job.loss, job.restarts, job.dropped = values
+        job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped = values
     optimiser.load_state_dict(state["optimiser"])
     return state["step"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lana.errors import UserError
 from lana.layers import Layer
-from lana.operations import convolution, derived, heads, pruning, tokens, user
+from lana.operations import convolution, derived, heads, merged, pruning, tokens, user
 from lana.operations.base import Builder, Features, is_map, is_vector, keeps_shape, map_shapes
 from lana.recipe import near
 
@@ -99,6 +99,8 @@ FAMILIES: dict[str, Family] = {
         build=heads.fewer_heads, applies=heads.can_lose_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
     ),
     "no_se": Family(build=derived.no_se, applies=derived.has_gates, grid={}, derived=True),
+    # at a span, one of its blocks for all of them
+    "merged": Family(build=merged.merged, applies=merged.can_merge, grid={"w": (0.25, 0.5, 1)}, derived=True),
     # one linear map, solved in closed form
     "linear": Family(
         build=derived.linear, applies=derived.can_be_linear, fits=_kernel_fits, grid={"k": (1, 3, 5)}, derived=True
@@ -118,6 +120,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 _DEFAULT = [
+    "merged_w1",
+    "merged_w0.5",
     *(f"pruned_w{eighths / 8:.4g}" for eighths in range(7, 0, -1)),
     "low_rank_r0.5",
     "low_rank_r0.25",

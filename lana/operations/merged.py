@@ -1,0 +1,43 @@
+"""One block in place of several: a copy of a member of a span, trained to do the work of all of them.
+
+Dropping a block leaves its neighbours as they were; here the one that stays learns what the span did together, so
+that what would be interaction between neighbours is distilled instead of summed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from lana.layers import Layer
+from lana.operations import pruning
+from lana.operations.base import Features, example_of
+from lana.structure import quiet_evaluation
+
+
+def can_merge(layer: Layer, module: nn.Module) -> bool:
+    """Whether one member alone turns the span's input shape into its output shape."""
+    return len(layer.members) > 1 and _stand_in(layer, module) is not None
+
+
+def merged(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
+    """The first member that fits the whole span, with its weights and a share `w` of its inner channels."""
+    member = _stand_in(layer, module)
+    if member is None:
+        raise ValueError(f"no member of {layer.name} has the shapes of the whole span")
+    return pruning.pruned(layer, member, p, features) if p["w"] < 1 else copy.deepcopy(member)
+
+
+def _stand_in(layer: Layer, module: nn.Module) -> nn.Module | None:
+    members: Iterable[nn.Module] = module.children()
+    for member in members:
+        try:
+            with quiet_evaluation(member):
+                output = member(example_of(layer))
+        except (RuntimeError, TypeError, ValueError):  # made for another width: not this one
+            continue
+        if tuple(output.shape[1:]) == layer.output_shape:
+            return member
+    return None
