@@ -6,12 +6,19 @@ import torch
 from torch import nn
 
 from lana.data import Split
+from lana.precision import autocast
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def reestimate_batchnorm(
-    module: nn.Module, split: Split, *, images: int = 2000, batch_size: int = 200, device: str = "cpu"
+    module: nn.Module,
+    split: Split,
+    *,
+    images: int = 2000,
+    batch_size: int = 200,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> int:
     """Replace every running mean and variance by the average over training images; returns how many layers it did.
 
@@ -26,7 +33,7 @@ def reestimate_batchnorm(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
-    with torch.no_grad():
+    with torch.no_grad(), autocast(device, precision):
         for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=device):
             module(inputs)
     for norm, (momentum, training) in zip(norms, before, strict=True):

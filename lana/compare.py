@@ -99,7 +99,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
             found.append(
                 Found(
                     method=method,
-                    expected_loss=selector.expected_loss(selection),
+                    expected_loss=selector.expected_loss(selection, budget_ms),
                     measured_loss=losses[str(selection)],
                     predicted_ms=selector.predicted_ms(selection),
                     seconds=solution.runtime_s,

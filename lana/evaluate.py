@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lana.data import Data, Split
 from lana.errors import UserError
+from lana.precision import autocast, in_full
 from lana.task import Task, tensor_of
 from lana.teacher import Teacher
 
@@ -49,19 +50,21 @@ def evaluate_module(
 class DistanceToTeacher:
     """How far networks are from the teacher on a split; the teacher runs once, for all of them."""
 
-    def __init__(self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu") -> None:
-        self.split, self.task, self.device = split, task, device
-        with evaluating(teacher, device), torch.inference_mode():
+    def __init__(
+        self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
+        self.split, self.task, self.device, self.precision = split, task, device, precision
+        with evaluating(teacher, device), torch.inference_mode(), autocast(device, precision):
             self.expected = [teacher(inputs) for inputs, _ in split.batches(EVALUATION_BATCH, device=device)]
         teacher.cpu()
 
     def of(self, module: nn.Module) -> Tensor:
         """The task's distance between the outputs, (N,), in evaluation mode."""
         distances = []
-        with evaluating(module, self.device), torch.inference_mode():
+        with evaluating(module, self.device), torch.inference_mode(), autocast(self.device, self.precision):
             batches = self.split.batches(EVALUATION_BATCH, device=self.device)
             for (inputs, _), expected in zip(batches, self.expected, strict=True):
-                distances.append(self.task.distance(module(inputs), expected).cpu())
+                distances.append(self.task.distance(in_full(module(inputs)), in_full(expected)).cpu())
         return torch.cat(distances)
 
 

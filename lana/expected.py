@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lana.evaluate import evaluating
-from lana.precision import autocast
+from lana.precision import autocast, in_full
 from lana.run import write
 
 MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
@@ -56,10 +56,3 @@ def with_expected(
 
 def _bytes(output: Any) -> int:
     return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
-
-
-def in_full(output: Any) -> Any:
-    """Outputs at 32 bits: a softmax of half precision is too coarse to learn from."""
-    return tree_map(
-        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, output
-    )

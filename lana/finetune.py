@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lana.data import Data
 from lana.evaluate import evaluate_module
-from lana.expected import in_full, with_expected
-from lana.precision import autocast, computes_in_bf16
+from lana.expected import with_expected
+from lana.precision import autocast, computes_in_bf16, in_full
 from lana.run import write
 from lana.schedule import learning_rate
 from lana.task import Task

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 def gains_from_bf16(device: str) -> bool:
@@ -29,3 +32,10 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[o
     """
     half = computes_in_bf16(device, precision)
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)
+
+
+def in_full(output: Any) -> Any:
+    """Outputs at 32 bits: a softmax of half precision is too coarse to learn from."""
+    return tree_map(
+        lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, output
+    )

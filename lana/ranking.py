@@ -1,15 +1,15 @@
 """Is the ranking true? Students of nearly one latency, their expected loss beside the one measured.
 
 Across wide ranges of latency anything ranks well, so students are drawn inside narrow bands, by perturbing the
-program's objective. Beside Kendall's τ of the summed scores stand those of two plain baselines (the number of replaced
-layers, the latency) and the regret: the loss of the program's choice over the best of those measured, as a share of the
-band's spread.
+program's objective. Beside Kendall's τ of the corrected scores stand those of their plain sum (the paper's model) and
+of two plain baselines (the number of replaced layers, the latency), and the regret: the loss of the choice over the
+best of those measured, as a share of the band's spread. All is measured on images that the correction has not seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,25 +18,29 @@ from rich.table import Table
 
 from lana import stages
 from lana.errors import UserError
+from lana.evaluate import DistanceToTeacher
 from lana.pipeline import Setting, open_finished
 from lana.progress import Progress
 from lana.run import write_json
 from lana.selection import Selection, Selector
 from lana.summary import make_console
-from solvers import Limit, solve
 
 BANDS = (0.7, 0.5, 0.35)
-WIDTH = 0.05  # half a band, relative
 PERTURBATIONS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
 BOOTSTRAPS = 1000
+BASELINES = ("replaced", "latency")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """One student of a band; losses are distances to the teacher."""
+    """One student of a band.
+
+    Losses are distances to the teacher: `expected` by the corrected scores, `plain` by their sum.
+    """
 
     budget: str
     expected: float
+    plain: float
     measured: float
     replaced: int
     predicted_ms: float
@@ -46,17 +50,18 @@ class Student:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Kendall's τ of the summed scores and of the baselines with 95% intervals, and the regret of the choice."""
+    """Kendall's τ of each model of the loss and the regret of the choice.
+
+    `above` says how far the τ of the corrected scores is above the others: 95% intervals of a paired bootstrap.
+    """
 
     budget: str
     students: int
-    tau: float
+    tau: Mapping[str, float]
     tau_interval: tuple[float, float]
-    tau_replaced: float
-    tau_latency: float
-    above_replaced: tuple[float, float]
-    above_latency: tuple[float, float]
+    above: Mapping[str, tuple[float, float]]
     regret: float
+    spread: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +74,19 @@ class Ranking:
     def show(self) -> None:
         """Print one line a band."""
         table = Table(title="Kendall τ of expected against measured loss, within ±5% of a latency")
-        for column in ("latency", "students", "scores", "95%", "layers replaced", "latency", "regret"):
+        for column in ("latency", "students", "corrected", "95%", "plain sum", "layers replaced", "latency", "regret"):
             table.add_column(column, justify="right")
         for band in self.bands:
-            low, high = band.tau_interval
+            others = [f"{band.tau[name]:.2f} ({_text(band.above[name])})" for name in ("plain", *BASELINES)]
             table.add_row(
                 band.budget,
                 str(band.students),
-                f"{band.tau:.2f}",
-                f"{low:.2f} to {high:.2f}",
-                f"{band.tau_replaced:.2f}",
-                f"{band.tau_latency:.2f}",
+                f"{band.tau['corrected']:.2f}",
+                _text(band.tau_interval),
+                *others,
                 f"{band.regret:.1%}",
             )
-        make_console().print(table)
+        make_console().print(table, "In brackets: how far the corrected scores are above.")
 
 
 def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = BANDS, quiet: bool = False) -> Ranking:
@@ -103,41 +107,37 @@ def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = 
 
 
 def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selection]:
-    """Different selections around a latency; the first is the program's own choice within it."""
-    problem, middle_ms = selector.problem(budget * selector.teacher_ms), budget * selector.teacher_ms
-    intercept_ms = selector.prediction().intercept_ms
-    low, high = middle_ms * (1 - WIDTH) - intercept_ms, middle_ms * (1 + WIDTH) - intercept_ms
-    random = np.random.default_rng(seed)
-    first = solve(problem)
-    found: list[Selection] = [selector.selection_of(first)] if first.found else []
-    for attempt in range(4 * count):
-        if len(found) >= count:
-            break
-        noise = random.normal(0.0, PERTURBATIONS[attempt % len(PERTURBATIONS)], problem.size)
-        upper = random.uniform(low + 0.2 * (high - low), high)
-        perturbed = dataclasses.replace(
-            problem, loss=problem.loss * np.exp(noise), limits={"latency_ms": Limit(lower=low, upper=upper)}
-        )
-        solution = solve(perturbed, gap=1e-2, seed=seed)
-        if solution.found and (selection := selector.selection_of(solution)) not in found:
-            found.append(selection)
-    return found
+    """Different selections around a latency; the first is the one that would be chosen within it."""
+    middle_ms = budget * selector.teacher_ms
+    selector.loss_log = selector.loss_log.replay(f"ranking {budget:g}x")
+    selector.correct_losses(middle_ms)
+    chosen = selector.choice(middle_ms)
+    others = selector.draw(middle_ms, count, noises=PERTURBATIONS, seed=seed + 100)
+    return ([chosen] if chosen else []) + [s for s in others if s != chosen and selector.loss_log.of(s) is None]
 
 
-def _measure(setting: Setting, selector: Selector, drawn: dict[str, list[Selection]]) -> list[Student]:
-    operations, distance = stages.trained_operations(setting, selector.offers), stages.reference(setting)
-    measured = []
+def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
+    operations, recipe = stages.trained_operations(setting, selector.offers), setting.recipe
+    split = setting.data.train.take(stages.LOSS_IMAGES, recipe.seed + 4)
+    distance = DistanceToTeacher(
+        setting.teacher.module, split, setting.task, device=recipe.device, precision=recipe.precision
+    )
+    measured: list[Student] = []
     total = sum(map(len, drawn.values()))
     with Progress(f"Measuring the loss of {total} students", total, quiet=setting.quiet) as progress:
         for budget, selections in drawn.items():
+            losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):
-                student = stages.assembled(setting, selector, selection, operations)
+                student = stages.assembled(
+                    setting, selector, selection, operations, stages.NORM_IMAGES, recipe.precision
+                )
                 measured.append(
                     Student(
                         budget=budget,
-                        expected=selector.expected_loss(selection),
+                        expected=sum(losses[pair] for pair in selection.items()),
+                        plain=sum(selector.losses[pair] for pair in selection.items()),
                         measured=float(distance.of(student).mean()),
-                        replaced=len(selection),
+                        replaced=sum(len(layer.split("+")) for layer in selection),
                         predicted_ms=selector.predicted_ms(selection),
                         chosen=index == 0,
                         selection=selection,
@@ -148,10 +148,11 @@ def _measure(setting: Setting, selector: Selector, drawn: dict[str, list[Selecti
 
 
 def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
-    """How well the expected loss ranks the students of one band, beside the baselines."""
+    """How well each model of the loss ranks the students of one band."""
     measured = np.array([s.measured for s in students])
     models = {
-        "scores": np.array([s.expected for s in students]),
+        "corrected": np.array([s.expected for s in students]),
+        "plain": np.array([s.plain for s in students]),
         "replaced": np.array([s.replaced for s in students], dtype=float),
         "latency": np.array([-s.predicted_ms for s in students]),
     }
@@ -159,17 +160,15 @@ def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
     samples = [random.integers(len(students), size=len(students)) for _ in range(BOOTSTRAPS)]
     taus = {name: np.array([tau(model[i], measured[i]) for i in samples]) for name, model in models.items()}
     chosen = next((s.measured for s in students if s.chosen), float("nan"))
-    spread = float(measured.max() - measured.min()) or 1.0
+    low, high = float(measured.min()), float(measured.max())
     return Band(
         budget=students[0].budget,
         students=len(students),
-        tau=tau(models["scores"], measured),
-        tau_interval=_interval(taus["scores"]),
-        tau_replaced=tau(models["replaced"], measured),
-        tau_latency=tau(models["latency"], measured),
-        above_replaced=_interval(taus["scores"] - taus["replaced"]),
-        above_latency=_interval(taus["scores"] - taus["latency"]),
-        regret=(chosen - float(measured.min())) / spread,
+        tau={name: tau(model, measured) for name, model in models.items()},
+        tau_interval=_interval(taus["corrected"]),
+        above={name: _interval(taus["corrected"] - taus[name]) for name in ("plain", *BASELINES)},
+        regret=(chosen - low) / ((high - low) or 1.0),
+        spread=(low, high),
     )
 
 
@@ -188,3 +187,7 @@ def tau(one: np.ndarray, other: np.ndarray) -> float:
 def _interval(values: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, [0.025, 0.975])
     return round(float(low), 3), round(float(high), 3)
+
+
+def _text(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.2f} to {interval[1]:+.2f}"

@@ -114,6 +114,13 @@ class Recipe:
     candidates: int = option(
         4, "Diverse solutions to measure and evaluate before one is fine-tuned.", stage="student", least=1
     )
+    refine: int = option(
+        36,
+        "Students whose loss is measured for a budget, to correct the scores; 0 for the paper's plain sum.",
+        stage="student",
+        least=0,
+        added=True,
+    )
     epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", stage="student", least=0)
     batch_size: int = option(64, "Images a fine-tuning step.", stage="student", least=1)
     lr: float = option(1e-3, "Peak learning rate of fine-tuning (AdamW).", stage="student", above=0)

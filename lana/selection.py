@@ -1,8 +1,9 @@
 """Table and scores and budget → a student that measures within it: the closed loop.
 
-Solve → build → export → measure → refit the prediction → solve again, until a selection is accepted: the upper 95%
-bound of its measured latency is within the budget. Every measurement is logged; the loop is a function of the
-offers, the scores and the log.
+First the loss of some students near the budget is measured, which corrects the scores (`lana.losses`). Then: solve →
+build → export → measure → refit the prediction → solve again, until a selection is accepted: the upper 95% bound of its
+measured latency is within the budget. Every measurement is logged; the loop is a function of the offers, the scores
+and the logs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lana.errors import BudgetUnreachable, LanaError, UserError
+from lana.losses import LossLog, corrected
 from lana.prediction import Prediction, PredictionError, Whole, fit, held_out_error, total
 from lana.profiling import Offer
 from lana.wholes import PROCESSES, Log, Measured, replaced
@@ -23,6 +25,7 @@ from solvers import Limit, SelectionProblem, Solution, fastest, solve, solve_div
 
 Selection = dict[str, str]
 Measure = Callable[[Sequence[Selection], int], list[Comparison]]
+MeasureLoss = Callable[[Sequence[Selection]], list[float]]
 
 MARGIN = 0.01  # kept below the budget: how far two measurements of one file, taken later, lie apart
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
@@ -30,6 +33,8 @@ ROUNDS = 4
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
 SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
 SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
+REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
+PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
 
 
 @dataclass(kw_only=True)
@@ -37,7 +42,8 @@ class Selector:
     """Solves for one run's pool: what is offered, what it loses, what was measured.
 
     `offers` are those that are kept; `losses` maps (layer, operation) to its score. `measure(selections, processes)`
-    builds and measures whole students beside the teacher.
+    builds and measures whole students beside the teacher; `measure_loss(selections)` is their distance to it, on
+    `refine` students for each budget (none: the paper's plain sum of scores).
     """
 
     layers: Sequence[str]
@@ -46,6 +52,9 @@ class Selector:
     teacher_ms: float
     log: Log
     measure: Measure
+    loss_log: LossLog
+    measure_loss: MeasureLoss
+    refine: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
     solver: str = "HiGHS"
@@ -56,7 +65,6 @@ class Selector:
         position = {name: index for index, name in enumerate(self.layers)}
         self._first = np.array([position[offer.layer.members[0]] for offer in self.offers])
         self._span = np.array([len(offer.layer.members) for offer in self.offers])
-        self._loss = np.array([self.losses[offer.layer.name, offer.operation] for offer in self.offers])
         for layer, operation in self.pins.items():
             if not any(offer.layer.name == layer and offer.operation == operation for offer in self.offers):
                 here = [offer.operation for offer in self.offers if offer.layer.name == layer]
@@ -94,8 +102,18 @@ class Selector:
     def predicted_ms(self, selection: Mapping[str, str]) -> float:
         return self.prediction().whole_ms([offer.columns for offer in self._parts(selection)])
 
-    def expected_loss(self, selection: Mapping[str, str]) -> float:
-        return sum(self.losses[offer.layer.name, offer.operation] for offer in self._parts(selection))
+    def expected_loss(self, selection: Mapping[str, str], around_ms: float | None = None) -> float:
+        """What a student is expected to lose: the sum of scores, corrected around a latency (default: its own)."""
+        losses = self.corrected_losses(around_ms or self.predicted_ms(selection))
+        return sum(losses[offer.layer.name, offer.operation] for offer in self._parts(selection))
+
+    def corrected_losses(self, around_ms: float) -> Mapping[tuple[str, str], float]:
+        """The scores corrected by the students whose loss was measured, those around a latency above all."""
+        if not self.refine:
+            return self.losses
+        known = [(selection, loss) for selection, loss in self.loss_log.rows if self._known(selection)]
+        distances = [self.predicted_ms(selection) / around_ms - 1 for selection, _ in known]
+        return corrected(self.losses, known, distances)
 
     def _known(self, selection: Mapping[str, str]) -> bool:
         return all(pair in self._by_name for pair in selection.items())
@@ -116,11 +134,11 @@ class Selector:
 
     def problem(self, budget_ms: float) -> SelectionProblem:
         """Least expected loss within a predicted latency, every layer covered exactly once."""
-        prediction = self.prediction()
+        prediction, losses = self.prediction(), self.corrected_losses(budget_ms)
         cost = np.array([prediction.part_ms(offer.columns) for offer in self.offers])
         return SelectionProblem(
             layers=len(self.layers),
-            loss=self._loss,
+            loss=np.array([losses[offer.layer.name, offer.operation] for offer in self.offers]),
             first=self._first,
             span=self._span,
             costs={"latency_ms": cost},
@@ -163,6 +181,32 @@ class Selector:
             raise UserError(f"--max-loss {max_loss:g}: no selection loses that little. The teacher itself loses 0.")
         return self.selection_of(found)
 
+    def draw(
+        self,
+        budget_ms: float,
+        count: int,
+        *,
+        width: float = 0.05,
+        noises: Sequence[float] = PERTURBATIONS,
+        seed: int = 0,
+    ) -> list[Selection]:
+        """Different selections within `width` of a predicted latency, by solving with the losses perturbed."""
+        problem = self.problem(budget_ms)
+        intercept_ms = self.prediction().intercept_ms
+        low, high = budget_ms * (1 - width) - intercept_ms, budget_ms * (1 + width) - intercept_ms
+        random = np.random.default_rng(seed)
+        found: list[Selection] = []
+        for attempt in range(4 * count):
+            if len(found) >= count:
+                break
+            noise = np.exp(random.normal(0.0, noises[attempt % len(noises)], problem.size))
+            limit = Limit(lower=low, upper=random.uniform(low + 0.2 * (high - low), high))
+            perturbed = dataclasses.replace(problem, loss=problem.loss * noise, limits={"latency_ms": limit})
+            solution = solve(perturbed, gap=1e-2, seed=seed)
+            if solution.found and (selection := self.selection_of(solution)) not in found:
+                found.append(selection)
+        return found
+
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def calibrate(self) -> None:
@@ -196,11 +240,34 @@ class Selector:
             self.log.add(wanted, self.measure(wanted, processes))
             self.seconds["measure"] = self.seconds.get("measure", 0.0) + time.monotonic() - start_s
 
+    def correct_losses(self, budget_ms: float) -> None:
+        """Measure the loss of students near the budget, a third of them at a time: the best by what is known of the
+        scores so far, and others around them, so that what the sum misses shows."""
+        for turn in range(REFINE_ROUNDS if self.refine else 0):
+            count = -(-self.refine // REFINE_ROUNDS)
+            near = self.solve_diverse(budget_ms, -(-count // 2))
+            near += [s for s in self.draw(budget_ms, count, seed=self.seed + turn) if s not in near]
+            new = [s for s in near if s and self.loss_log.of(s) is None][:count]
+            unknown = [s for s in new if self.loss_log.ever(s) is None]
+            fresh = dict(zip(map(str, unknown), self.measure_loss(unknown) if unknown else [], strict=True))
+            losses = [fresh[str(s)] if str(s) in fresh else self.loss_log.ever(s) or 0.0 for s in new]
+            self.loss_log.add(new, losses)
+
+    def choice(self, budget_ms: float) -> Selection | None:
+        """The selection of least loss within a predicted latency: the program's, or a better one that was measured."""
+        solved = self.solve(budget_ms)
+        measured = [s for s, _ in self.loss_log.rows if self._allowed(s) and self.predicted_ms(s) <= budget_ms]
+        return min([*([solved] if solved else []), *map(dict, measured)], key=self._known_loss, default=None)
+
+    def _known_loss(self, selection: Mapping[str, str]) -> float:
+        measured = self.loss_log.of(selection)
+        return self.expected_loss(selection) if measured is None else measured
+
     def accepted(self, budget_ms: float) -> list[Measured]:
         """Measured selections whose upper 95% bound lies within the budget (less the margin), least loss first."""
         limit = budget_ms * (1 - MARGIN) / self.teacher_ms
         within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._allowed(m.selection)]
-        return sorted(within, key=lambda m: self.expected_loss(m.selection))
+        return sorted(within, key=lambda m: self._known_loss(m.selection))
 
     def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
         """Accepted selections for the budget, least expected loss first, at most `candidates`.
@@ -210,8 +277,10 @@ class Selector:
         Raises:
             BudgetUnreachable: the fastest selection measures above the budget; its figure is given.
         """
-        self.log = self.log.replay(loop or f"{budget_ms:.6g} ms")
+        loop = loop or f"{budget_ms:.6g} ms"
+        self.log, self.loss_log = self.log.replay(loop), self.loss_log.replay(loop)
         self.calibrate()
+        self.correct_losses(budget_ms)
         target_ms = budget_ms * (1 - 2 * MARGIN)
         for _ in range(rounds):
             found = self.solve_diverse(target_ms, candidates)

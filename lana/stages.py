@@ -27,6 +27,7 @@ from lana.errors import LanaError, UserError
 from lana.evaluate import DistanceToTeacher, check_teacher, evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
 from lana.layers import Layer, LayerScan
+from lana.losses import LossLog
 from lana.operations import Operation
 from lana.profiling import (
     Builder,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from lana.pipeline import Setting
 
 CANDIDATE_IMAGES = 2000  # training images on which candidates are compared (the paper: 6000)
+LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times
 MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is within the budget
 
 
@@ -299,15 +301,28 @@ def selector(
             student.file.unlink(missing_ok=True)
         return comparisons
 
-    return Selector(
+    def measure_loss(selections: Sequence[Selection]) -> list[float]:
+        distance, found = reference(setting, LOSS_IMAGES, precision="auto"), []
+        with setting.progress(f"Measuring the loss of {len(selections)} students", len(selections)) as progress:
+            for selection in selections:
+                student = assembled(setting, made, selection, operations, NORM_IMAGES, precision="auto")
+                found.append(float(distance.of(student).mean()))
+                progress.update(len(found))
+        return found
+
+    made = Selector(
         layers=[layer.name for layer in setting.scan.layers],
         offers=kept,
         losses=losses,
         teacher_ms=baseline.teacher_ms,
         log=Log.read(run.pool / "wholes.csv"),
         measure=measure,
+        loss_log=LossLog.read(run.pool / "losses.csv"),
+        measure_loss=measure_loss,
+        refine=recipe.refine,
         seed=recipe.seed,
     )
+    return made
 
 
 def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
@@ -390,17 +405,24 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
     return best[1], best[2]
 
 
-def reference(setting: Setting) -> DistanceToTeacher:
+def reference(setting: Setting, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
     """What students are compared with, on images that neither distilling nor scoring has seen."""
-    images = setting.data.validation.take(CANDIDATE_IMAGES, setting.recipe.seed + 3)
-    return DistanceToTeacher(setting.teacher.module, images, setting.task, device=setting.recipe.device)
+    split, device = setting.data.validation.take(images, setting.recipe.seed + 3), setting.recipe.device
+    return DistanceToTeacher(setting.teacher.module, split, setting.task, device=device, precision=precision)
 
 
-def assembled(setting: Setting, selector: Selector, selection: Mapping[str, str], operations: Operations) -> nn.Module:
+def assembled(
+    setting: Setting,
+    selector: Selector,
+    selection: Mapping[str, str],
+    operations: Operations,
+    images: int = CANDIDATE_IMAGES,
+    precision: str = "fp32",
+) -> nn.Module:
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
     student = assemble(setting.teacher.module, unique_layers(selector.offers), selection, operations)
-    images = setting.data.train.take(CANDIDATE_IMAGES, setting.recipe.seed + 2)
-    reestimate_batchnorm(student, images, device=setting.recipe.device)
+    split, device = setting.data.train.take(images, setting.recipe.seed + 2), setting.recipe.device
+    reestimate_batchnorm(student, split, device=device, precision=precision)
     return student.cpu()
 
 

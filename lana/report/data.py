@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lana import __version__
 from lana.errors import UserError
+from lana.losses import LossLog
 from lana.profiling import Offer, read_offers
 from lana.run import Run
 from lana.scoring import read_scores
@@ -63,10 +64,13 @@ def read_selector(run: Run) -> Selector:
         teacher_ms=json.loads((run.pool / "teacher.json").read_text())["teacher_ms"],
         log=Log.read(run.pool / "wholes.csv"),
         measure=_cannot_measure,
+        loss_log=LossLog.read(run.pool / "losses.csv"),
+        measure_loss=_cannot_measure,
+        refine=run.recipe().refine,
     )
 
 
-def _cannot_measure(selections: Sequence[Selection], processes: int) -> NoReturn:
+def _cannot_measure(*_: Any) -> NoReturn:
     raise UserError("A report measures nothing. Use: lana select RUN")
 
 

@@ -4,11 +4,12 @@ import pytest
 from lana.ranking import Student, judge, tau
 
 
-def band(expected, measured, replaced=None, chosen=0):
+def band(expected, measured, replaced=None, chosen=0, plain=None):
     return [
         Student(
             budget="0.5x",
             expected=float(e),
+            plain=float(e if plain is None else plain[index]),
             measured=float(m),
             replaced=int(r),
             predicted_ms=1.0,
@@ -24,10 +25,10 @@ def band(expected, measured, replaced=None, chosen=0):
 def test_a_perfect_ranking():
     measured = np.arange(20) ** 2
     found = judge(band(np.arange(20), measured))
-    assert found.tau == 1.0
+    assert found.tau["corrected"] == 1.0
     assert found.regret == 0.0
-    assert found.tau_latency == 0.0  # all of one latency: nothing to rank by
-    assert found.above_latency[0] > 0.5
+    assert found.tau["latency"] == 0.0  # all of one latency: nothing to rank by
+    assert found.above["latency"][0] > 0.5
 
 
 def test_a_ranking_that_knows_nothing():
@@ -44,9 +45,15 @@ def test_the_regret_is_a_share_of_the_spread():
 def test_a_baseline_that_ranks_as_well_is_not_beaten():
     replaced = np.arange(30)
     found = judge(band(np.arange(30), np.arange(30), replaced))
-    assert found.tau_replaced == 1.0
-    assert found.above_replaced == (0.0, 0.0)
+    assert found.tau["replaced"] == 1.0
+    assert found.above["replaced"] == (0.0, 0.0)
 
 
 def test_ties_count_for_nothing():
     assert tau(np.ones(5), np.arange(5)) == 0.0
+
+
+def test_a_correction_that_ranks_better_is_above_the_plain_sum():
+    random, measured = np.random.default_rng(0), np.arange(40)
+    found = judge(band(measured, measured, plain=random.random(40)))
+    assert found.above["plain"][0] > 0.5

@@ -7,6 +7,7 @@ import pytest
 
 from lana.errors import BudgetUnreachable
 from lana.layers import Layer
+from lana.losses import LossLog
 from lana.profiling import Offer
 from lana.selection import MARGIN, Selector
 from lana.wholes import PROCESSES, Log, replaced
@@ -72,6 +73,8 @@ def make_selector(tmp_path, *, noise=0.004, seed=0):
         teacher_ms=device_ms({}),
         log=Log.read(tmp_path / "wholes.csv"),
         measure=measure,
+        loss_log=LossLog.read(tmp_path / "losses.csv"),
+        measure_loss=lambda selections: [],
     )
     return selector, device_ms, measure
 

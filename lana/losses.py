@@ -1,0 +1,118 @@
+"""What whole students lose, measured; and the scores of single operations corrected by it.
+
+A score is of one operation alone in the teacher. Together operations lose more than the sum, and not evenly: neighbours
+interact. So, as with latency, the coefficients that the integer program sees are a regression on measured students,
+with the single scores as the prior: still linear in the choices, and true where it is asked, around one latency.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lana.run import write
+from lana.wholes import replaced
+
+Pair = tuple[str, str]  # layer, operation
+LEAST_MEASURED = 8  # with fewer students the plain sum is as good
+NEAR = 0.15  # a student this far away in latency, as a share, counts half as much as one at the budget
+NOISE = 0.05  # of a measured loss: what a linear model cannot say of students that are alike
+STRENGTHS = (0.1, 0.3, 1.0, 3.0)  # how far a coefficient may move, relative to its score; chosen by leaving one out
+FLOOR = 0.2  # of the mean score: how far even the best operation's coefficient may move
+
+
+@dataclass
+class LossLog:
+    """Measured losses of whole students, kept as CSV at `path`, in the order they were measured.
+
+    Losses are exact for a run's weights, so a loop that is repeated takes them from here; but it is shown only what
+    it knew then (`replay`), so that it decides as it did.
+    """
+
+    path: Path
+    loop: str = ""
+    rows: list[tuple[Mapping[str, str], float]] = field(default_factory=list)
+    _all: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> LossLog:
+        import pandas as pd
+
+        if not path.is_file():
+            return cls(path)
+        frame = pd.read_csv(path, keep_default_na=False)
+        found = [
+            (str(loop), json.loads(selection), float(loss))
+            for loop, loss, selection in zip(frame["loop"], frame["loss"], frame["selection"], strict=True)
+        ]
+        return cls(path, rows=[(selection, loss) for _, selection, loss in found], _all=found)
+
+    def replay(self, loop: str) -> LossLog:
+        """The log as it was when this loop began."""
+        loops = [name for name, _, _ in self._all]
+        begin = loops.index(loop) if loop in loops else len(loops)
+        return LossLog(self.path, loop, [(selection, loss) for _, selection, loss in self._all[:begin]], self._all)
+
+    def of(self, selection: Mapping[str, str]) -> float | None:
+        """The loss of a selection, where this loop knows it."""
+        return next((loss for known, loss in self.rows if known == replaced(selection)), None)
+
+    def ever(self, selection: Mapping[str, str]) -> float | None:
+        """The loss of a selection, whoever measured it."""
+        return next((loss for _, known, loss in self._all if known == replaced(selection)), None)
+
+    def add(self, selections: Sequence[Mapping[str, str]], losses: Sequence[float]) -> None:
+        """Take in measured losses and write those that are new."""
+        import pandas as pd
+
+        new = [(replaced(s), round(loss, 6)) for s, loss in zip(selections, losses, strict=True)]
+        self.rows += new
+        fresh = [(self.loop, selection, loss) for selection, loss in new if self.ever(selection) is None]
+        if not fresh:
+            return
+        self._all += fresh
+        names, kept, values = zip(*self._all, strict=True)
+        frame = pd.DataFrame({"loop": names, "loss": values, "selection": [json.dumps(dict(s)) for s in kept]})
+        write(self.path, lambda beside: frame.to_csv(beside, index=False))
+
+
+def corrected(
+    singles: Mapping[Pair, float], measured: Sequence[tuple[Mapping[str, str], float]], distances: Sequence[float]
+) -> dict[Pair, float]:
+    """Coefficients of the operations, given the measured losses of students.
+
+    The most probable ones when the loss of a student is an unknown constant plus an unknown multiple of the sum of its
+    scores plus a deviation of each operation's own, of the order of its score. `distances` says how far each student's
+    latency is from where the coefficients are wanted, as a share: far ones count less.
+
+    With fewer than eight students these are the scores themselves.
+    """
+    if len(measured) < LEAST_MEASURED:
+        return dict(singles)
+    pairs = list(singles)
+    position = {pair: index for index, pair in enumerate(pairs)}
+    prior = np.array([singles[pair] for pair in pairs])
+    chosen = np.zeros((len(measured), len(pairs)))
+    for row, (selection, _) in enumerate(measured):
+        chosen[row, [position[pair] for pair in selection.items()]] = 1.0
+    losses, sums = np.array([loss for _, loss in measured]), chosen @ prior
+    spread = (np.abs(prior) + FLOOR * np.abs(prior[prior != 0]).mean()) * (prior != 0)
+    noise = NOISE * losses * (1 + np.square(np.array(distances) / NEAR))
+    residual = losses - sums
+    best: tuple[float, np.ndarray] | None = None
+    for strength in STRENGTHS:
+        own = np.square(strength * spread)
+        covariance = losses.mean() ** 2 + np.outer(sums, sums) + (chosen * own) @ chosen.T + np.diag(noise**2)
+        inverse = np.linalg.inv(covariance)
+        explained = inverse @ residual
+        left_out = explained / np.diag(inverse) / noise  # the errors of leaving each one out, in closed form
+        moved = prior * (1 + sums @ explained) + own * (chosen.T @ explained)
+        error = float(np.abs(left_out).mean())
+        if best is None or error < best[0]:
+            best = (error, moved)
+    found = best[1] if best else prior
+    return {pair: max(0.0, float(value)) for pair, value in zip(pairs, found, strict=True)}
