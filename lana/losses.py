@@ -101,7 +101,7 @@ def corrected(
         chosen[row, [position[pair] for pair in selection.items()]] = 1.0
     losses, sums = np.array([loss for _, loss in measured]), chosen @ prior
     spread = (np.abs(prior) + FLOOR * np.abs(prior[prior != 0]).mean()) * (prior != 0)
-    noise = NOISE * losses * (1 + np.square(np.array(distances) / NEAR))
+    noise = NOISE * np.maximum(losses, 0.01 * np.abs(losses).mean()) * (1 + np.square(np.array(distances) / NEAR))
     residual = losses - sums
     best: tuple[float, np.ndarray] | None = None
     for strength in STRENGTHS:

@@ -114,6 +114,13 @@ class Recipe:
     candidates: int = option(
         4, "Diverse solutions to measure and evaluate before one is fine-tuned.", stage="student", least=1
     )
+    score_by: str = option(
+        "distance",
+        "distance (of the outputs to the teacher's), task (its loss on labels: the paper's) or feature (error).",
+        stage="student",
+        choices=("distance", "task", "feature"),
+        added=True,
+    )
     refine: int = option(
         36,
         "Students whose loss is measured for a budget, to correct the scores; 0 for the paper's plain sum.",

@@ -1,12 +1,15 @@
 """How much the network is expected to lose with one operation swapped in.
 
 The default score is the distance of the outputs from the teacher's (Kullback-Leibler for classification), which
-needs no labels; the paper's is the change of the task loss (section 3.2).
+needs no labels; the paper's is the change of the task loss (section 3.2); the feature error is the cheapest. All three
+are taken in one go, and `losses_of` picks one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lana.data import Split
+from lana.errors import UserError
 from lana.evaluate import evaluating
 from lana.features import replayable, switched
 from lana.layers import Layer
@@ -28,7 +32,8 @@ BATCH = 250
 class Score:
     """Mean distance to the teacher over `images` training images, with its standard error.
 
-    `task_loss` is the change of the task's loss against the labels (nan where there are none).
+    `task_loss` is the change of the task's loss against the labels (nan where there are none), `feature_error` the
+    squared error of the layer's output over its power.
     """
 
     layer: str
@@ -37,6 +42,23 @@ class Score:
     standard_error: float
     task_loss: float
     images: int
+    feature_error: float = float("nan")
+
+
+COLUMNS = {"distance": "score", "task": "task_loss", "feature": "feature_error"}  # what `score_by` may be
+
+
+def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float]:
+    """(layer, operation) → what the network is expected to lose, by one kind of score; at least nothing.
+
+    Raises:
+        UserError: the scores have no such figure.
+    """
+    column = COLUMNS[kind]
+    found = {(row.layer, row.operation): max(0.0, float(getattr(row, column))) for row in scores}
+    if any(math.isnan(getattr(row, column)) for row in scores):
+        raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
+    return found
 
 
 def score(
@@ -78,6 +100,8 @@ def _score_layer(
 ) -> dict[tuple[str, str], Score]:
     distances: dict[str, list[Tensor]] = {name: [] for name in names}
     losses: dict[str, list[Tensor]] = {name: [] for name in names}
+    errors: dict[str, float] = dict.fromkeys(names, 0.0)
+    power = 0.0
     with evaluating(teacher, device), torch.no_grad():
         example = next(split.batches(1, device=device))[0]
         # A span's other members would run behind its operation: they are switched to pass their input on.
@@ -85,12 +109,16 @@ def _score_layer(
         first = before.index(layer.members[0]) if layer.members[0] in before else 0
         with switched(teacher, [*before[:first], *layer.members]) as switches:
             earlier = [switches[name] for name in before[:first]]
+            place = switches[layer.members[0]]
             for inputs, labels in split.batches(BATCH, device=device):
                 for member in layer.members:
                     switches[member].instead = None
                 for switch in earlier:
                     switch.record()
-                expected = teacher(inputs)
+                with output_of(switches[layer.members[-1]]) as outputs:
+                    expected = teacher(inputs)
+                target = outputs[0]
+                power += float(target.square().sum())
                 for switch in earlier:
                     switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
                 expected_loss = task.loss(expected, labels)
@@ -101,17 +129,32 @@ def _score_layer(
                         distances[name].append(torch.zeros(len(inputs)))
                         losses[name].append(torch.zeros(len(inputs)))
                         continue
-                    switches[layer.members[0]].instead = operations[layer.name, name].to(device).eval()
-                    output = teacher(inputs)
+                    place.instead = operations[layer.name, name].to(device).eval()
+                    with output_of(place) as outputs:
+                        output = teacher(inputs)
+                    errors[name] += float((outputs[0] - target).square().sum())
                     distances[name].append(task.distance(output, expected).float().cpu())
                     losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
     return {
-        (layer.name, name): _summary(layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]))
+        (layer.name, name): _summary(
+            layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]), errors[name] / max(power, 1e-12)
+        )
         for name in names
     }
 
 
-def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor) -> Score:
+@contextlib.contextmanager
+def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, what the module gives is kept (copied: the network may work in place on it)."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, output: found.append(output.clone()))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor, feature_error: float) -> Score:
     count = len(distances)
     return Score(
         layer=layer,
@@ -120,6 +163,7 @@ def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor) -> S
         standard_error=float(distances.std() / count**0.5) if count > 1 else float("nan"),
         task_loss=float(losses.mean()),
         images=count,
+        feature_error=feature_error,
     )
 
 

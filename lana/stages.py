@@ -267,7 +267,7 @@ def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> 
                 on_progress=progress.update,
             )
             setting.teacher.module.cpu()
-    return {(row.layer, row.operation): row.score for row in scoring.read_scores(run.scores)}
+    return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
 
 
 def selector(

@@ -13,7 +13,7 @@ from lana.errors import UserError
 from lana.losses import LossLog
 from lana.profiling import Offer, read_offers
 from lana.run import Run
-from lana.scoring import read_scores
+from lana.scoring import losses_of, read_scores
 from lana.selection import Selection, Selector
 from lana.wholes import Log
 from profilers.environment import environment, processor
@@ -56,7 +56,7 @@ def gather(path: Path | str) -> dict[str, Any]:
 def read_selector(run: Run) -> Selector:
     """The run's selector from its files: it solves and predicts, and cannot measure."""
     offers = [offer for offer in read_offers(run.pool / "offers.csv") if offer.kept]
-    losses = {(row.layer, row.operation): row.score for row in read_scores(run.scores)}
+    losses = losses_of(read_scores(run.scores), run.recipe().score_by)
     return Selector(
         layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
         offers=[offer for offer in offers if (offer.layer.name, offer.operation) in losses],

@@ -27,6 +27,7 @@ SMALL = {
     "distill_epochs": 1.0,
     "distill_images": 256,
     "score_images": 200,
+    "refine": 6,
     "epochs": 2.0,
     "candidates": 2,
 }

@@ -20,6 +20,7 @@ RECIPE = {
     "distill_epochs": 0.5,
     "distill_images": 128,
     "score_images": 100,
+    "refine": 6,
     "epochs": 0.0,
     "candidates": 1,
 }

@@ -20,6 +20,7 @@ RECIPE = Recipe(
     distill_images=64,
     distill_epochs=1.0,
     score_images=50,
+    refine=6,
     candidates=1,
     epochs=0.0,
 )

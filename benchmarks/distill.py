@@ -1,0 +1,140 @@
+"""How fast operations are distilled: operations × images a second, in one run, beside two plainer ways.
+
+    python benchmarks/distill.py RUN [--steps 4] [--rounds 3] [--threads 2]
+
+RUN is a run whose operations are profiled (`lana compress … --out RUN`). The same operations, the same steps:
+
+- one at a time, the teacher run each time as far as the layer, at 32 bits;
+- the paper's scheme: one operation a layer in each pass of the teacher, at 32 bits;
+- `lana`'s: all that fit in memory in each pass of the teacher, in bfloat16 where the device computes in it.
+
+Rounds of the three alternate, and what stands is the ratio of their medians. Goals: 8 times the first, twice the
+second.
+`--batched` prints whether operations of one structure are faster when they are trained as one grouped network.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lana.distill import GROUP_BYTES
+from lana.imitation import Job, train
+from lana.pipeline import Setting, prepare
+from lana.profiling import pairs, read_offers
+from lana.run import Run
+from lana.student import build_operation
+
+BATCH = 64
+SAMPLE = 12  # operations that the first way is timed on
+
+
+def jobs_of(setting: Setting, count: int | None = None) -> list[Job]:
+    chosen = pairs(read_offers(setting.run.pool / "offers.csv"), trainable_only=True)
+    if count:
+        chosen = chosen[:: max(1, len(chosen) // count)][:count]
+    return [
+        Job(layer=layer, operation=name, module=build_operation(layer, setting.teacher.module, name), start_error=1.0)
+        for layer, name in chosen
+    ]
+
+
+def one_a_layer(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The paper's passes: the first operation of each layer, the second …"""
+    passes: dict[int, list[Job]] = defaultdict(list)
+    seen: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        passes[seen[job.layer.name]].append(job)
+        seen[job.layer.name] += 1
+    return list(passes.values())
+
+
+def seconds(setting: Setting, groups: Sequence[Sequence[Job]], steps: int, precision: str) -> float:
+    """Wall-clock time of an operation's step, on average over all operations of the groups."""
+    split = setting.data.train.take(BATCH * steps, 0)
+    start_s = time.perf_counter()
+    for group in groups:
+        train(
+            setting.teacher.module, group, split, steps=steps, batch_size=BATCH, seed=0, device="cpu",
+            precision=precision,
+        )  # fmt: skip
+    return (time.perf_counter() - start_s) / (steps * sum(map(len, groups)))
+
+
+def batched(threads: int) -> None:
+    """Eight convolution pairs one after another, and as one network of eight groups."""
+    torch.set_num_threads(threads)
+    for channels, size in ((16, 32), (32, 16), (64, 8)):
+
+        def pair(groups: int, channels: int = channels) -> nn.Sequential:
+            wide = channels * groups
+            return nn.Sequential(
+                nn.Conv2d(wide, wide, 3, 1, 1, groups=groups, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, wide, 3, 1, 1, groups=groups, bias=False),
+                nn.BatchNorm2d(wide),
+            )
+
+        inputs = torch.randn(BATCH, channels, size, size)
+        single, many = pair(1), pair(8)
+        found: dict[str, list[float]] = defaultdict(list)
+        for _ in range(6):
+            for name, module, given, times in (
+                ("one by one", single, inputs, 8),
+                ("batched", many, inputs.repeat(1, 8, 1, 1), 1),
+            ):
+                start_s = time.perf_counter()
+                for _ in range(times):
+                    with torch.autocast("cpu", torch.bfloat16):
+                        F.mse_loss(module(given), given.bfloat16()).backward()
+                found[name].append(time.perf_counter() - start_s)
+        ratio = statistics.median(found["batched"][1:]) / statistics.median(found["one by one"][1:])
+        print(f"{channels} channels, {size}×{size}: batched takes {ratio:.2f} times as long as one by one")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--steps", default=4, help="Training steps of each operation in a round.")
+@click.option("--rounds", default=3)
+@click.option("--threads", default=2)
+@click.option("--batched", "also_batched", is_flag=True, help="Also time grouped networks.")
+def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -> None:
+    if also_batched:
+        batched(threads)
+    torch.set_num_threads(threads)
+    with Run.open(run) as opened:
+        setting = prepare(opened, opened.recipe(), quiet=True)
+        jobs, sample = jobs_of(setting), jobs_of(setting, SAMPLE)
+        ways = {
+            "one at a time": ([[job] for job in sample], "fp32"),
+            "one a layer (the paper)": (one_a_layer(jobs), "fp32"),
+            "all at once, 32 bits": ([jobs], "fp32"),
+            "all at once (lana)": ([jobs], "auto"),
+        }
+        found: dict[str, list[float]] = defaultdict(list)
+        for _ in range(rounds):
+            for name, (groups, precision) in ways.items():
+                found[name].append(seconds(setting, groups, steps, precision))
+    ours = statistics.median(found["all at once (lana)"])
+    print(f"{len(jobs)} operations, batches of {BATCH}, {threads} threads")
+    for name, times in found.items():
+        took = statistics.median(times)
+        print(f"{name:26} {BATCH / took:8.0f} operations × images a second; lana is {took / ours:5.2f} times faster")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"peak memory of the process {peak:.2f} GiB; the setting for what is in training {GROUP_BYTES / 2**30:.0f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from lana.losses import LEAST_MEASURED, LossLog, corrected
+
+LAYERS, OPERATIONS = 10, ("half", "quarter", "none")
+SINGLES = {
+    (f"block{layer}", name): float((1 + layer % 3) * (1 + index))
+    for layer in range(LAYERS)
+    for index, name in enumerate(OPERATIONS)
+}
+
+
+def draw(random, count):
+    return [
+        {f"block{i}": str(random.choice(OPERATIONS)) for i in range(LAYERS) if random.random() < 0.6}
+        for _ in range(count)
+    ]
+
+
+def true_loss(truth, selection):
+    """Some operations lose three times what they lose alone, others a third, and all together a constant more."""
+    return 2.0 + 1.5 * sum(truth[pair] * SINGLES[pair] for pair in selection.items())
+
+
+@pytest.fixture(scope="module")
+def measured():
+    random = np.random.default_rng(0)
+    truth = {pair: float(random.choice([1 / 3, 1.0, 3.0])) for pair in SINGLES}
+    selections = draw(random, 120)
+    return [(selection, true_loss(truth, selection)) for selection in selections]
+
+
+def tau(losses, students):
+    expected = [sum(losses[pair] for pair in selection.items()) for selection, _ in students]
+    return kendalltau(expected, [loss for _, loss in students]).statistic
+
+
+def test_measured_students_make_the_ranking_of_others_truer(measured):
+    known, others = measured[:80], measured[80:]
+    found = corrected(SINGLES, known, [0.0] * len(known))
+    assert tau(found, others) > tau(SINGLES, others) + 0.1
+
+
+def test_few_students_change_nothing(measured):
+    assert corrected(SINGLES, measured[: LEAST_MEASURED - 1], [0.0] * (LEAST_MEASURED - 1)) == SINGLES
+
+
+def test_scores_that_add_up_keep_their_order(measured):
+    exact = [(selection, sum(SINGLES[pair] for pair in selection.items())) for selection, _ in measured]
+    found = corrected(SINGLES, exact, [0.0] * len(exact))
+    assert tau(found, exact) > 0.99
+
+
+def test_far_students_count_less(measured):
+    """What is true far away may be wrong here: the same wrong losses move the scores less from far than from near."""
+    wrong = [(selection, 50.0 - loss) for selection, loss in measured[:40]]
+    right = [(selection, loss) for selection, loss in measured[40:]]
+    near = corrected(SINGLES, wrong + right, [0.0] * len(measured))
+    far = corrected(SINGLES, wrong + right, [2.0] * len(wrong) + [0.0] * len(right))
+    assert tau(far, right) > tau(near, right)
+
+
+def test_nothing_loses_less_than_the_teacher_and_its_own_loses_nothing(measured):
+    singles = {**SINGLES, ("block0", "teacher"): 0.0}
+    found = corrected(singles, measured, [0.0] * len(measured))
+    assert found["block0", "teacher"] == 0.0
+    assert min(found.values()) >= 0.0
+
+
+def test_a_log_is_read_again_and_replayed(tmp_path):
+    log = LossLog.read(tmp_path / "losses.csv").replay("first")
+    log.add([{"a": "half"}], [0.5])
+    second = LossLog.read(tmp_path / "losses.csv").replay("second")
+    second.add([{"a": "none", "b": "teacher"}], [0.7])
+    read = LossLog.read(tmp_path / "losses.csv")
+    assert read.of({"a": "none"}) == 0.7  # the teacher's own is not a choice
+    again = read.replay("second")
+    assert again.of({"a": "half"}) == 0.5
+    assert again.of({"a": "none"}) is None  # it did not know that when it began …
+    assert again.ever({"a": "none"}) == 0.7  # … but need not measure it again
+    again.add([{"a": "none"}], [0.7])
+    assert len(LossLog.read(tmp_path / "losses.csv").rows) == 2

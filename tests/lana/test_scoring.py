@@ -1,0 +1,78 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from lana.errors import UserError
+from lana.evaluate import DistanceToTeacher
+from lana.scoring import losses_of, read_scores, score
+from lana.student import assemble, build_operation
+from lana.task import Classification
+
+
+@pytest.fixture(scope="module")
+def layers(digits_scan):
+    return [layer for layer in digits_scan.layers if layer.input_shape == layer.output_shape][:2]
+
+
+@pytest.fixture(scope="module")
+def operations(digits_teacher, layers):
+    names = ("identity", "linear_k1")
+    return {(layer.name, n): build_operation(layer, digits_teacher.module, n) for layer in layers for n in names}
+
+
+@pytest.fixture(scope="module")
+def scored(digits_teacher, digits_data, layers, operations, tmp_path_factory):
+    path = tmp_path_factory.mktemp("scores") / "scores.csv"
+    pool = [(layer, name) for layer in layers for name in ("teacher", "identity", "linear_k1")]
+    split = digits_data.train.take(100, 0)
+    return score(digits_teacher.module, pool, operations, split, Classification(), path=path), split, path, pool
+
+
+def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digits_teacher, layers, operations):
+    scores, split, _, _ = scored
+    distance = DistanceToTeacher(digits_teacher.module, split, Classification())
+    for found in scores:
+        student = assemble(digits_teacher.module, layers, {found.layer: found.operation}, operations)
+        distances = distance.of(student)
+        assert found.score == pytest.approx(float(distances.mean()), rel=1e-3, abs=1e-6)
+        expected_error = float(distances.std() / len(split) ** 0.5)
+        assert found.standard_error == pytest.approx(expected_error, rel=1e-3, abs=1e-6)
+
+
+def test_the_teachers_own_scores_zero_by_every_kind(scored):
+    for kind in ("distance", "task", "feature"):
+        losses = losses_of(scored[0], kind)
+        assert all(losses[layer, name] == 0.0 for layer, name in losses if name == "teacher")
+        assert any(loss > 0.0 for loss in losses.values())
+
+
+def test_the_feature_error_is_that_of_the_layers_output(scored, digits_teacher, layers):
+    scores, split, _, _ = scored
+    inputs = torch.cat([batch for batch, _ in split.batches(250)])
+    kept = {}
+    module = copy.deepcopy(digits_teacher.module).eval()
+    place = module.get_submodule(layers[0].name)
+    place.register_forward_hook(lambda _, args, output: kept.update(given=args[0].clone(), output=output.clone()))
+    with torch.no_grad():
+        module(inputs)
+    skipped = float((kept["given"] - kept["output"]).square().sum() / kept["output"].square().sum())
+    found = next(s for s in scores if s.layer == layers[0].name and s.operation == "identity")
+    assert found.feature_error == pytest.approx(skipped, rel=1e-3)
+
+
+def test_scores_that_are_there_are_not_taken_again(scored, digits_teacher, digits_data):
+    scores, split, path, pool = scored
+    before = path.read_bytes()
+    again = score(digits_teacher.module, pool, {}, split, Classification(), path=path)  # no operation to run
+    assert [one.score for one in again] == pytest.approx([one.score for one in scores])
+    assert path.read_bytes() == before
+
+
+def test_a_kind_that_was_not_taken_is_told(scored):
+    from dataclasses import replace
+
+    without = [replace(one, task_loss=math.nan) for one in read_scores(scored[2])]
+    with pytest.raises(UserError, match="--score-by task: this run has no task_loss"):
+        losses_of(without, "task")
