@@ -88,18 +88,21 @@ LAYERS = {
     "gated": (lambda: Gated(16), (16, 6, 6), (16, 6, 6), "nchw"),
     "channels last": (lambda: Last(16), (7, 6, 16), (7, 6, 16), "nhwc"),
     "tokens": (lambda: Tokens(32), (10, 32), (10, 32), "ntc"),
+    "span": (lambda: nn.Sequential(Block(16, 16), Block(16, 16)), (16, 8, 8), (16, 8, 8), "nchw"),
+    "span, stride": (lambda: nn.Sequential(Block(16, 16), Block(16, 32, 2)), (16, 8, 8), (32, 4, 4), "nchw"),
     "vectors": (lambda: nn.Sequential(nn.Linear(24, 24), nn.ReLU()), (24,), (24,), "nc"),
 }
 STANDS = {  # at how many kinds of layer each family must stand
-    **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs", "efn", "efnv2", "bot_trans", "lambda"], 8),
-    "teacher": 10, "identity": 6, "linear": 10, "vit": 9, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
-    "no_se": 1,
+    **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs", "efn", "efnv2", "bot_trans", "lambda"], 10),
+    "teacher": 12, "identity": 7, "linear": 12, "vit": 11, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
+    "no_se": 1, "merged": 2,
 }  # fmt: skip
 
 
 def layer_of(kind):
     build, inputs, outputs, layout = LAYERS[kind]
-    layer = Layer(name="layer", input_shape=inputs, output_shape=outputs, layout=layout, macs=1, members=("layer",))
+    members = ("layer.0", "layer.1") if kind.startswith("span") else ("layer",)
+    layer = Layer(name="layer", input_shape=inputs, output_shape=outputs, layout=layout, macs=1, members=members)
     return layer, made(0, build)
 
 
@@ -203,6 +206,17 @@ def test_the_rank_is_of_the_activations():
     power = target.square().mean()
     assert float((informed - target).square().mean() / power) < 1e-6
     assert float((blind - target).square().mean() / power) > 1e-2
+
+
+@pytest.mark.parametrize(("kind", "member"), [("span", 0), ("span, stride", 1)])
+def test_a_merged_block_starts_as_the_member_that_fits(kind, member, features):
+    layer, module = layer_of(kind)
+    merged = parse_operation("merged_w1").build(layer, module)
+    inputs = features[kind][0]
+    with torch.no_grad():
+        assert torch.equal(merged(inputs), module[member](inputs))
+    half = parse_operation("merged_w0.5").build(layer, module, features[kind])
+    assert half.body[0].out_channels == merged.body[0].out_channels // 2
 
 
 def test_all_heads_are_the_teachers_block(features):
