@@ -93,7 +93,8 @@ LAYERS = {
     "vectors": (lambda: nn.Sequential(nn.Linear(24, 24), nn.ReLU()), (24,), (24,), "nc"),
 }
 STANDS = {  # at how many kinds of layer each family must stand
-    **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs", "efn", "efnv2", "bot_trans", "lambda"], 10),
+    **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs"], 10),
+    **dict.fromkeys(["efn", "efnv2", "bot_trans", "lambda"], 10),
     "teacher": 12, "identity": 7, "linear": 12, "vit": 11, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
     "no_se": 1, "merged": 2,
 }  # fmt: skip
