@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-gpu notebooks lint types arrows check clean
+.PHONY: demo test test-all test-gpu notebooks docs lint types arrows check clean
 
 demo: $(VENV)/.installed  ## compress the bundled example to 0.4 of its latency
 	$(BIN)/lana compress digits-resnet --data digits --budget 0.4x --out runs/demo
@@ -31,7 +31,10 @@ arrows: $(VENV)/.developed  ## who may import whom
 notebooks: $(VENV)/.developed  ## execute them, outputs stored in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
-check: lint types arrows test
+docs: $(VENV)/.developed  ## the documentation, in site/; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+check: lint types arrows docs test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.developed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,vision,notebooks]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,vision,notebooks,docs]'
 	touch $@
 
 clean:

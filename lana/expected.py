@@ -20,12 +20,12 @@ MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segm
 
 def with_expected(
     teacher: nn.Module | None,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[tuple[Tensor, Any]],
     *,
     device: str,
     precision: str,
     kept: Path | None,
-) -> Iterator[tuple[Tensor, Tensor, Any]]:
+) -> Iterator[tuple[Tensor, Any, Any]]:
     """Every batch with the teacher's outputs on it.
 
     `kept` is a file for the outputs of just these batches: the teacher runs only where it is not there yet. It is

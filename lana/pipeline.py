@@ -32,7 +32,7 @@ from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
 from lana.plan import estimate, fit_to_time
 from lana.progress import Progress
-from lana.recipe import Recipe
+from lana.recipe import FINETUNING, Recipe, near
 from lana.run import Run
 from lana.selection import Selector
 from lana.student import load_student_as_teacher, own_module
@@ -196,21 +196,24 @@ def _new_name(run: Run, name: str | None, otherwise: str) -> str:
     return name or stages.free_name(run, otherwise)
 
 
-def finetune(
-    student: Path | str, *, epochs: float | None = None, lr: float | None = None, quiet: bool = False
-) -> Summary:
+def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, and deliver it anew.
 
+    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`: epochs=30, mixup=0.2 …
+    Without `epochs` it takes as many as the run was made with.
+
     Raises:
-        UserError: the folder is not a student's.
+        UserError: the folder is not a student's; an option that fine-tuning does not have.
     """
     folder = Path(student)
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
+    for name in options:
+        if name not in FINETUNING:
+            raise UserError(f"Fine-tuning has no option {name!r}.{near(name, list(FINETUNING))}")
     with Run.open(out) as run:
-        recipe = stages.student_recipe(folder)
-        recipe = recipe.replace(epochs=epochs or run.recipe().epochs, lr=lr or recipe.lr)
+        recipe = stages.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
         setting = prepare(run, recipe, quiet=quiet)
         baseline = stages.baseline(setting)
         selector = make_pool(setting, baseline, recipe)

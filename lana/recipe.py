@@ -31,6 +31,10 @@ def option(default: Any, help: str, *, stage: str, **more: Any) -> Any:
 
 # A change of a field invalidates its stage and every later one of the pool; `student` fields make another student of
 # the same pool, and `none` fields change nothing that is kept.
+FINETUNING = (
+    *("epochs", "batch_size", "optimiser", "lr", "warmup", "weight_decay", "distillation", "temperature"),
+    *("feature_weight", "augmentation", "mixup", "cutmix", "ema_epochs", "clip_norm", "patience", "precision"),
+)
 STAGES = ("teacher", "profile", "distill", "score", "student", "none")
 
 
@@ -130,7 +134,38 @@ class Recipe:
     )
     epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", stage="student", least=0)
     batch_size: int = option(64, "Images a fine-tuning step.", stage="student", least=1)
-    lr: float = option(1e-3, "Peak learning rate of fine-tuning (AdamW).", stage="student", above=0)
+    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD wants 0.01 to 0.1.", stage="student", above=0)
+    optimiser: str = option(
+        "adamw", "Of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", stage="student", choices=("adamw", "sgd")
+    )
+    warmup: float = option(
+        0.1, "Share of fine-tuning in which the rate rises, before its cosine.", stage="student", least=0
+    )
+    weight_decay: float = option(0.01, "Of weights in fine-tuning (not of biases).", stage="student", least=0)
+    distillation: float = option(
+        0.9, "Weight of the teacher's outputs; the rest is the labels'. 1 needs no labels.", stage="student", least=0
+    )
+    temperature: float = option(
+        1.0, "Both outputs are divided by it before they are compared.", stage="student", above=0
+    )
+    feature_weight: float = option(
+        0.0, "Weight of the distance of features from the teacher's.", stage="student", least=0
+    )
+    augmentation: str = option(
+        "auto",
+        "Of fine-tuning: shift (and mirror), crop (and resize), none, or auto: crop from 96 pixels on.",
+        stage="student",
+        choices=("auto", "shift", "crop", "none"),
+    )
+    mixup: float = option(0.0, "Alpha of mixup in fine-tuning, e.g. 0.2; 0 for none.", stage="student", least=0)
+    cutmix: float = option(0.0, "Alpha of cutmix in fine-tuning, e.g. 1; 0 for none.", stage="student", least=0)
+    ema_epochs: float = option(
+        0.5, "Epochs that the average of the weights reaches back; 0 for none.", stage="student", least=0
+    )
+    clip_norm: float = option(5.0, "Largest norm of a fine-tuning gradient.", stage="student", above=0)
+    patience: int | None = option(
+        None, "Stop after so many epochs without a better validation metric (default: never).", stage="student", least=1
+    )
     precision: str = option(
         "auto",
         "Of fine-tuning: auto (bf16 where the device gains), fp32 or bf16.",
@@ -152,6 +187,9 @@ class Recipe:
                 raise UserError(f"{flag(spec.name)} {value}: expected a number above {above}.")
             if choices is not None and value not in choices:
                 raise UserError(f"{flag(spec.name)} {value!r}: expected one of {', '.join(choices)}.")
+        for name in ("warmup", "distillation"):
+            if getattr(self, name) > 1:
+                raise UserError(f"{flag(name)} {getattr(self, name)}: expected a share from 0 to 1.")
         if self.budget:
             parse_budget(self.budget)
 

@@ -41,7 +41,7 @@ from lana.profiling import (
     write_offers,
 )
 from lana.progress import Progress
-from lana.recipe import Recipe, fingerprint
+from lana.recipe import FINETUNING, Recipe, fingerprint
 from lana.run import POOL, Run, write, write_json, write_text
 from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, build_operation, load_student_as_teacher, save_student
@@ -459,15 +459,11 @@ def free_name(run: Run, wanted: str) -> str:
 def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
     """Fine-tune the student in `folder`; its weights are replaced when it is finished, its curve kept."""
     settings = finetuning.FineTuning(
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        seed=recipe.seed,
-        device=recipe.device,
-        precision=recipe.precision,
+        **{name: getattr(recipe, name) for name in FINETUNING}, seed=recipe.seed, device=recipe.device
     )
     curve_path, done = folder / "training.csv", folder / "finetuned.json"
-    if not recipe.epochs or (done.is_file() and json.loads(done.read_text())["settings"] == vars(settings)):
+    before = json.loads(done.read_text())["settings"] if done.is_file() else None
+    if not recipe.epochs or (before is not None and finetuning.FineTuning(**before) == settings):
         return
     start_s, loaded = time.monotonic(), load_student_as_teacher(folder)
     with setting.progress(f"Fine-tuning {folder.name}") as progress:

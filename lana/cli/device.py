@@ -26,7 +26,12 @@ from lana.errors import UserError
 @main.command()
 @as_json
 def runtimes(json_output: bool) -> None:
-    """List the runtimes that are available here, and why the others are not."""
+    """List the runtimes that are available here, and why the others are not.
+
+    \b
+    lana runtimes
+    lana runtimes --json
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -89,7 +94,12 @@ def profile(
 @click.option("--processes", type=click.IntRange(min=1), default=5, help="Fresh processes to measure in.  [default: 5]")
 @as_json
 def measure(target: str, processes: int, json_output: bool, **options: Any) -> None:
-    """Measure the latency of FILE.onnx or of a student's folder in fresh processes."""
+    """Measure the latency of FILE.onnx or of a student's folder in fresh processes.
+
+    \b
+    lana measure runs/mine/students/8ms/model.onnx --runtime openvino --threads 2
+    lana measure net.onnx --processes 9 --json
+    """
     from lana import pipeline
 
     recipe = recipe_of(None, **options)
@@ -106,7 +116,11 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
 
 @main.group()
 def table() -> None:
-    """Show, merge, check and compare latency tables."""
+    """Show, merge, check and compare latency tables.
+
+    \b
+    lana table show hardware_tables/mine.csv
+    """
 
 
 TABLE = click.argument("table", type=click.Path(path_type=Path))

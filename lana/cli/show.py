@@ -30,7 +30,12 @@ from lana.errors import UserError
 @recipe_options(*LOADING, *PLACES)
 @as_json
 def layers(model: str, json_output: bool, **options: Any) -> None:
-    """List what can be replaced in MODEL, with shapes and share of the work; what cannot, and why."""
+    """List what can be replaced in MODEL, with shapes and share of the work; what cannot, and why.
+
+    \b
+    lana layers timm:resnet18
+    lana layers net.py:build --input-shape 3,64,64 --exclude 'head.*'
+    """
     from lana.pipeline import layers_of
     from lana.teacher import teacher_of
 
@@ -98,7 +103,12 @@ def pool(pool: str | None, json_output: bool) -> None:
 def evaluate(
     model: str, data: str | None, task: str | None, device: str | None, json_output: bool, **options: Any
 ) -> None:
-    """Evaluate a student's folder, or MODEL, on the test split of the data."""
+    """Evaluate a student's folder, or MODEL, on the test split of the data.
+
+    \b
+    lana evaluate timm:resnet18 --weights mine.safetensors --model-args num_classes=37 --data folder:images
+    lana evaluate runs/mine/students/8ms --data folder:images --json
+    """
     from lana import pipeline
 
     if not data:

@@ -23,6 +23,7 @@ from lana.cli.options import (
     recipe_options,
 )
 from lana.errors import UserError
+from lana.recipe import FINETUNING
 
 
 @main.command()
@@ -30,8 +31,8 @@ from lana.errors import UserError
 @recipe_options("data")
 @budget_ms
 @budget
-@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, "epochs", "lr", "batch_size")
-@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "precision", "seed", "max_minutes")
+@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING)
+@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "seed", "max_minutes")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")
@@ -144,14 +145,22 @@ def _pin(text: str) -> tuple[str, str]:
 
 @main.command()
 @click.argument("student", type=click.Path(path_type=Path))
-@recipe_options("epochs", "lr")
+@recipe_options(*FINETUNING)
 @quiet
 @as_json
-def finetune(student: Path, epochs: float | None, lr: float | None, quiet: bool, json_output: bool) -> None:
-    """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew."""
+def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> None:
+    """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
+
+    Interrupted, the same command goes on and ends with the same weights.
+
+    \b
+    lana finetune runs/digits-resnet/students/0.4x --epochs 30
+    lana finetune runs/mine/students/5ms --epochs 90 --mixup 0.2 --cutmix 1 --temperature 2 --patience 10
+    """
     from lana import pipeline
 
-    summary = pipeline.finetune(student, epochs=epochs, lr=lr, quiet=quiet or json_output)
+    given = {name: value for name, value in options.items() if value is not None}
+    summary = pipeline.finetune(student, **given, quiet=quiet or json_output)
     print_result(summary, json_output=json_output)
 
 

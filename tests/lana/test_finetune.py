@@ -121,3 +121,90 @@ def test_without_distillation_the_teacher_is_not_run(teacher, data, tmp_path):
     curve = finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c")
     assert not calls
     assert curve[-1].validation_metric > curve[0].validation_metric
+
+
+def tuned(teacher, data, tmp_path, **options):
+    settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
+    student = network(1)
+    name = "-".join(f"{key}{value}" for key, value in options.items()) or "plain"
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name)
+    return student.state_dict(), curve
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": 4.0},
+        {"optimiser": "sgd"},
+        {"warmup": 0.5},
+        {"weight_decay": 0.5},
+        {"feature_weight": 1.0},
+        {"mixup": 0.4},
+        {"ema_epochs": 0.0},
+        {"clip_norm": 0.01},
+        {"distillation": 0.3},
+    ],
+    ids=str,
+)
+def test_every_option_has_an_effect_and_still_learns(teacher, data, tmp_path, option):
+    plain, _ = tuned(teacher, data, tmp_path)
+    other, curve = tuned(teacher, data, tmp_path, **option)
+    assert any(not torch.equal(value, other[name]) for name, value in plain.items() if value.is_floating_point())
+    assert all(torch.isfinite(value).all() for value in other.values())
+    if option.get("clip_norm") != 0.01:
+        assert curve[-1].train_loss < curve[1].train_loss
+
+
+def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
+    def features(state):
+        student = network(1)
+        student.load_state_dict(state)
+        inputs = data.test.read(data.test.indices)[0]
+        return (student.eval()[:3](inputs) - teacher.eval()[:3](inputs)).square().mean()
+
+    plain, _ = tuned(teacher, data, tmp_path, epochs=8)
+    led, _ = tuned(teacher, data, tmp_path, epochs=8, feature_weight=3.0)
+    assert features(led) < 0.8 * features(plain)
+
+
+def test_it_stops_when_nothing_better_comes(teacher, data, tmp_path):
+    settings = FineTuning(epochs=9, lr=50.0, batch_size=50, patience=2)  # a rate that ruins it
+    student = copy.deepcopy(teacher)
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert [row.epoch for row in curve] == [0, 1, 2]
+
+
+def test_batchnorm_is_re_estimated_where_it_is_not_worse(teacher, data, tmp_path, monkeypatch):
+    state, _ = tuned(teacher, data, tmp_path)
+    monkeypatch.setattr("lana.finetune.reestimate_batchnorm", lambda *_, **__: 0)
+    left, _ = tuned(teacher, data, tmp_path, batch_size=50)
+    assert not torch.equal(state["1.running_mean"], left["1.running_mean"])
+    assert torch.equal(state["0.weight"], left["0.weight"])
+
+
+def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, data, tmp_path):
+    options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
+    whole, resumed = network(1), network(1)
+
+    def run(student, name, **more):
+        finetune(
+            student,
+            teacher,
+            data,
+            Classification(),
+            FineTuning(epochs=3, **options),
+            checkpoint=tmp_path / name,
+            expected=tmp_path / "expected",
+            **more,
+        )
+
+    def kill(share, _):
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    run(whole, "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        run(network(1), "broken.pt", on_progress=kill)
+    run(resumed, "broken.pt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name

@@ -1,0 +1,79 @@
+"""Augmentation of a fine-tuning batch beyond shifts: crops for larger images, mixup and cutmix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LARGE_SIDE = 96  # pixels, from which a shift moves objects too little and crops are the field's standard
+CROP_AREA = (0.35, 1.0)  # shares of the image; the usual 0.08 is for hundreds of epochs from random weights
+
+
+class Mixed(NamedTuple):
+    """Labels of a mixed batch: `share` of every example is its own, the rest is its partner's."""
+
+    own: Tensor
+    partner: Tensor
+    share: float
+
+
+def resolve(augmentation: str, input_shape: tuple[int, ...]) -> str:
+    """What `auto` means for inputs of a shape: crop for large images, shift for small ones.
+
+    >>> resolve("auto", (3, 32, 32)), resolve("auto", (3, 224, 224)), resolve("none", (3, 224, 224))
+    ('shift', 'crop', 'none')
+    """
+    if augmentation != "auto":
+        return augmentation
+    return "crop" if len(input_shape) == 3 and min(input_shape[1:]) >= LARGE_SIDE else "shift"
+
+
+def random_resized_crop(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """A random part of each image (N, C, H, W), scaled back to H × W, half of them mirrored where `flip`."""
+    batch = len(inputs)
+    area = torch.empty(batch).uniform_(*CROP_AREA, generator=generator)
+    aspect = torch.empty(batch).uniform_(math.log(3 / 4), math.log(4 / 3), generator=generator).exp()
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = (torch.rand(2, batch, generator=generator) * 2 - 1) * torch.stack([1 - width, 1 - height])
+    mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
+    zero = torch.zeros(batch)
+    rows = [torch.stack([width * mirror, zero, x], 1), torch.stack([zero, height, y], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(inputs.shape), align_corners=False)
+    return F.grid_sample(inputs, grid.to(inputs), padding_mode="reflection", align_corners=False)
+
+
+def mix(inputs: Tensor, alpha: float, generator: torch.Generator, *, cut: bool) -> tuple[Tensor, Tensor, float]:
+    """Every example blended with another one, or (`cut`) with a rectangle of it; the partners and the own share."""
+    first, second = torch._standard_gamma(torch.full((2,), alpha), generator=generator).tolist()
+    share = first / (first + second)
+    partners = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+    if not cut:
+        return share * inputs + (1 - share) * inputs[partners], partners, share
+    height, width = inputs.shape[-2:]
+    tall, wide = round(height * math.sqrt(1 - share)), round(width * math.sqrt(1 - share))
+    top = int(torch.randint(0, height - tall + 1, (1,), generator=generator))
+    left = int(torch.randint(0, width - wide + 1, (1,), generator=generator))
+    mixed = inputs.clone()
+    mixed[..., top : top + tall, left : left + wide] = inputs[partners][..., top : top + tall, left : left + wide]
+    return mixed, partners, 1 - tall * wide / (height * width)
+
+
+def augmented(
+    batches: Iterator[tuple[Tensor, Tensor]], *, crop: bool, mixup: float, cutmix: float, seed: int
+) -> Iterator[tuple[Tensor, Tensor | Mixed]]:
+    """The batches cropped and mixed; with both mixup and cutmix each batch draws one of them."""
+    generator = torch.Generator().manual_seed(seed)
+    for inputs, labels in batches:
+        if crop:
+            inputs = random_resized_crop(inputs, generator, flip=inputs.shape[1] == 3)
+        if not (mixup or cutmix):
+            yield inputs, labels
+            continue
+        cut = cutmix > 0 and (mixup == 0 or bool(torch.rand(1, generator=generator) < 0.5))
+        inputs, partners, share = mix(inputs, cutmix if cut else mixup, generator, cut=cut)
+        yield inputs, Mixed(labels, labels[partners], share)
