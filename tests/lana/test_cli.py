@@ -42,6 +42,8 @@ def refused(result, *expected):
         ([*DIGITS, "--budget", "0.4x", "--runtime", "onnxruntime-gpu"], "onnxruntime"),
         ([*DIGITS, "--budget", "0.4x", "--pool", "defualt"], "default"),
         ([*DIGITS, "--budget", "0.4x", "--max-minutes", "0.01"], "is too short"),
+        ([*DIGITS, "--budget", "0.4x", "--distillation", "1.5"], "expected a share from 0 to 1"),
+        ([*DIGITS, "--budget", "0.4x", "--optimiser", "adam"], "expected one of adamw, sgd"),
         (["select", "nowhere", "--budget", "0.4x"], "is not a run"),
         (["report", "nowhere"], "is not a run"),
         (["finetune", "nowhere"], "not a student's folder"),

@@ -6,6 +6,7 @@ from torch import nn
 
 from lana.data import Data, from_arrays
 from lana.finetune import FineTuning, finetune
+from lana.recipe import FINETUNING, Recipe
 from lana.task import Classification
 
 
@@ -153,6 +154,13 @@ def test_every_option_has_an_effect_and_still_learns(teacher, data, tmp_path, op
     assert all(torch.isfinite(value).all() for value in other.values())
     if option.get("clip_norm") != 0.01:
         assert curve[-1].train_loss < curve[1].train_loss
+
+
+def test_the_recipe_offers_what_fine_tuning_takes_with_the_same_defaults():
+    recipe, settings = Recipe(), FineTuning()
+    assert {name: getattr(recipe, name) for name in FINETUNING} == {
+        name: value for name, value in vars(settings).items() if name not in ("seed", "device", "compile")
+    }
 
 
 def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
