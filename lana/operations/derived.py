@@ -250,7 +250,9 @@ def no_se(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fea
 @once_a_structure
 def _folds(layer: Layer, module: nn.Module) -> dict[str, str]:
     """Gate → the module whose weights can take its factors in; an empty name where there is none."""
-    names = {part: name for name, part in module.named_modules() if isinstance(part, (nn.Conv2d, nn.BatchNorm2d))}
+    inside = tuple(f"{gate}." for gate in gates(layer, module))  # these go
+    maps = (nn.Conv2d, nn.BatchNorm2d)
+    names = {p: name for name, p in module.named_modules() if isinstance(p, maps) and not name.startswith(inside)}
     example, folds = example_for(layer, module), {}
     for gate in gates(layer, module):
         plain = copy.deepcopy(module).eval()
@@ -265,7 +267,7 @@ def _folds(layer: Layer, module: nn.Module) -> dict[str, str]:
 def _same_folded(module: nn.Module, plain: nn.Module, gate: str, name: str, factors: Tensor, example: Tensor) -> bool:
     into = module.get_submodule(name)
     width = into.in_channels if isinstance(into, nn.Conv2d) else into.num_features
-    if name.startswith(f"{gate}.") or width != len(factors) or (isinstance(into, nn.Conv2d) and into.groups > 1):
+    if width != len(factors) or (isinstance(into, nn.Conv2d) and into.groups > 1):
         return False
     folded = copy.deepcopy(module).eval()
     _ungate(folded, gate, name, factors)

@@ -81,9 +81,8 @@ def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
 
 
 def _kept(group: InnerGroup, share: float) -> int:
-    """How many channels of each of its groups stay, in whole vectors."""
-    wanted = max(FEWEST_CHANNELS, round(group.channels * share / FEWEST_CHANNELS) * FEWEST_CHANNELS)
-    return max(1, min(group.channels, wanted) // group.groups)
+    """How many channels of each of its groups stay: the mere share, since the table tells which widths are fast."""
+    return max(1, round(group.channels // group.groups * share))
 
 
 @once_a_structure
@@ -99,7 +98,7 @@ def _find_groups(layer: Layer, block: nn.Module) -> tuple[InnerGroup, ...]:
     found = []
     for group in _candidates(block, example_of(layer)):
         half = group.channels // group.groups // 2
-        if group.channels >= 2 * FEWEST_CHANNELS and half and _fits(layer, block, [(group, torch.arange(half))]):
+        if group.channels >= FEWEST_CHANNELS and half and _fits(layer, block, [(group, torch.arange(half))]):
             found.append(group)
     halves = [(group, torch.arange(group.channels // group.groups // 2)) for group in found]
     return tuple(found) if _fits(layer, block, halves) else ()
