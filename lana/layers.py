@@ -170,6 +170,7 @@ def find_layers(
     search = _Search(model, modules, seen, total, granularity)
     chosen = sorted(search.run(), key=lambda name: seen[name].order)
     layers, passed = [], search.passed_over
+    bound = _looked_into(model, chosen, example_inputs)
     for name in chosen:
         if not _matches(name, [include] if isinstance(include, str) else include):
             passed.append(PassedOver(name=name, reason="left out by --layers", macs=seen[name].macs // batch))
@@ -177,10 +178,27 @@ def find_layers(
             passed.append(PassedOver(name=name, reason="left out by --exclude", macs=seen[name].macs // batch))
         elif seen[name].macs < NEGLIGIBLE * total:
             passed.append(PassedOver(name=name, reason="has next to no work", macs=seen[name].macs // batch))
+        elif name in bound:
+            passed.append(PassedOver(name=name, reason="other code reads its parts", macs=seen[name].macs // batch))
         else:
             layers.append(_layer(name, seen, modules, batch))
     spans = tuple(_spans(layers, seen, work.readers, max_span))
     return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
+
+
+def _looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
+    """The layers whose weights or parts are read by name elsewhere: what stands there instead would not have them."""
+    from lana.features import switched
+
+    def runs(some: Sequence[str]) -> bool:
+        try:
+            with switched(model, some), quiet_evaluation(model):
+                model(*example_inputs)
+        except AttributeError:
+            return False
+        return True
+
+    return set() if runs(names) else {name for name in names if not runs([name])}
 
 
 def _matches(name: str, globs: Sequence[str]) -> bool:

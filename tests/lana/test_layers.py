@@ -170,7 +170,7 @@ def test_dicts_hooks_and_work_in_place_do_no_harm():
     scan = find_layers(network, ({"image": EXAMPLE},))
     assert [layer.name for layer in scan.layers] == ["body.0", "body.2", "body.3"]
     assert network.training
-    assert network.calls == 1
+    assert network.calls == 2  # watched once, and run once with every layer switched
     assert len(network.body[2]._forward_hooks) == 1
 
 
@@ -246,3 +246,9 @@ def test_where_the_channels_are(size):
     assert [(layer.name, layer.layout) for layer in last.layers] == [("0", "nhwc"), ("1", "nhwc")]
     first = find_layers(nn.Sequential(Residual(), Residual()), (torch.randn(1, 8, *size),))
     assert [(layer.name, layer.layout) for layer in first.layers] == [("0", "nchw"), ("1", "nchw")]
+
+
+def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():
+    scan = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x.to(p[0].one.weight.dtype))))
+    assert names(scan) == ["stem", "parts.1"]
+    assert reasons(scan)["parts.0"] == "other code reads its parts"
