@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from lana import stages
-from lana.evaluate import evaluating
+from lana.evaluation import evaluating
 from lana.export import to_computation
-from lana.finetune import FineTuning, finetune
+from lana.finetuning import FineTuning, finetune
 from lana.pipeline import Setting
 from lana.selection import Selector
 from lana.student import count_parameters, load_student

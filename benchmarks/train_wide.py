@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_model
 
 from lana.data import load_data
-from lana.evaluate import evaluate_module
-from lana.finetune import FineTuning, finetune
+from lana.evaluation import evaluate_module
+from lana.finetuning import FineTuning, finetune
 from lana.task import load_task
 from lana.teacher import load_teacher
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import lana.stages as stages
 from lana.errors import BudgetUnreachable, UserError
-from lana.evaluate import evaluate_module
+from lana.evaluation import evaluate_module
 from lana.export import export_onnx, to_computation
 from lana.prediction import plain_sum_ms, total
 from lana.profiling import Offer, with_latencies

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lana.evaluate import evaluating
+from lana.evaluation import evaluating
 from lana.precision import autocast, in_full
 from lana.run import write
 

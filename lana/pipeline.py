@@ -24,10 +24,10 @@ from typing import Any
 
 from torch import nn
 
-from lana import devices, stages
+from lana import delivery, devices, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
-from lana.evaluate import Evaluation, check_labels, evaluate_module
+from lana.evaluation import Evaluation, check_labels, evaluate_module
 from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
 from lana.plan import estimate, fit_to_time
@@ -81,8 +81,8 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
             return nothing_to_do(setting, baseline, budget_ms)
         selector = make_pool(setting, baseline, recipe)
         student = stages.select(setting, selector, baseline, recipe, name or recipe.budget)
-        stages.finetune(setting, student, recipe)
-        return stages.deliver(setting, selector, baseline, student, recipe)
+        delivery.finetune(setting, student, recipe)
+        return delivery.deliver(setting, selector, baseline, student, recipe)
 
 
 def dry_run(recipe: Recipe) -> list[str]:
@@ -148,7 +148,7 @@ def select(
             return nothing_to_do(setting, baseline, budget_ms)
         name = _new_name(setting.run, name, budget)
         student = stages.select(setting, selector, baseline, recipe, name, verify=verify)
-        return stages.deliver(setting, selector, baseline, student, recipe, verify=verify)
+        return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
 
 
 def select_for(
@@ -217,8 +217,8 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         setting = prepare(run, recipe, quiet=quiet)
         baseline = stages.baseline(setting)
         selector = make_pool(setting, baseline, recipe)
-        stages.finetune(setting, folder, recipe)
-        return stages.deliver(setting, selector, baseline, folder, recipe)
+        delivery.finetune(setting, folder, recipe)
+        return delivery.deliver(setting, selector, baseline, folder, recipe)
 
 
 def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
@@ -260,7 +260,7 @@ def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: 
     Raises:
         UserError: the target is neither.
     """
-    return stages.measure_target(target, runtime=runtime, settings=settings, processes=processes)
+    return delivery.measure_target(target, runtime=runtime, settings=settings, processes=processes)
 
 
 def profile(

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lana import stages
 from lana.errors import UserError
-from lana.evaluate import DistanceToTeacher
+from lana.evaluation import DistanceToTeacher
 from lana.pipeline import Setting, open_finished
 from lana.progress import Progress
 from lana.run import write_json

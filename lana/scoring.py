@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lana.data import Split
 from lana.errors import UserError
-from lana.evaluate import evaluating
+from lana.evaluation import evaluating
 from lana.features import replayable, switched
 from lana.layers import Layer
 from lana.run import write

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lana.data import load_data
-from lana.evaluate import evaluate_module
+from lana.evaluation import evaluate_module
 from lana.layers import find_layers
 from lana.task import Classification
 from lana.teacher import load_teacher

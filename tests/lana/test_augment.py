@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lana.augment import Mixed, augmented, mix, random_resized_crop, resolve
-from lana.finetune import FineTuning, _loss, _view
+from lana.finetuning import FineTuning, _loss, _view
 from lana.task import Classification
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lana.errors import UserError
-from lana.evaluate import DistanceToTeacher
+from lana.evaluation import DistanceToTeacher
 from lana.scoring import losses_of, read_scores, score
 from lana.student import assemble, build_operation
 from lana.task import Classification

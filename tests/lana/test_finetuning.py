@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lana.data import Data, from_arrays
-from lana.finetune import FineTuning, finetune
+from lana.finetuning import FineTuning, finetune
 from lana.recipe import FINETUNING, Recipe
 from lana.task import Classification
 
@@ -184,7 +184,7 @@ def test_it_stops_when_nothing_better_comes(teacher, data, tmp_path):
 
 def test_batchnorm_is_re_estimated_where_it_is_not_worse(teacher, data, tmp_path, monkeypatch):
     state, _ = tuned(teacher, data, tmp_path)
-    monkeypatch.setattr("lana.finetune.reestimate_batchnorm", lambda *_, **__: 0)
+    monkeypatch.setattr("lana.finetuning.reestimate_batchnorm", lambda *_, **__: 0)
     left, _ = tuned(teacher, data, tmp_path, batch_size=50)
     assert not torch.equal(state["1.running_mean"], left["1.running_mean"])
     assert torch.equal(state["0.weight"], left["0.weight"])

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from lana.augment import Mixed, augmented, resolve
 from lana.batchnorm import reestimate_batchnorm
 from lana.data import Data
-from lana.evaluate import evaluate_module
+from lana.evaluation import evaluate_module
 from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
 from lana.precision import autocast, computes_in_bf16, in_full

@@ -1,0 +1,124 @@
+"""The last stages of `lana.pipeline`: a student is fine-tuned, exported and measured once more."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from safetensors.torch import save_model
+
+import lana.finetuning as finetuning
+from lana import stages
+from lana.card import write_card
+from lana.errors import UserError
+from lana.evaluation import evaluate_module
+from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
+from lana.recipe import FINETUNING, Recipe
+from lana.run import write, write_json
+from lana.selection import Selector
+from lana.student import load_student_as_teacher
+from lana.summary import Summary, summarise
+from lana.wholes import PROCESSES, Log, replaced
+from profilers import Comparison, Computation, RuntimeSettings, compare
+
+if TYPE_CHECKING:
+    from lana.pipeline import Setting
+
+MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is within the budget
+
+
+def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
+    """Fine-tune the student in `folder`; its weights are replaced when it is finished, its curve kept."""
+    settings = finetuning.FineTuning(
+        **{name: getattr(recipe, name) for name in FINETUNING}, seed=recipe.seed, device=recipe.device
+    )
+    curve_path, done = folder / "training.csv", folder / "finetuned.json"
+    before = json.loads(done.read_text())["settings"] if done.is_file() else None
+    if not recipe.epochs or (before is not None and finetuning.FineTuning(**before) == settings):
+        return
+    start_s, loaded = time.monotonic(), load_student_as_teacher(folder)
+    with setting.progress(f"Fine-tuning {folder.name}") as progress:
+        curve = finetuning.finetune(
+            loaded.module,
+            setting.teacher.module,
+            setting.data,
+            setting.task,
+            settings,
+            checkpoint=folder / "training.pt",
+            expected=setting.run.pool / "expected",
+            on_progress=progress.update,
+        )
+    setting.teacher.module.cpu()
+    write(curve_path, lambda beside: pd.DataFrame([vars(row) for row in curve]).to_csv(beside, index=False))
+    write(folder / "model.safetensors", lambda beside: save_model(loaded.module, str(beside)))
+    write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
+    (folder / "training.pt").unlink(missing_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)
+
+
+def deliver(
+    setting: Setting,
+    selector: Selector,
+    baseline: stages.Baseline,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    verify: bool = True,
+) -> Summary:
+    """Export the student, measure the exported file in fresh processes beside the teacher, and write `summary.json`.
+
+    Where noise hides whether it is within the budget, it is measured again and the measurements are pooled.
+    """
+    if (folder / "summary.json").is_file():
+        return Summary.read(folder / "summary.json")
+    start_s, student = time.monotonic(), load_student_as_teacher(folder).module
+    example = setting.teacher.example(recipe.batch)
+    parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), example)
+    if verify:  # seconds that a quick look should not take; `lana export --form program` writes it at any time
+        with contextlib.suppress(ExportFailed):
+            export_program(student, example, folder / "model.pt2")
+    measured = None
+    if verify:
+        limit = baseline.budget_ms(recipe) / baseline.teacher_ms
+        form = stages.runtime_form(recipe.runtime, setting.runtime_settings)
+        delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
+        log = Log(folder / "measurements.csv")
+        selection = replaced(json.loads((folder / "selection.json").read_text())["selection"])
+        for _ in range(MORE_MEASUREMENTS):
+            with setting.progress("Measuring the delivered file") as progress:
+                log.add([selection], stages.compared(setting, [delivered], PROCESSES))
+                progress.update(1)
+            measured = log.of(selection)
+            if measured is not None and measured.ratio_upper95 <= limit:
+                break
+    metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
+    summary = summarise(
+        setting,
+        selector,
+        baseline,
+        folder,
+        recipe,
+        measured=measured,
+        metric=metric,
+        parity=parity,
+        seconds=round(time.monotonic() - start_s, 2),
+    )
+    write_card(folder, summary)
+    return summary
+
+
+def measure_target(target: str, *, runtime: str, settings: RuntimeSettings, processes: int) -> Comparison:
+    """See `lana.pipeline.measure`."""
+    path = Path(target)
+    if (path / "model.onnx").is_file():
+        path = path / "model.onnx"
+    if path.suffix != ".onnx" or not path.is_file():
+        raise UserError(
+            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
+        )
+    computation = Computation.from_onnx(path)
+    return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]
