@@ -59,6 +59,9 @@ class Selector:
     seed: int = 0
     solver: str = "HiGHS"
     seconds: dict[str, float] = field(default_factory=dict)
+    _corrected: dict[tuple[float, int, int, str], Mapping[tuple[str, str], float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _fitted: tuple[tuple[str, int], Prediction] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,9 +114,17 @@ class Selector:
         """The scores corrected by the students whose loss was measured, those around a latency above all."""
         if not self.refine:
             return self.losses
-        known = [(selection, loss) for selection, loss in self.loss_log.rows if self._known(selection)]
-        distances = [self.predicted_ms(selection) / around_ms - 1 for selection, _ in known]
-        return corrected(self.losses, known, distances)
+        place = (
+            max(0.01, round(around_ms / self.teacher_ms, 2)),
+            len(self.loss_log.rows),
+            len(self.log.rows),
+            self.log.loop,
+        )
+        if place not in self._corrected:
+            known = [(selection, loss) for selection, loss in self.loss_log.rows if self._known(selection)]
+            distances = [self.predicted_ms(s) / (place[0] * self.teacher_ms) - 1 for s, _ in known]
+            self._corrected[place] = corrected(self.losses, known, distances)
+        return self._corrected[place]
 
     def _known(self, selection: Mapping[str, str]) -> bool:
         return all(pair in self._by_name for pair in selection.items())

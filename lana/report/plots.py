@@ -42,7 +42,11 @@ def draw_accuracy(data: dict[str, Any]) -> Any:
         after = [student["student_accuracy"] for student in students]
         axes.plot(xs, after, "o-", color="tab:green", label="students")
     axes.plot(data["teacher_ms"], first["teacher_accuracy"], "*", color="tab:purple", ms=14, label="teacher")
-    axes.set(xlabel=f"measured milliseconds ({data['runtime']})", ylabel=first["metric"], title=data["model"])
+    axes.set(
+        xlabel=f"measured milliseconds ({data['runtime']})",
+        ylabel=first["metric"],
+        title=data["model"].rpartition("/")[2],
+    )
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
