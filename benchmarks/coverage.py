@@ -46,6 +46,7 @@ FEWER_BLOCKS = {
     "timm:qwen3_vit_88m": "depth=3",
     "timm:samvit_base_patch16_224": "depth=4",
 }
+SMALLER_INPUT = 224  # in place of larger ones: patches of 14 and 16 divide it
 LARGEST_INPUT = 256  # pixels a side, where the network takes any size
 TORCHVISION = (
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
@@ -84,7 +85,7 @@ def _smaller_input(reference: str) -> int | None:
 
     kind, _, name = reference.partition(":")
     config = timm.get_pretrained_cfg(name) if kind == "timm" else None
-    return LARGEST_INPUT if config and config.input_size[-1] > LARGEST_INPUT and not config.fixed_input_size else None
+    return SMALLER_INPUT if config and config.input_size[-1] > LARGEST_INPUT and not config.fixed_input_size else None
 
 
 def examine(reference: str) -> dict[str, Any]:

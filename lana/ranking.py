@@ -112,8 +112,10 @@ def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selec
     selector.loss_log = selector.loss_log.replay(f"ranking {budget:g}x")
     selector.correct_losses(middle_ms)
     chosen = selector.choice(middle_ms)
-    others = selector.draw(middle_ms, count, noises=PERTURBATIONS, seed=seed + 100)
-    return ([chosen] if chosen else []) + [s for s in others if s != chosen and selector.loss_log.of(s) is None]
+    known = len(selector.loss_log.rows)  # what the correction was fitted on says nothing about how truly it ranks
+    others = selector.draw(middle_ms, count + known, noises=PERTURBATIONS, seed=seed + 100)
+    fresh = [s for s in others if s != chosen and selector.loss_log.of(s) is None]
+    return ([chosen] if chosen else []) + fresh[: count - 1]
 
 
 def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save, save_model
+from safetensors.torch import load_file, save, save_model
 from torch import Tensor, nn
 
 from lana.errors import LanaError, UserError
@@ -134,12 +135,28 @@ def load_student_as_teacher(path: Path | str) -> Teacher:
     layers = [layer_from_json(layer) for layer in architecture["layers"]]
     student = assemble(teacher.module, layers, architecture["selection"])
     try:
-        load_model(student, folder / "model.safetensors")
+        _load_in_full(student, folder / "model.safetensors")
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The weights {folder / 'model.safetensors'} do not fit its architecture.json: {error}"
         ) from error
     return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / "model.safetensors"))
+
+
+def _load_in_full(module: nn.Module, path: Path) -> None:
+    """Load what `save_model` wrote: of tensors that share their memory it kept one.
+
+    Raises:
+        RuntimeError: names are missing or left over, or shapes differ.
+    """
+    own = module.state_dict()
+    state = OrderedDict(load_file(path))
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # the versions that some modules ask for when loading
+    missing, unknown = module.load_state_dict(state, strict=False)
+    kept = {own[name].data_ptr() for name in state if name in own}
+    missing = [name for name in missing if own[name].data_ptr() not in kept]
+    if missing or unknown:
+        raise RuntimeError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -388,7 +389,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"The weights {path} do not fit the model: {', '.join(parts)}. "
             "Check the model's name and its arguments (--model-args num_classes=…)."
         )
-    module.load_state_dict(state, strict=not optional)
+    versioned = OrderedDict(state)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]  # a safetensors file has none, some modules ask
+    module.load_state_dict(versioned, strict=not optional)
 
 
 def _absolute(model: str) -> str:

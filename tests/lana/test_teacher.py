@@ -1,6 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from lana.errors import UserError
 from lana.teacher import import_torchvision, load_teacher, load_weights, read_state_dict
@@ -108,3 +109,25 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(UserError, match=r"could not be had.*--weights"):
         load_teacher("timm:resnet18")
+
+
+class Versioned(nn.Linear):
+    """A module that asks for its version when it is loaded, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_a_module_that_asks_for_its_version_is_loaded(tmp_path):
+    from lana.student import _load_in_full
+
+    module = Versioned(3, 2)
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    for load in (load_weights, _load_in_full):
+        again = Versioned(3, 2)
+        load(again, tmp_path / "weights.safetensors")
+        assert torch.equal(again.weight, module.weight)
