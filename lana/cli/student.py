@@ -32,7 +32,9 @@ from lana.recipe import FINETUNING
 @budget_ms
 @budget
 @recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING)
-@recipe_options("distill_epochs", "distill_images", "score_images", "candidates", "seed", "max_minutes")
+@recipe_options(
+    "distill_epochs", "distill_images", "score_images", "score_by", "refine", "candidates", "seed", "max_minutes"
+)
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")

@@ -76,3 +76,22 @@ def test_a_kind_that_was_not_taken_is_told(scored):
     without = [replace(one, task_loss=math.nan) for one in read_scores(scored[2])]
     with pytest.raises(UserError, match="--score-by task: this run has no task_loss"):
         losses_of(without, "task")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--refine", "-1"), "--refine -1: expected at least 0"),
+        (("--score-by", "none"), "--score-by"),
+    ],
+)
+def test_how_to_score_is_told_on_the_command_line(options, message, tmp_path):
+    from click.testing import CliRunner
+
+    from lana.cli import main
+
+    arguments = ("compress", "digits-resnet", "--data", "digits", "--budget", "0.5x", "--out", str(tmp_path / "run"))
+    refused = CliRunner().invoke(main, [*arguments, *options])
+    assert refused.exit_code == 2
+    assert message in refused.output
+    assert "No such option" not in refused.output
