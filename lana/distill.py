@@ -20,7 +20,7 @@ from torch import nn
 from lana.data import Data, Split
 from lana.errors import LanaError
 from lana.features import captured, forward_until
-from lana.imitation import RACE_STEPS, Job, begun, errors_of, find_rates, train
+from lana.imitation import RACE_RATES, RACE_STEPS, Job, begun, errors_of, find_rates, train
 from lana.layers import Layer
 from lana.run import write
 from lana.student import build_operation, load_operation, save_operation
@@ -84,12 +84,10 @@ def distill(
         done = len(results)
         jobs = _start(teacher, group, split, check, latency_ms or {}, seed=seed, device=device)
 
-        def share(step: int, jobs: list[Job] = jobs, done: int = done) -> None:
-            on_progress((done + len(jobs) * step / max(steps, 1)) / total, f"{jobs[0].layer.name} …")
+        def tell(share: float, jobs: list[Job] = jobs, done: int = done) -> None:
+            on_progress((done + len(jobs) * share) / total, f"{jobs[0].layer.name} …")
 
-        if steps >= MOST_RACED * RACE_STEPS and not begun(checkpoint, jobs):
-            find_rates(teacher, jobs, split, seed=seed + 1, **how)
-        train(teacher, jobs, split, steps=steps, seed=seed, checkpoint=checkpoint, on_step=share, **how)
+        _train_group(teacher, jobs, split, steps, checkpoint, tell, seed=seed, **how)
         _finish(teacher, jobs, check, device)
         for job in jobs:
             if not job.dropped:
@@ -106,6 +104,28 @@ def distill(
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
     return [results[layer.name, name] for layer, name in pool]
+
+
+def _train_group(
+    teacher: nn.Module,
+    jobs: Sequence[Job],
+    split: Split,
+    steps: int,
+    checkpoint: Path,
+    tell: Callable[[float], None],
+    *,
+    seed: int,
+    **how: Any,
+) -> None:
+    """The race for learning rates, where the training is long enough for one, and the training."""
+    race = len(RACE_RATES) * RACE_STEPS if steps >= MOST_RACED * RACE_STEPS else 0  # in steps of the training
+    total = max(race + steps, 1)
+    if race and not begun(checkpoint, jobs):
+        find_rates(
+            teacher, jobs, split, seed=seed + 1, on_step=lambda step: tell(step * len(RACE_RATES) / total), **how
+        )
+    how |= {"checkpoint": checkpoint, "on_step": lambda step: tell((race + step) / total)}
+    train(teacher, jobs, split, steps=steps, seed=seed, **how)
 
 
 def _groups(

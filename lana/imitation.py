@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,16 +69,8 @@ def layers_of(jobs: Sequence[Job]) -> list[Layer]:
     return list({job.layer.name: job.layer for job in jobs}.values())
 
 
-def normalised_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the mean square of the target.
-
-    >>> float(normalised_error(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])))  # (0 + 4) / (1 + 1)
-    2.0
-    """
-    return F.mse_loss(output, target) / power(target)
-
-
 def power(target: Tensor) -> Tensor:
+    """Mean square, what errors are normalised by."""
     return target.float().square().mean().clamp(min=1e-12)
 
 
@@ -109,7 +102,15 @@ def errors_of(teacher: nn.Module, jobs: Sequence[Job], split: Split, device: str
 
 
 def find_rates(
-    teacher: nn.Module, jobs: Sequence[Job], split: Split, *, batch_size: int, seed: int, device: str, precision: str
+    teacher: nn.Module,
+    jobs: Sequence[Job],
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    device: str,
+    precision: str,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Set each job's peak rate to the one, of three, that lowers its loss most in a short race."""
     entrants = [
@@ -125,9 +126,8 @@ def find_rates(
         for job in jobs
         for rate in RACE_RATES
     ]
-    train(
-        teacher, entrants, split, steps=RACE_STEPS, batch_size=batch_size, seed=seed, device=device, precision=precision
-    )
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "precision": precision}
+    train(teacher, entrants, split, steps=RACE_STEPS, on_step=on_step, **how)
     for index, job in enumerate(jobs):
         tried = entrants[len(RACE_RATES) * index : len(RACE_RATES) * (index + 1)]
         finished = [e for e in tried if not e.restarts and math.isfinite(e.loss)]
@@ -155,7 +155,7 @@ def train(
     trained = [job for job in jobs if job.parameters]
     if not trained or not steps:
         return
-    optimiser = torch.optim.Adam([{"params": job.parameters} for job in trained], lr=0.0)
+    optimiser = torch.optim.Adam([{"params": job.parameters} for job in trained], lr=0.0, fused=True)
     first = _resume(checkpoint, trained, optimiser) if checkpoint else 0
     saved_s, judged = time.monotonic(), [round(share * steps) for share in JUDGED_AT] if checkpoint else []
     batches = _batches(split, batch_size, seed, device, first)
