@@ -126,10 +126,10 @@ def synthetic_losses(bench: Bench, seed: int) -> dict[tuple[str, str], float]:
     }
 
 
-def chosen_students(bench: Bench, count: int) -> list[Selection]:
+def chosen_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """The program's choices for budgets over the range, each for losses of its own."""
     found = []
-    for seed, share in enumerate(np.linspace(*RANGE, count), start=1):
+    for seed, share in enumerate(np.linspace(*RANGE, count), start=1 + draw * DRAWN):
         selector = dataclasses.replace(bench.selector, losses=synthetic_losses(bench, seed))
         selection = selector.solve(share * selector.teacher_ms)
         if selection:
@@ -137,9 +137,9 @@ def chosen_students(bench: Bench, count: int) -> list[Selection]:
     return found
 
 
-def random_students(bench: Bench, count: int) -> list[Selection]:
+def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """Operations drawn at each layer, slower or faster ones likelier; those nearest to shares over the range."""
-    rng, selector = np.random.default_rng(0), bench.selector
+    rng, selector = np.random.default_rng(draw), bench.selector
     by_layer = [[o for o in bench.offers if o.layer.name == layer.name] for layer in bench.layers]
     prediction, drawn = selector.prediction(), []
     costs = [np.array([prediction.part_ms(offer.columns) for offer in here]) for here in by_layer]
@@ -157,15 +157,15 @@ def random_students(bench: Bench, count: int) -> list[Selection]:
     return found
 
 
-def evaluate(bench: Bench, held_out: int) -> list[dict[str, float | str]]:
+def evaluate(bench: Bench, held_out: int, draw: int) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
     selector, rows = bench.selector, []
     selector.calibrate()
-    drawn, log = bench.out / "students.json", Log.read(bench.out / "held_out.csv")
+    drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
-        students = [("program", selection) for selection in chosen_students(bench, held_out - half)]
-        write_json(drawn, [*students, *(("random", selection) for selection in random_students(bench, half))])
+        students = [("program", selection) for selection in chosen_students(bench, held_out - half, draw)]
+        write_json(drawn, [*students, *(("random", selection) for selection in random_students(bench, half, draw))])
     students = json.loads(drawn.read_text())
     for _ in range(2 - len(log.rows) // len(students)):
         selections = [selection for _, selection in students]
@@ -215,13 +215,16 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--runtime", default="onnxruntime-cpu")
 @click.option("--threads", default=1)
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
+@click.option("--draw", default=0, help="Which students are held out: another number, others.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Append a row a student.")
-def main(models: tuple[str, ...], runtime: str, threads: int, held_out: int, out: Path, table: Path | None) -> None:
+def main(
+    models: tuple[str, ...], runtime: str, threads: int, held_out: int, draw: int, out: Path, table: Path | None
+) -> None:
     for model in models:
         folder = out / f"{model.replace(':', '-')}-{runtime}-{threads}"
         bench = Bench(Recipe(model=model, runtime=runtime, threads=threads), folder)
-        rows = evaluate(bench, held_out)
+        rows = evaluate(bench, held_out, draw)
         tell(bench, rows)
         shutil.rmtree(bench.networks)
         if table:
