@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lana.data import Split
-from lana.precision import autocast
+from lana.precision import autocast, channels_last
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -33,7 +33,7 @@ def reestimate_batchnorm(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
-    with torch.no_grad(), autocast(device, precision):
+    with torch.no_grad(), channels_last([module], device, precision), autocast(device, precision):
         for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=device):
             module(inputs)
     for norm, (momentum, training) in zip(norms, before, strict=True):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lana.data import Data, Split
 from lana.errors import UserError
-from lana.precision import autocast, in_full
+from lana.precision import autocast, channels_last, in_full
 from lana.task import Task, tensor_of
 from lana.teacher import Teacher
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 64  # what a processor's caches like; four times as many take a quarter longer an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,33 +54,30 @@ class DistanceToTeacher:
         self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu", precision: str = "fp32"
     ) -> None:
         self.split, self.task, self.device, self.precision = split, task, device, precision
-        with evaluating(teacher, device), torch.inference_mode(), autocast(device, precision):
+        with evaluating(teacher, device, precision), torch.no_grad():
             self.expected = [teacher(inputs) for inputs, _ in split.batches(EVALUATION_BATCH, device=device)]
         teacher.cpu()
 
     def of(self, module: nn.Module) -> Tensor:
         """The task's distance between the outputs, (N,), in evaluation mode."""
         distances = []
-        with evaluating(module, self.device), torch.inference_mode(), autocast(self.device, self.precision):
+        with evaluating(module, self.device, self.precision), torch.no_grad():
             batches = self.split.batches(EVALUATION_BATCH, device=self.device)
             for (inputs, _), expected in zip(batches, self.expected, strict=True):
                 distances.append(self.task.distance(in_full(module(inputs)), in_full(expected)).cpu())
         return torch.cat(distances)
 
 
-class evaluating:  # noqa: N801 - used as a context, like torch.no_grad
-    """Evaluation mode on a device; afterwards every submodule's mode is as it was."""
-
-    def __init__(self, module: nn.Module, device: str = "cpu") -> None:
-        self.module = module.to(device)
-        self.modes = {name: submodule.training for name, submodule in module.named_modules()}
-
-    def __enter__(self) -> nn.Module:
-        return self.module.eval()
-
-    def __exit__(self, *_: Any) -> None:
-        for name, submodule in self.module.named_modules():
-            submodule.training = self.modes.get(name, submodule.training)
+@contextlib.contextmanager
+def evaluating(module: nn.Module, device: str = "cpu", precision: str = "fp32") -> Iterator[nn.Module]:
+    """Evaluation mode on a device, in a precision; afterwards every submodule's mode is as it was."""
+    modes = {name: submodule.training for name, submodule in module.to(device).named_modules()}
+    with channels_last([module], device, precision), autocast(device, precision):
+        try:
+            yield module.eval()
+        finally:
+            for name, submodule in module.named_modules():
+                submodule.training = modes.get(name, submodule.training)
 
 
 def check_labels(teacher: Teacher, data: Data, task: Task) -> None:

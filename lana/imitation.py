@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lana.data import Split
 from lana.features import captured, forward_until
 from lana.layers import Layer
-from lana.precision import autocast
+from lana.precision import autocast, channels_last
 from lana.run import write
 from lana.schedule import learning_rate
 
@@ -159,7 +159,8 @@ def train(
     first = _resume(checkpoint, trained, optimiser) if checkpoint else 0
     saved_s, judged = time.monotonic(), [round(share * steps) for share in JUDGED_AT] if checkpoint else []
     batches = _batches(split, batch_size, seed, device, first)
-    with captured(teacher, layers_of(trained)) as features:
+    laid_out = channels_last([teacher, *(job.module for job in trained)], device, precision)
+    with laid_out, captured(teacher, layers_of(trained)) as features:
         for step in range(first, steps):
             if step in judged:
                 stop_dominated(trained, CLEARLY[judged.index(step)])

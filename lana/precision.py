@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 
@@ -32,6 +34,28 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[o
     """
     half = computes_in_bf16(device, precision)
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)
+
+
+@contextlib.contextmanager
+def channels_last(modules: Iterable[nn.Module], device: str, precision: str) -> Iterator[None]:
+    """While open, where the precision is halved: convolutions' weights in the order that bfloat16 kernels want.
+
+    Else every convolution reorders what goes in and out. Values stay, and so do the parameters themselves.
+    """
+    those = list(modules) if computes_in_bf16(device, precision) else []
+    for module in those:
+        _lay_out(module, torch.channels_last)
+    try:
+        yield
+    finally:
+        for module in those:
+            _lay_out(module, torch.contiguous_format)
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
 
 def in_full(output: Any) -> Any:

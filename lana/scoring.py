@@ -22,10 +22,11 @@ from lana.errors import UserError
 from lana.evaluation import evaluating
 from lana.features import replayable, switched
 from lana.layers import Layer
+from lana.precision import channels_last, in_full
 from lana.run import write
 from lana.task import Task
 
-BATCH = 250
+BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ def score(
     *,
     path: Path,
     device: str = "cpu",
+    precision: str = "auto",
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Score]:
     """Score each (layer, operation) of the pool alone in the teacher, on all of `split`; kept as CSV at `path`.
@@ -82,7 +84,7 @@ def score(
     for position, layer in enumerate(layers):
         names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
         if names:
-            known.update(_score_layer(teacher, layers, layer, names, operations, split, task, device))
+            known.update(_score_layer(teacher, layers, layer, names, operations, split, task, device, precision))
             _write(path, known)
         on_progress((position + 1) / len(layers), layer.name)
     return [known[layer.name, name] for layer, name in pool]
@@ -97,12 +99,14 @@ def _score_layer(
     split: Split,
     task: Task,
     device: str,
+    precision: str,
 ) -> dict[tuple[str, str], Score]:
     distances: dict[str, list[Tensor]] = {name: [] for name in names}
     losses: dict[str, list[Tensor]] = {name: [] for name in names}
     errors: dict[str, float] = dict.fromkeys(names, 0.0)
     power = 0.0
-    with evaluating(teacher, device), torch.no_grad():
+    here = [operations[layer.name, name].to(device).eval() for name in names if name != "teacher"]
+    with evaluating(teacher, device, precision), channels_last(here, device, precision), torch.no_grad():
         example = next(split.batches(1, device=device))[0]
         # A span's other members would run behind its operation: they are switched to pass their input on.
         before = replayable(teacher, layers, example)
@@ -116,7 +120,7 @@ def _score_layer(
                 for switch in earlier:
                     switch.record()
                 with output_of(switches[layer.members[-1]]) as outputs:
-                    expected = teacher(inputs)
+                    expected = in_full(teacher(inputs))
                 target = outputs[0]
                 power += float(target.square().sum())
                 for switch in earlier:
@@ -129,9 +133,9 @@ def _score_layer(
                         distances[name].append(torch.zeros(len(inputs)))
                         losses[name].append(torch.zeros(len(inputs)))
                         continue
-                    place.instead = operations[layer.name, name].to(device).eval()
+                    place.instead = operations[layer.name, name]
                     with output_of(place) as outputs:
-                        output = teacher(inputs)
+                        output = in_full(teacher(inputs))
                     errors[name] += float((outputs[0] - target).square().sum())
                     distances[name].append(task.distance(output, expected).float().cpu())
                     losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
@@ -147,7 +151,7 @@ def _score_layer(
 def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """While open, what the module gives is kept (copied: the network may work in place on it)."""
     found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _, __, output: found.append(output.clone()))
+    hook = module.register_forward_hook(lambda _, __, output: found.append(output.to(torch.float32, copy=True)))
     try:
         yield found
     finally:

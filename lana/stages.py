@@ -257,6 +257,7 @@ def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> 
                 setting.task,
                 path=run.scores,
                 device=recipe.device,
+                precision=recipe.precision,
                 on_progress=progress.update,
             )
             setting.teacher.module.cpu()

@@ -27,7 +27,8 @@ def scored(digits_teacher, digits_data, layers, operations, tmp_path_factory):
     path = tmp_path_factory.mktemp("scores") / "scores.csv"
     pool = [(layer, name) for layer in layers for name in ("teacher", "identity", "linear_k1")]
     split = digits_data.train.take(100, 0)
-    return score(digits_teacher.module, pool, operations, split, Classification(), path=path), split, path, pool
+    scores = score(digits_teacher.module, pool, operations, split, Classification(), path=path, precision="fp32")
+    return scores, split, path, pool
 
 
 def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digits_teacher, layers, operations):
@@ -39,6 +40,18 @@ def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digi
         assert found.score == pytest.approx(float(distances.mean()), rel=1e-3, abs=1e-6)
         expected_error = float(distances.std() / len(split) ** 0.5)
         assert found.standard_error == pytest.approx(expected_error, rel=1e-3, abs=1e-6)
+
+
+def test_scores_at_half_precision_are_nearly_the_same(scored, digits_teacher, operations, tmp_path):
+    scores, split, _, pool = scored
+    again = score(
+        digits_teacher.module, pool, operations, split, Classification(), path=tmp_path / "s.csv", precision="bf16"
+    )
+    for full, half in zip(scores, again, strict=True):
+        assert half.score == pytest.approx(full.score, rel=0.03, abs=2e-3)
+        assert half.feature_error == pytest.approx(full.feature_error, rel=0.03, abs=2e-3)
+    assert any(full.score != half.score for full, half in zip(scores, again, strict=True))
+    assert all(p.dtype == torch.float32 and p.is_contiguous() for p in digits_teacher.module.parameters())
 
 
 def test_the_teachers_own_scores_zero_by_every_kind(scored):
