@@ -89,8 +89,8 @@ def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, fo
     The checkpoint is chosen on the validation part of train; test is read once, at the end. A row is kept under the
     name of the weights it began with, so whatever else changes, it is computed once. Interrupted, it goes on.
     """
-    row = folder / f"{contender.name}-{digest(contender.module)}-{epochs:g}-{seed}"
-    result = row.with_suffix(".npz")
+    row = f"{contender.name}-{digest(contender.module)}-{epochs:g}-{seed}"
+    result, checkpoint = folder / f"{row}.npz", folder / f"{row}.pt"
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         module, began_s = copy.deepcopy(contender.module), time.monotonic()
@@ -109,13 +109,13 @@ def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, fo
             setting.data,
             setting.task,
             settings,
-            checkpoint=row.with_suffix(".pt"),
+            checkpoint=checkpoint,
             expected=folder / "expected",
         )
         validation = [epoch.validation_metric for epoch in curve]
         correct = correct_on_test(setting, module)
         np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
-        row.with_suffix(".pt").unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())
         contender.correct.append(found["correct"])

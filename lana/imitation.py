@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lana.data import Split
@@ -170,7 +169,7 @@ def train(
             features.clear()
             with torch.no_grad(), autocast(device, precision):
                 forward_until(teacher, inputs)
-            powers = {name: power(target) for name, (_, target) in features.items()}
+            powers = {name: float(power(target)) for name, (_, target) in features.items()}
             for job, group in zip(trained, optimiser.param_groups, strict=True):
                 if job.dropped or job.settled:
                     continue
@@ -178,14 +177,16 @@ def train(
                 source, target = features[job.layer.name]
                 with autocast(device, precision):
                     output = job.module.train()(source.clone() if job.works_in_place else source)
-                loss = F.mse_loss(output, target.to(output.dtype)) / powers[job.layer.name]
-                value = loss.item()
+                difference = output.detach() - target.to(output.dtype)
+                scale = powers[job.layer.name] * difference.numel()
+                value = float(torch.linalg.vector_norm(difference, dtype=torch.float32)) ** 2 / scale
                 if not value <= 100 * max(job.start_error, 0.1):  # nan and infinity too
                     _restart(job, optimiser)
                     continue
                 job.loss = value if math.isnan(job.loss) else 0.9 * job.loss + 0.1 * value
                 job.first_loss = job.loss if step < FIRST_STEPS else job.first_loss
-                loss.backward()
+                # The gradient of the normalised squared error, by hand: torch's own loses the channels-last order.
+                output.backward(difference.mul_(2 / scale))
                 nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
             optimiser.step()
             optimiser.zero_grad()
