@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.table import Table
 
 from lana import stages
+from lana.console import make_console
 from lana.errors import UserError
 from lana.pipeline import open_finished
-from lana.summary import make_console
 from solvers import (
     SelectionProblem,
     Solution,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lana.errors import UserError
-from lana.recipe import near
+from lana.references import check_data, data_folder
 from lana.teacher import Preprocessing, Teacher, function_from_file, require
 
 VALIDATION_SHARE = 0.1
@@ -123,17 +123,15 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     Raises:
         UserError: an unknown reference, nothing there, unreadable images (named and counted), too few examples.
     """
-    kind, colon, place = reference.partition(":")
+    check_data(reference)
+    kind, _, place = reference.partition(":")
     splits: tuple[Split, Split | None]
     if reference == "digits":
         splits, classes = _digits(teacher)
-    elif colon and kind in _READERS:
+    elif kind in _READERS:
         splits, classes = _READERS[kind](place, teacher)
-    elif colon and kind.endswith(".py"):
-        splits, classes = _from_function(kind, place, teacher), None
     else:
-        kinds = ["digits", *(f"{kind}:PATH" for kind in _READERS), "path/to/file.py:function"]
-        raise UserError(f"Unknown data {reference!r}. Expected one of: {', '.join(kinds)}.{near(reference, kinds)}")
+        splits, classes = _from_function(kind, place, teacher), None
     train, test = splits
     if test is None:
         train, test = _split(train, TEST_SHARE, seed)
@@ -249,11 +247,7 @@ def _images(open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, p
 
 def _folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...]]:
     """A folder per class; PATH/train with PATH/test (or PATH/val), or all in one."""
-    root = Path(place).expanduser()
-    if not root.is_dir():
-        raise UserError(
-            f"folder:{place}: there is no folder {root}. Expected a folder with one folder of images per class."
-        )
+    root = data_folder(place)
     preprocessing = _need_images(teacher, f"folder:{place}")
     held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if not (root / "train").is_dir():

@@ -14,10 +14,10 @@ from safetensors.torch import save_model
 import lana.finetuning as finetuning
 from lana import stages
 from lana.card import write_card
-from lana.errors import UserError
 from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
 from lana.recipe import FINETUNING, Recipe
+from lana.references import onnx_file
 from lana.run import write, write_json
 from lana.selection import Selector
 from lana.student import load_student_as_teacher
@@ -113,12 +113,5 @@ def deliver(
 
 def measure_target(target: str, *, runtime: str, settings: RuntimeSettings, processes: int) -> Comparison:
     """See `lana.pipeline.measure`."""
-    path = Path(target)
-    if (path / "model.onnx").is_file():
-        path = path / "model.onnx"
-    if path.suffix != ".onnx" or not path.is_file():
-        raise UserError(
-            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
-        )
-    computation = Computation.from_onnx(path)
+    computation = Computation.from_onnx(onnx_file(target))
     return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]

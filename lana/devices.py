@@ -20,6 +20,7 @@ import numpy as np
 from rich.table import Table
 
 import lana.stages as stages
+from lana.console import make_console
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation import evaluate_module
 from lana.export import export_onnx, to_computation
@@ -28,7 +29,6 @@ from lana.profiling import Offer, with_latencies
 from lana.run import write_json
 from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, save_student
-from lana.summary import make_console
 from lana.wholes import PROCESSES, Log
 from profilers import LatencyTable, MissingRow
 from profilers.bundle import read_measurements, write_bundle

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from lana.errors import LanaError
 from lana.run import write
 from lana.structure import structure_columns, structure_key
 from profilers.computation import Computation, TensorSpec
-from profilers.runtime import RuntimeSettings, create_runtime
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
@@ -27,7 +25,9 @@ class ExportFailed(LanaError):
     """A module could not be written in the form that a runtime takes."""
 
 
-def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
+def export_onnx(
+    module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int = OPSET
+) -> Path:
     """Write a module as ONNX: input `input`, output `output` (`output_1` … where there are several).
 
     The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
@@ -46,7 +46,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
                 (example,),
                 memory,  # type: ignore[arg-type]  # the exporter takes a buffer too
                 dynamo=False,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=["input"],
                 output_names=["output"],
                 dynamic_axes=axes,
@@ -59,7 +59,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
                     module,
                     (example,),
                     dynamo=True,
-                    opset_version=OPSET,
+                    opset_version=opset,
                     input_names=["input"],
                     dynamic_shapes=shapes,
                 )
@@ -72,22 +72,6 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch
                     f"and by the newer exporter: {_short(second)}"
                 ) from second
     return write(path, lambda beside: beside.write_bytes(content))
-
-
-def export_openvino(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
-    """Write a module as OpenVINO IR: `path` (.xml) with its weights beside it (.bin), by way of ONNX.
-
-    Raises:
-        ExportFailed: it cannot be exported to ONNX.
-        RuntimeUnavailable: OpenVINO is not installed.
-    """
-    create_runtime("openvino", RuntimeSettings())
-    import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = export_onnx(module, example, Path(folder) / "model.onnx", dynamic_batch=dynamic_batch)
-        openvino.save_model(openvino.convert_model(onnx), path.with_suffix(".xml"), compress_to_fp16=False)
-    return path.with_suffix(".xml")
 
 
 def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
@@ -108,7 +92,6 @@ def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_ba
             ) from error
 
 
-EXPORTS = {"onnx": export_onnx, "program": export_program, "openvino": export_openvino}
 _FORMS = {"onnx": export_onnx, "exported": export_program}
 _SUFFIX = {"onnx": ".onnx", "exported": ".pt2"}
 
@@ -150,17 +133,30 @@ def to_computation(
 
 def onnx_parity(module: nn.Module, path: Path, example: Tensor) -> float:
     """The largest difference between a module's outputs and its ONNX file's, relative to the largest output."""
+    return relative_error(module, example, run_onnx(path, example))
+
+
+def run_onnx(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    """The outputs of an ONNX file with one input, by ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    return session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+
+
+def relative_error(module: nn.Module, inputs: Tensor, found: Sequence[np.ndarray]) -> float:
+    """The largest difference of `found` from what a module gives, relative to the largest of its outputs.
+
+    Raises:
+        ExportFailed: there are more or fewer outputs.
+    """
     with torch.no_grad():
-        expected = [tensor.numpy() for tensor in flat(module.eval()(example))]
+        expected = [tensor.numpy() for tensor in flat(module.eval()(inputs))]
     if len(found) != len(expected):
-        raise ExportFailed(f"{path} has {len(found)} outputs, the network has {len(expected)}.")
+        raise ExportFailed(f"The file has {len(found)} outputs, the network has {len(expected)}.")
     return max(
         float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
         for ours, theirs in zip(found, expected, strict=True)

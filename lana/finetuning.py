@@ -37,8 +37,7 @@ class FineTuning:
 
     `distillation` is the weight of the teacher's outputs, the rest goes to the labels; 0.9 leans on the teacher,
     who knows more than the labels do, and 1 needs no labels. `patience` is the number of epochs without a better
-    validation metric after which it stops. `compile` fuses what lies between convolutions: about twice as fast,
-    after a minute or more of compiling. What the other fields mean is told by `lana.recipe.Recipe`.
+    validation metric after which it stops. What the other fields mean is told by `lana.recipe.Recipe`.
     """
 
     epochs: float = 10.0

@@ -28,11 +28,12 @@ from lana import delivery, devices, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluation import Evaluation, check_labels, evaluate_module
+from lana.forms import Exported, Options, export_as, form_of
 from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
-from lana.plan import estimate, fit_to_time
+from lana.plan import Plan, estimate, fit_to_time
 from lana.progress import Progress
-from lana.recipe import FINETUNING, Recipe, near
+from lana.recipe import FINETUNING, SELECTING, Recipe, near
 from lana.run import Run
 from lana.selection import Selector
 from lana.student import load_student_as_teacher, own_module
@@ -85,15 +86,15 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         return delivery.deliver(setting, selector, baseline, student, recipe)
 
 
-def dry_run(recipe: Recipe) -> list[str]:
-    """What `compress` would do and how long it would take, as lines; writes nothing.
+def dry_run(recipe: Recipe) -> Plan:
+    """What `compress` would do and how long it would take; writes nothing.
 
     Raises:
         UserError: as `compress`, for what shows before the work begins.
     """
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
         setting = prepare(run, recipe)
-        return estimate(setting, recipe).lines()
+        return estimate(setting, recipe)
 
 
 def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
@@ -126,16 +127,20 @@ def select(
     name: str | None = None,
     verify: bool = True,
     quiet: bool = False,
+    **options: Any,
 ) -> Summary:
     """Another student from a finished run: solved, assembled and (with `verify`) measured; nothing is distilled.
 
     With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` says which
-    operation must stand at a layer.
+    operation must stand at a layer. `options` are those of the recipe that decide how to select,
+    `lana.recipe.SELECTING`: refine=0, candidates=8 …; the run's own where they are not given.
 
     Raises:
-        UserError: the run is not finished as far as the scores, or the name belongs to a student already.
+        UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option
+            that selecting does not have.
     """
-    with open_finished(out, quiet=quiet) as (setting, baseline, found):
+    _check_options(options, SELECTING, "Selecting")
+    with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
         if max_loss is not None:
             budget = f"{stages.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
@@ -158,24 +163,28 @@ def select_for(
     measured: Sequence[Path] = (),
     name: str | None = None,
     quiet: bool = False,
+    **options: Any,
 ) -> devices.DeviceSummary:
     """A student of a finished run for devices that are not here: latency table → budget in milliseconds there.
 
     It fits all of them at once. Unverified until their measurements are read back by `measured`, the
-    `measurements.json` of the archives that this writes.
+    `measurements.json` of the archives that this writes. `options` are those of `select`.
 
     Raises:
         UserError: the run is not finished, or a table is of another network; `BudgetUnreachable` if nothing fits.
     """
-    with open_finished(out, quiet=quiet) as (setting, baseline, selector):
+    _check_options(options, SELECTING, "Selecting")
+    with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
         opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
         name = _new_name(setting.run, name, "+".join(device.name for device in opened))
         return devices.deliver(setting, baseline, opened, name)
 
 
 @contextlib.contextmanager
-def open_finished(out: Path | str, *, quiet: bool = False) -> Iterator[tuple[Setting, stages.Baseline, Selector]]:
-    """A run whose pool is finished, ready to select from; students of it are not fine-tuned.
+def open_finished(
+    out: Path | str, *, quiet: bool = False, **options: Any
+) -> Iterator[tuple[Setting, stages.Baseline, Selector]]:
+    """A run whose pool is finished, ready to select from by `options`; students of it are not fine-tuned.
 
     Raises:
         UserError: it is not a run, in use, or not finished as far as the scores.
@@ -185,7 +194,7 @@ def open_finished(out: Path | str, *, quiet: bool = False) -> Iterator[tuple[Set
             raise UserError(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
-        setting = prepare(run, run.recipe().replace(epochs=0.0), quiet=quiet)
+        setting = prepare(run, run.recipe().replace(epochs=0.0, **options), quiet=quiet)
         baseline = stages.baseline(setting)
         yield setting, baseline, make_pool(setting, baseline, setting.recipe)
 
@@ -196,10 +205,17 @@ def _new_name(run: Run, name: str | None, otherwise: str) -> str:
     return name or stages.free_name(run, otherwise)
 
 
+def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"{what} has no option {name!r}.{near(name, list(known))}")
+
+
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, and deliver it anew.
 
-    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`: epochs=30, mixup=0.2 …
+    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING` and the device: epochs=30,
+    mixup=0.2, device="cuda" …
     Without `epochs` it takes as many as the run was made with.
 
     Raises:
@@ -209,9 +225,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
-    for name in options:
-        if name not in FINETUNING:
-            raise UserError(f"Fine-tuning has no option {name!r}.{near(name, list(FINETUNING))}")
+    _check_options(options, (*FINETUNING, "device"), "Fine-tuning")
     with Run.open(out) as run:
         recipe = stages.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
         setting = prepare(run, recipe, quiet=quiet)
@@ -235,19 +249,19 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     return evaluate_module(network.module, loaded.test, judged, device=device)
 
 
-def export(student: Path | str, path: Path | str, *, form: str = "onnx", dynamic_batch: bool = False) -> Path:
-    """Write a student's network as ONNX, as a `torch.export` program (.pt2) or as OpenVINO IR (.xml, .bin).
+def export(student: Path | str, path: Path | str, *, form: str | None = None, **options: Any) -> Exported:
+    """Write a student's network to a file of one of `lana.forms.FORMS` (by default what its suffix says), run it again
+    and compare. `options` are those of `lana.forms.Options`: opset=20, dynamic_batch=True …
 
     Raises:
-        UserError: the folder is not a student's, or the form is unknown; `RuntimeUnavailable` without OpenVINO.
+        UserError: the folder is not a student's; a form or an option that there is not.
+        RuntimeUnavailable: what writes the form is not installed.
+        ExportFailed: the network cannot be written so.
     """
-    from lana.export import EXPORTS
-
-    if form not in EXPORTS:
-        raise UserError(f"--form {form!r}: expected one of {', '.join(EXPORTS)}.")
+    wanted = Options(**options)
+    form = form_of(path, form, wanted)
     loaded = load_student_as_teacher(student)
-    example = loaded.example(2 if dynamic_batch else 1)
-    return EXPORTS[form](loaded.module, example, Path(path), dynamic_batch=dynamic_batch)
+    return export_as(loaded.module, loaded.example, Path(path), form=form, options=wanted)
 
 
 def is_student(reference: str) -> bool:

@@ -43,6 +43,9 @@ class Plan:
     def total_s(self) -> float:
         return self.profile_s + self.distill_s + self.score_s + self.select_s + self.finetune_s
 
+    def to_json(self) -> dict[str, float]:
+        return {**vars(self), "total_s": self.total_s}
+
     def lines(self) -> list[str]:
         places = f"{self.layers} layers" + (f" and {self.spans} spans" if self.spans else "")
         kept = min(self.operations, STEPS_OF_LATENCY * self.layers + STEPS_OF_A_SPAN * self.spans)

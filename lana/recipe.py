@@ -34,7 +34,9 @@ def option(default: Any, help: str, *, stage: str, **more: Any) -> Any:
 FINETUNING = (
     *("epochs", "batch_size", "optimiser", "lr", "warmup", "weight_decay", "distillation", "temperature"),
     *("feature_weight", "augmentation", "mixup", "cutmix", "ema_epochs", "clip_norm", "patience", "precision"),
+    "compile",
 )
+SELECTING = ("candidates", "score_by", "refine")  # of the pool's users: another choice of them needs no other pool
 STAGES = ("teacher", "profile", "distill", "score", "student", "none")
 
 
@@ -171,6 +173,12 @@ class Recipe:
         "Of fine-tuning: auto (bf16 where the device gains), fp32 or bf16.",
         stage="student",
         choices=("auto", "fp32", "bf16"),
+    )
+    compile: bool = option(
+        False,
+        "Compile the student for fine-tuning: a minute or more at first, then up to twice as fast.",
+        stage="student",
+        added=True,
     )
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", stage="none", above=0)
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from lana.errors import UserError
 from lana.recipe import Recipe
+from lana.references import run_folder
 
 
 class Run:
@@ -43,11 +44,8 @@ class Run:
             UserError: in use by another process, made by another recipe, not writable, or (without a recipe) not a run.
         """
         run = cls(Path(path))
-        if recipe is None and not (run.path / "recipe.yaml").is_file():
-            raise UserError(
-                f"{path} is not a run: it has no recipe.yaml. "
-                f"Make one with: lana compress MODEL --data DATA --out {path}"
-            )
+        if recipe is None:
+            run_folder(path)
         with explain_disk(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(run.path / ".lock")

@@ -428,8 +428,10 @@ def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
 
 def _check_same(folder: Path, recipe: Recipe) -> None:
     """Refuse to take a student for one of other options: selecting again never overwrites."""
-    before, now = student_recipe(folder).parts("student"), recipe.parts("student")
-    changed = [f"{name}: {before[name]!r} there, {now[name]!r} now" for name in now if before[name] != now[name]]
+    kept = student_recipe(folder)
+    names = kept.parts("student").keys() | recipe.parts("student").keys()
+    pairs = {name: (getattr(kept, name), getattr(recipe, name)) for name in sorted(names)}
+    changed = [f"{name}: {then!r} there, {now!r} now" for name, (then, now) in pairs.items() if then != now]
     if changed:
         raise UserError(
             f"There is a student {folder.name!r} of other options already ({'; '.join(changed)}). "

@@ -18,6 +18,7 @@ from lana.errors import LanaError, UserError
 from lana.features import replace
 from lana.layers import Layer
 from lana.operations import parse_operation
+from lana.references import student_folder
 from lana.run import write, write_json
 from lana.teacher import Teacher, load_teacher
 
@@ -116,13 +117,13 @@ def load_student(path: Path | str) -> nn.Module:
 
 def load_student_as_teacher(path: Path | str) -> Teacher:
     """A student with its preprocessing and input shape."""
-    folder = Path(path)
+    folder = student_folder(path)
     try:
         architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{folder} is not a student's folder: its architecture.json cannot be read ({error}). "
-            "Expected RUN/students/NAME."
+            f"{folder} is not a student's folder any more: its architecture.json cannot be read ({error}). "
+            "Make the student again with: lana select"
         ) from error
     described = architecture["teacher"]
     preprocessing = described["preprocessing"]

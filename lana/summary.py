@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lana.console import make_console as make_console
 from lana.recipe import Recipe
 from lana.run import write_json
 from lana.student import count_parameters, load_student_as_teacher
@@ -87,7 +88,6 @@ class Summary:
             console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
 
 
-PIPE_WIDTH = 120
 COLUMNS = (
     "",
     "before tuning",
@@ -130,12 +130,6 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
             f"{summary.student_parameters:,}",
         )
     (console or make_console()).print(table)
-
-
-def make_console() -> Console:
-    """A terminal as wide as it is; a pipe wide enough for the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 def summarise(

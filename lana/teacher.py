@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from lana.errors import UserError
 from lana.recipe import Recipe, near
-
-BUNDLED = ("digits-resnet",)
+from lana.references import BUNDLED, check_model, python_file, weights_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,23 +182,20 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
 
 
 def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    check_model(model)
     if model in BUNDLED:
         from lana.bundled import digits_resnet
 
         return digits_resnet(pretrained=pretrained, **kwargs)
-    kind, colon, name = model.partition(":")
-    if colon and kind == "timm":
+    kind, _, name = model.partition(":")
+    if kind == "timm":
         return _from_timm(name, kwargs, pretrained=pretrained)
-    if colon and kind == "torchvision":
+    if kind == "torchvision":
         return _from_torchvision(name, kwargs, pretrained=pretrained)
-    if colon and kind.endswith(".py"):
-        function = function_from_file(kind, name, what="a model")
-        module = _call(function, kwargs, model)
-        if not isinstance(module, nn.Module):
-            raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
-        return module, getattr(module, "preprocessing", None)
-    known = [*BUNDLED, "timm:NAME", "torchvision:NAME", "path/to/file.py:function"]
-    raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(known)}.{near(model, list(BUNDLED))}")
+    module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
+    return module, getattr(module, "preprocessing", None)
 
 
 def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:
@@ -307,9 +303,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
     Raises:
         UserError: no such file, or it fails to import.
     """
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise UserError(f"{path} should hold {what}, but there is no file {file}. Check the path.")
+    file = python_file(path, what=what)
     module_name = f"lana_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
@@ -334,9 +328,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, truncated, or holds no weights.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"There is no weights file {file}. Check --weights.")
+    file = weights_file(path)
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file

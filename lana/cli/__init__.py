@@ -1,6 +1,6 @@
 """The command line: parse, call, print. What an option means is told by `lana.recipe.Recipe`, once."""
 
-from lana.cli import device, show, student
+from lana.cli import device, show, student, tables
 from lana.cli.app import EXIT_USER_ERROR, main
 
-__all__ = ["EXIT_USER_ERROR", "device", "main", "show", "student"]
+__all__ = ["EXIT_USER_ERROR", "device", "main", "show", "student", "tables"]

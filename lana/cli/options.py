@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from lana.console import to_json
 from lana.errors import UserError
 from lana.recipe import Recipe, flag
+from lana.references import check, run_folder, student_folder
 
 Command = Callable[..., Any]
 
@@ -51,9 +53,10 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for name in reversed(names):
             spec = specs[name]
-            shown = "" if spec.default in (None, "") else f"  [default: {spec.default}]"
+            switch = hints[name] is bool
+            shown = "" if switch or spec.default in (None, "") else f"  [default: {spec.default}]"
             command = click.option(
-                flag(name),
+                f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name),
                 name,
                 type=_click_type(hints[name]),
                 default=None,
@@ -67,6 +70,9 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
 LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
 TARGET = ("runtime", "threads", "batch", "arithmetic", "affinity")
 PLACES = ("layers", "exclude", "granularity", "max_span")
+PATH = click.Path(path_type=Path)
+run_argument = click.argument("run", type=PATH, callback=lambda ctx, param, path: run_folder(path))
+student_argument = click.argument("student", type=PATH, callback=lambda ctx, param, path: student_folder(path))
 quiet = click.option("--quiet", is_flag=True, help="Print results only.")
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
 budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
@@ -79,14 +85,23 @@ def one_budget(ratio: str | None, milliseconds: float | None) -> str | None:
     return f"{milliseconds:g}ms" if milliseconds is not None else ratio
 
 
-def recipe_of(recipe: str | None, **given: Any) -> Recipe:
-    """The recipe file with the options on top; without a file, the options."""
-    options = {name: value for name, value in given.items() if value is not None}
-    return Recipe.from_yaml(recipe, **options) if recipe else Recipe(**options)
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def recipe_of(recipe: str | None, *, measured_here: bool = True, **options: Any) -> Recipe:
+    """The recipe file with the options on top (without a file, the options), what it names being there."""
+    made = Recipe.from_yaml(recipe, **given(options)) if recipe else Recipe(**given(options))
+    return check(made, measured_here=measured_here)
+
+
+def print_json(value: Any) -> None:
+    click.echo(to_json(value))
 
 
 def print_result(result: Any, *, json_output: bool) -> None:
     if json_output:
-        click.echo(json.dumps(dataclasses.asdict(result), indent=1, default=str))
+        print_json(dataclasses.asdict(result))
     else:
         result.show()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,23 @@ import click
 from lana.cli.app import main
 from lana.cli.options import (
     LOADING,
+    PATH,
     PLACES,
     as_json,
     budget,
     budget_ms,
+    given,
     one_budget,
+    print_json,
     print_result,
     quiet,
     recipe_of,
     recipe_options,
+    run_argument,
 )
 from lana.errors import UserError
+from lana.recipe import parse_budget
+from lana.references import check_data, check_model
 
 
 @main.command()
@@ -36,13 +41,13 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     lana layers timm:resnet18
     lana layers net.py:build --input-shape 3,64,64 --exclude 'head.*'
     """
+    recipe = recipe_of(None, model=model, **options)
     from lana.pipeline import layers_of
     from lana.teacher import teacher_of
 
-    recipe = recipe_of(None, model=model, **options)
     scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
     if json_output:
-        click.echo(json.dumps(dataclasses.asdict(scan), indent=1))
+        print_json(dataclasses.asdict(scan))
         return
     from rich.console import Console
     from rich.table import Table
@@ -85,7 +90,7 @@ def pool(pool: str | None, json_output: bool) -> None:
 
     counts = {name: pool_counts(name) for name in ([pool] if pool else PRESETS)}
     if json_output:
-        click.echo(json.dumps(counts, indent=1))
+        print_json(counts)
         return
     table = Table("family", *counts, title="Operations of a family in each pool")
     for family in dict.fromkeys(family for held in counts.values() for family in held):
@@ -109,20 +114,23 @@ def evaluate(
     lana evaluate timm:resnet18 --weights mine.safetensors --model-args num_classes=37 --data folder:images
     lana evaluate runs/mine/students/8ms --data folder:images --json
     """
-    from lana import pipeline
-
     if not data:
         raise UserError("No data was given. Give --data, for example --data folder:images.")
-    loading = {name: value for name, value in options.items() if value is not None}
+    check_data(data)
+    if not (Path(model) / "architecture.json").is_file():
+        check_model(model)
+    from lana import pipeline
+
+    loading = given(options)
     result = pipeline.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
     if json_output:
-        click.echo(json.dumps({"metric": result.metric, "loss": result.loss, "examples": result.examples}))
+        print_json({"metric": result.metric, "loss": result.loss, "examples": result.examples})
     else:
         click.echo(f"{result.metric:.2%} on {result.examples} test examples, loss {result.loss:.4f}")
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--validate", type=click.IntRange(min=4), default=60, help="Students to measure in each band.  [default: 60]"
 )
@@ -137,19 +145,18 @@ def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_o
     \b
     lana score runs/digits-resnet --validate 60
     """
-    from lana.ranking import BANDS
-    from lana.ranking import validate as validated
-    from lana.recipe import parse_budget
-
     parsed = [parse_budget(text) for text in budget]
     if any(unit != "x" for _, unit in parsed):
         raise UserError("A band is a share of the teacher's latency: give --budget 0.5x.")
+    from lana.ranking import BANDS
+    from lana.ranking import validate as validated
+
     bands = tuple(value for value, _ in parsed) or BANDS
     print_result(validated(run, students=validate, budgets=bands, quiet=quiet or json_output), json_output=json_output)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @budget_ms
 @budget
 @quiet
@@ -160,15 +167,15 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool,
     \b
     lana compare runs/digits-resnet --budget 0.4x
     """
+    wanted = one_budget(budget, budget_ms) or "0.5x"
     from lana.compare import compare_searches
 
-    wanted = one_budget(budget, budget_ms) or "0.5x"
     print_result(compare_searches(run, wanted, quiet=quiet or json_output), json_output=json_output)
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Where the page goes.  [default: RUN/report.html]")
+@run_argument
+@click.option("--html", type=PATH, help="Where the page goes.  [default: RUN/report.html]")
 @click.option("--plots", is_flag=True, help="Also draw accuracy against latency as SVG and PNG, in RUN/plots.")
 @as_json
 def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None:
@@ -187,7 +194,7 @@ def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None
             raise UserError(f"{run} has no finished student. Make one with: lana select {run} --budget 0.5x")
         summaries = [Summary.read(path) for path in paths]
     if json_output:
-        click.echo(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1))
+        print_json([dataclasses.asdict(summary) for summary in summaries])
         return
     show_run(summaries)
     click.echo(f"Report: {write_report(run, html)}")

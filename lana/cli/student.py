@@ -11,19 +11,24 @@ import click
 from lana.cli.app import main
 from lana.cli.options import (
     LOADING,
+    PATH,
     PLACES,
     TARGET,
     as_json,
     budget,
     budget_ms,
+    given,
     one_budget,
+    print_json,
     print_result,
     quiet,
     recipe_of,
     recipe_options,
+    run_argument,
+    student_argument,
 )
 from lana.errors import UserError
-from lana.recipe import FINETUNING
+from lana.recipe import FINETUNING, SELECTING, parse_budget
 
 
 @main.command()
@@ -32,11 +37,9 @@ from lana.recipe import FINETUNING
 @budget_ms
 @budget
 @recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING)
-@recipe_options(
-    "distill_epochs", "distill_images", "score_images", "score_by", "refine", "candidates", "seed", "max_minutes"
-)
+@recipe_options("distill_epochs", "distill_images", "distill_batch", "score_images", *SELECTING, "seed", "max_minutes")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/MODEL]")
+@click.option("--out", type=PATH, help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
 @quiet
@@ -60,14 +63,20 @@ def compress(
     lana compress digits-resnet --data digits --budget 0.4x
     lana compress net.py:build --weights net.safetensors --data folder:images --budget-ms 3 --image-size 64
     """
-    from lana import pipeline
-
     told = recipe_of(recipe, budget=one_budget(budget, budget_ms), **options)
     if not told.model or not told.data:
         raise UserError("MODEL and --data are needed, on the command line or in the recipe. See: lana compress --help")
+    if not told.budget:
+        raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
+    from lana import pipeline
+
     folder = out or Path("runs") / told.model.replace(":", "-").replace("/", "-").removesuffix(".py")
     if dry_run:
-        click.echo("\n".join(pipeline.dry_run(told)))
+        plan = pipeline.dry_run(told)
+        if json_output:
+            print_json(plan.to_json())
+        else:
+            click.echo("\n".join(plan.lines()))
         return
     if not quiet and not json_output:
         click.echo(f"Run directory: {folder}", err=True)
@@ -79,15 +88,14 @@ def compress(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option("--budget-ms", type=float, multiple=True, help="Latency budget in milliseconds; one for each --table.")
 @budget
 @click.option("--max-loss", type=float, help="Instead of a budget: the fastest whose expected loss is at most this.")
 @click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
-@click.option("--table", type=click.Path(path_type=Path), multiple=True, help="Table of a device that is not here.")
-@click.option(
-    "--measured", type=click.Path(path_type=Path), multiple=True, help="measurements.json that came back from a device."
-)
+@click.option("--table", type=PATH, multiple=True, help="Table of a device that is not here.")
+@click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
+@recipe_options(*SELECTING)
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
 @quiet
@@ -104,6 +112,7 @@ def select(
     verify: bool,
     quiet: bool,
     json_output: bool,
+    **options: Any,
 ) -> None:
     """Another student from a finished RUN; nothing is distilled again.
 
@@ -113,18 +122,19 @@ def select(
     \b
     lana select runs/digits-resnet --budget 0.3x --no-verify
     lana select runs/digits-resnet --max-loss 0.2
+    lana select runs/digits-resnet --budget 0.3x --refine 0 --name plain-sum
     lana select runs/digits-resnet --table phone.csv --budget-ms 5 --table board.csv --budget-ms 9
     """
-    from lana import pipeline
-
-    silent = quiet or json_output
+    silent, chosen = quiet or json_output, given(options)
     if table:
         if len(budget_ms) != len(table) or budget or max_loss is not None or pin:
             raise UserError(
                 f"Give one --budget-ms for each --table and nothing else: got {len(budget_ms)}, {len(table)}."
             )
         budgets = dict(zip(table, budget_ms, strict=True))
-        found = pipeline.select_for(run, budgets, measured=measured, name=name, quiet=silent)
+        from lana.pipeline import select_for
+
+        found = select_for(run, budgets, measured=measured, name=name, quiet=silent, **chosen)
         print_result(found, json_output=json_output)
         return
     if measured:
@@ -132,8 +142,16 @@ def select(
     if len(budget_ms) > 1 or (max_loss is not None and (budget or budget_ms)):
         raise UserError("Give one of --budget, --budget-ms and --max-loss, once.")
     wanted = one_budget(budget, budget_ms[0] if budget_ms else None)
+    if wanted is not None:
+        parse_budget(wanted)
+    elif max_loss is None:
+        raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
     pins = dict(_pin(text) for text in pin)
-    summary = pipeline.select(run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, quiet=silent)
+    from lana import pipeline
+
+    summary = pipeline.select(
+        run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, quiet=silent, **chosen
+    )
     print_result(summary, json_output=json_output)
     sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
 
@@ -146,8 +164,8 @@ def _pin(text: str) -> tuple[str, str]:
 
 
 @main.command()
-@click.argument("student", type=click.Path(path_type=Path))
-@recipe_options(*FINETUNING)
+@student_argument
+@recipe_options(*FINETUNING, "device")
 @quiet
 @as_json
 def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> None:
@@ -161,22 +179,30 @@ def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> N
     """
     from lana import pipeline
 
-    given = {name: value for name, value in options.items() if value is not None}
-    summary = pipeline.finetune(student, **given, quiet=quiet or json_output)
+    summary = pipeline.finetune(student, **given(options), quiet=quiet or json_output)
     print_result(summary, json_output=json_output)
 
 
 @main.command()
-@click.argument("student", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--form", default="onnx", help="onnx, program (torch.export) or openvino (IR).  [default: onnx]")
+@student_argument
+@click.argument("out", type=PATH)
+@click.option("--form", help="onnx, program (torch.export), openvino (IR) or tensorrt (engine).  [default: by suffix]")
+@click.option("--opset", type=int, help="Of ONNX.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
-def export(student: Path, out: Path, form: str, dynamic_batch: bool) -> None:
-    """Write the network of STUDENT to the file OUT.
+@click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
+@click.option("--arithmetic", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
+@as_json
+def export(student: Path, out: Path, form: str | None, json_output: bool, **options: Any) -> None:
+    """Write the network of STUDENT to the file OUT, run the file again and compare it with PyTorch.
 
     \b
     lana export runs/digits-resnet/students/0.4x student.onnx --dynamic-batch
+    lana export runs/digits-resnet/students/0.4x student.onnx --opset 20 --json
+    lana export runs/digits-resnet/students/0.4x student.xml --arithmetic fp16
     """
+    from lana.forms import Options, form_of
+
+    form = form_of(out, form, Options(**options))
     from lana import pipeline
 
-    click.echo(f"Wrote {pipeline.export(student, out, form=form, dynamic_batch=dynamic_batch)}")
+    print_result(pipeline.export(student, out, form=form, **options), json_output=json_output)

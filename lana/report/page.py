@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 from pathlib import Path
 from typing import Any
 
+from lana.console import to_json
 from lana.report.data import gather
 from lana.run import write_text
 
@@ -24,15 +24,6 @@ def write_report(run: Path | str, path: Path | str | None = None) -> Path:
 
 def render(data: dict[str, Any]) -> str:
     """The page with its data inside."""
-    # "</" would end the script that the data stands in; NaN is no JSON for a browser.
-    content = json.dumps(_without_nan(data), default=str).replace("</", "<\\/")
+    content = to_json(data, indent=None).replace("</", "<\\/")  # "</" would end the script that the data stands in
     page = TEMPLATE.read_text()
     return page.replace("@@TITLE@@", html.escape(f"{data['model']} · lana")).replace("@@DATA@@", content)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value

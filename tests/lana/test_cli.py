@@ -1,13 +1,19 @@
 """Bad input ends with exit code 2 and one clear message, before any work is done and with nothing lost."""
 
+import dataclasses
+import json
+import shlex
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from lana.cli import main
+from lana.finetuning import FineTuning
+from lana.recipe import SELECTING, Recipe
 
 DIGITS = ["compress", "digits-resnet", "--data", "digits"]
 
@@ -44,7 +50,17 @@ def refused(result, *expected):
         ([*DIGITS, "--budget", "0.4x", "--max-minutes", "0.01"], "is too short"),
         ([*DIGITS, "--budget", "0.4x", "--distillation", "1.5"], "expected a share from 0 to 1"),
         ([*DIGITS, "--budget", "0.4x", "--optimiser", "adam"], "expected one of adamw, sgd"),
+        ([*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"], "Install it with: pip install tensorrt"),
+        ([*DIGITS, "--budget", "0.4x", "--pool", "default,none.py"], "should hold operations, but there is no file"),
+        (["compress", "net.py:build", "--data", "digits", "--budget", "1x"], "should hold a model, but there is no"),
+        (["compress", "net.py", "--data", "digits", "--budget", "1x"], "names no function"),
+        (["compress", "digits-resnet", "--data", ".", "--budget", "1x"], "Did you mean: folder:.?"),
+        (["compress", "digits-resnet", "--data", "npz:none.npz", "--budget", "1x"], "there is nothing at none.npz"),
         (["select", "nowhere", "--budget", "0.4x"], "is not a run"),
+        (["compare", "nowhere"], "is not a run"),
+        (["score", "nowhere"], "is not a run"),
+        (["export", "nowhere", "net.onnx"], "not a student's folder"),
+        (["evaluate", "nowhere", "--data", "digits"], "Unknown model"),
         (["report", "nowhere"], "is not a run"),
         (["finetune", "nowhere"], "not a student's folder"),
         (["measure", "nowhere.onnx"], "neither an ONNX file nor a student's folder"),
@@ -106,10 +122,51 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
 
 def test_every_command_has_help():
-    for command in main.commands:
-        result = run(command, "--help")
+    for name, command in commands().items():
+        path = name if name in main.commands else f"table {name}"
+        result = run(*path.split(), "--help")
         assert result.exit_code == 0
-        assert f"lana {command}" in result.output, f"{command} shows no example"
+        assert f"lana {path}" in command.help, f"{name} shows no example"
+
+
+def commands():
+    return {**main.commands, **main.commands["table"].commands}
+
+
+def options_of(command):
+    return {name for parameter in main.commands[command].params for name in (parameter.name, *parameter.opts)}
+
+
+def test_every_field_of_the_recipe_is_an_option():
+    """Options are listed by hand: this holds the lists to the recipe."""
+    given = options_of("compress")
+    assert {spec.name for spec in dataclasses.fields(Recipe)} <= given
+    assert set(SELECTING) <= options_of("select")
+    assert {"distill_batch", "compile"} <= given
+
+
+def test_all_that_fine_tuning_can_be_told_is_an_option():
+    told = {spec.name for spec in dataclasses.fields(FineTuning)} - {"seed"}  # which is the run's
+    assert told <= options_of("finetune")
+
+
+def test_every_command_that_makes_or_finds_something_speaks_json():
+    silent = [name for name, command in commands().items() if "json_output" not in {p.name for p in command.params}]
+    assert silent == ["table"]  # the group
+
+
+def test_the_examples_of_every_help_are_commands_that_exist(monkeypatch):
+    """Every example parses: the commands and options in it exist, and nothing that is needed is missing."""
+    lines = [line.split("#")[0] for command in commands().values() for line in command.help.splitlines()]
+    examples = [shlex.split(line)[1:] for line in lines if line.strip().startswith("lana ")]
+    assert len(examples) > 20
+    for words in examples:
+        name, command, rest = main.resolve_command(click.Context(main), words)
+        if isinstance(command, click.Group):
+            name, command, rest = command.resolve_command(click.Context(command), rest)
+        for parameter in command.params:
+            monkeypatch.setattr(parameter, "callback", None)  # which looks whether the file is there
+        assert command.make_context(name, rest).params
 
 
 def test_what_cannot_be_replaced_is_listed():
@@ -130,7 +187,33 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch):
     result = run(*DIGITS, "--budget", "0.4x", "--dry-run")
     assert result.exit_code == 0
     assert "total" in result.output
+    plan = json.loads(run(*DIGITS, "--budget", "0.4x", "--dry-run", "--json").output)
+    assert plan["total_s"] > plan["distill_s"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress", "digits-resnet", "--data", "folder:nowhere", "--budget", "0.4x"],
+        ["compress", "digits-resnet", "--data", "digits", "--budget", "soon"],
+        ["compress", "digits-resnet", "--data", "digits", "--budget", "1x", "--weights", "none.pt"],
+        ["select", "nowhere", "--budget", "0.4x"],
+        ["finetune", "nowhere"],
+        ["export", "nowhere", "net.onnx"],
+        ["measure", "nowhere.onnx"],
+        ["profile", "nowhere.py:net"],
+        ["table", "show", "nowhere.csv"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_told_before_torch_is_loaded(tmp_path, arguments):
+    script = (
+        "import sys; from click.testing import CliRunner; from lana.cli import main;"
+        f"result = CliRunner().invoke(main, {arguments}); print(result.exit_code, 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "2 False"
 
 
 @pytest.mark.parametrize(

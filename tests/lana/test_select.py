@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from lana.cli import main
+from lana.errors import UserError
+from lana.pipeline import select
 from lana.recipe import Recipe
 from profilers import LatencyTable
 
@@ -48,6 +50,19 @@ def test_the_fastest_within_a_loss(pool):
     assert summary["speedup"] > 1
     faster = json.loads(lana("select", pool, "--max-loss", 2.0, "--json").output)
     assert faster["speedup"] > summary["speedup"]
+
+
+def test_how_to_select_may_be_told_anew(pool):
+    before = (pool / "pool" / "losses.csv").read_text()
+    arguments = ("--budget", "0.6x", "--name", "plain", "--refine", 0, "--score-by", "task", "--candidates", 2)
+    result = lana("select", pool, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["verified"]
+    assert (pool / "pool" / "losses.csv").read_text() == before
+    kept = Recipe.from_yaml(pool / "students" / "plain" / "recipe.yaml")
+    assert (kept.refine, kept.score_by, kept.candidates) == (0, "task", 2)
+    with pytest.raises(UserError, match=r"no option 'refin'\. Did you mean: refine"):
+        select(pool, "0.5x", refin=0)
 
 
 def test_a_pin_stands(pool):

@@ -90,25 +90,3 @@ def test_a_program_of_torch_export(digits_teacher, student, tmp_path):
     x = digits_teacher.example()
     with torch.no_grad():
         assert torch.allclose(torch.export.load(path).module()(x), student(x), atol=1e-5)
-
-
-def test_a_students_folder_is_exported(digits_teacher, digits_scan, student, selection, tmp_path):
-    from lana.pipeline import export
-
-    save_student(student, tmp_path / "student", digits_teacher, digits_scan.layers, selection)
-    for form, name in (("onnx", "s.onnx"), ("program", "s.pt2"), ("openvino", "s.xml")):
-        assert export(tmp_path / "student", tmp_path / name, form=form, dynamic_batch=True).is_file()
-    with pytest.raises(UserError, match="expected one of onnx, program, openvino"):
-        export(tmp_path / "student", tmp_path / "s", form="caffe")
-
-
-def test_openvino_gives_what_pytorch_gives(digits_teacher, student, tmp_path):
-    openvino = pytest.importorskip("openvino", reason="DID NOT RUN: OpenVINO is not installed")
-    from lana.export import export_openvino
-
-    path = export_openvino(student, digits_teacher.example(), tmp_path / "s.xml")
-    x = digits_teacher.example()
-    exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    (found,) = openvino.Core().compile_model(path, "CPU", exact)([x.numpy()]).to_tuple()
-    with torch.no_grad():
-        np.testing.assert_allclose(found, student(x).numpy(), atol=1e-4)

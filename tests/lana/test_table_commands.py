@@ -1,5 +1,6 @@
 """`lana profile` and `lana table`, as a user types them, on one layer of the bundled network."""
 
+import json
 import shutil
 
 import pytest
@@ -63,6 +64,27 @@ def test_show_check_diff_and_merge(table, tmp_path):
     merged = run("table", "merge", table, table, "--out", tmp_path / "both.csv")
     assert merged.exit_code == 0
     assert LatencyTable.read(tmp_path / "both.csv").fields == LatencyTable.read(table).fields
+
+
+def test_machines_read_the_same_as_json(table, tmp_path):
+    def read(*arguments):
+        result = run(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.output)
+
+    shown = read("table", "show", table)
+    assert shown["runtime"] == "onnxruntime-cpu"
+    assert {row["key"] for row in shown["rows"]} == set(LatencyTable.read(table).fields)
+    assert all(row["latency_ms"] > 0 for row in shown["rows"])
+    assert read("table", "check", table) == [{"table": str(table), "rows": 3}]
+    assert read("table", "merge", table, table, "--out", tmp_path / "both.csv")["rows"] == 3
+    diff = read("table", "diff", table, table)
+    assert (diff["rows"], diff["median_ratio"], diff["within_10_percent"]) == (3, 1.0, 1.0)
+    assert [row["ratio"] for row in diff["shared"]] == [1.0] * 3
+    again = read(*PROFILE, "--affinity", "0", "--out", table)
+    assert (again["table"], again["rows"], again["failed"]) == (str(table), 3, 0)
+    sent = read(*PROFILE, "--runtime", "tensorrt", "--bundle", tmp_path / "out.zip")
+    assert sent == {"bundle": str(tmp_path / "out.zip"), "computations": 3}
 
 
 def test_a_changed_figure_is_refused(table, tmp_path):

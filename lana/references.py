@@ -1,0 +1,172 @@
+"""What a user names, looked at before anything is loaded: a mistake is told at once, not after seconds.
+
+Importing this module loads no torch. The loaders use the same functions, so that a mistake has one message.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from lana.errors import UserError
+from lana.recipe import Recipe, near
+
+BUNDLED = ("digits-resnet",)
+LIBRARIES = ("timm", "torchvision")
+MODELS = (*BUNDLED, *(f"{library}:NAME" for library in LIBRARIES), "path/to/file.py:function")
+DATA = ("digits", "folder:PATH", "parquet:PATH", "npz:PATH", "hf:NAME", "path/to/file.py:function")
+
+
+def check(recipe: Recipe, *, measured_here: bool = True) -> Recipe:
+    """The recipe, if what it names is there as far as can be seen without loading it.
+
+    With `measured_here` its runtime has to be usable on this machine.
+
+    Raises:
+        UserError: an unknown kind of reference, a missing file, folder or package.
+        ProfilerError: a runtime that is unknown or not installed, or settings that it does not take.
+    """
+    from profilers.runtime import create_runtime
+
+    if recipe.model:
+        check_model(recipe.model)
+    if recipe.weights:
+        weights_file(recipe.weights)
+    if recipe.data:
+        check_data(recipe.data)
+    for part in recipe.pool.split(","):
+        if part.strip().endswith(".py"):
+            python_file(part.strip(), what="operations")
+    if measured_here:
+        create_runtime(recipe.runtime, recipe.runtime_settings)
+    return recipe
+
+
+def check_model(model: str) -> None:
+    """Refuse what is no reference to a model, or to a file that is not there.
+
+    Raises:
+        UserError: see above; a package that is not installed.
+    """
+    kind, _, name = model.partition(":")
+    if model in BUNDLED:
+        return
+    if kind in LIBRARIES and name:
+        if importlib.util.find_spec(kind) is None:
+            raise UserError(f"{model} needs the package {kind!r}. Install it with: pip install 'lana-nas[vision]'.")
+    elif kind.endswith(".py") and name:
+        python_file(kind, what="a model")
+    elif kind.endswith(".py"):
+        raise UserError(f"{model} names no function. Expected {model}:FUNCTION, one that returns the model.")
+    else:
+        raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(MODELS)}.{near(model, list(BUNDLED))}")
+
+
+def check_data(reference: str) -> None:
+    """Refuse what is no reference to data, or to a place where nothing is.
+
+    Raises:
+        UserError: see above.
+    """
+    kind, _, place = reference.partition(":")
+    if reference == "digits" or (kind == "hf" and place):
+        return
+    if kind == "folder" and place:
+        data_folder(place)
+    elif kind in ("parquet", "npz") and place:
+        if not Path(place).expanduser().exists():
+            raise UserError(f"{reference}: there is nothing at {Path(place).expanduser()}. Check --data.")
+    elif kind.endswith(".py") and place:
+        python_file(kind, what="data")
+    else:
+        raise UserError(f"Unknown data {reference!r}. Expected one of: {', '.join(DATA)}.{_meant(reference)}")
+
+
+def _meant(reference: str) -> str:
+    if Path(reference).expanduser().is_dir():
+        return f" Did you mean: folder:{reference}?"
+    return near(reference, list(DATA))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that --weights names.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no weights file {file}. Check --weights.")
+    return file
+
+
+def data_folder(place: str) -> Path:
+    """The folder of images that `folder:PLACE` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    root = Path(place).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"folder:{place}: there is no folder {root}. Expected a folder with one folder of images per class."
+        )
+    return root
+
+
+def python_file(path: str, *, what: str) -> Path:
+    """A Python file of the user's, absolute.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"{path} should hold {what}, but there is no file {file}. Check the path.")
+    return file
+
+
+def run_folder(path: Path | str) -> Path:
+    """A run directory that was begun.
+
+    Raises:
+        UserError: it is none.
+    """
+    folder = Path(path)
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(
+            f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
+        )
+    return folder
+
+
+def student_folder(path: Path | str) -> Path:
+    """The folder of a student, RUN/students/NAME.
+
+    Raises:
+        UserError: it is none; the students of a run are named where it is a run's.
+    """
+    folder = Path(path)
+    if not (folder / "architecture.json").is_file():
+        within = sorted(place.parent for place in folder.glob("students/*/architecture.json"))
+        there = f" It holds: {', '.join(map(str, within))}." if within else ""
+        raise UserError(
+            f"{path} is not a student's folder: it has no architecture.json. Expected RUN/students/NAME.{there}"
+        )
+    return folder
+
+
+def onnx_file(target: Path | str) -> Path:
+    """An ONNX file, or that of a student's folder.
+
+    Raises:
+        UserError: the target is neither.
+    """
+    path = Path(target)
+    if (path / "model.onnx").is_file():
+        path = path / "model.onnx"
+    if path.suffix != ".onnx" or not path.is_file():
+        raise UserError(
+            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
+        )
+    return path
