@@ -59,14 +59,17 @@ class Split:
             yield self._batch(self.indices[start : start + size], device)
 
     def epoch(
-        self, size: int, *, seed: int, augment: bool = False, device: str = "cpu"
+        self, size: int, *, seed: int, augment: bool = False, device: str = "cpu", share: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples in an order decided by the seed, in full batches of `size` (fewer where there are fewer)."""
-        size = min(size, len(self))
+        """All examples in an order decided by the seed, in full batches of `size` (fewer where there are fewer).
+
+        `share` (i, n) gives the i-th of n equal parts of every batch: n processes together see what one would.
+        """
+        size, (part, parts) = min(size, len(self)), share
         order = np.random.default_rng(seed).permutation(self.indices)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed * parts + part)
         for start in range(0, len(order) - size + 1, size):
-            inputs, labels = self._batch(order[start : start + size], device)
+            inputs, labels = self._batch(order[start + part : start + size : parts], device)
             if (
                 augment and self.preprocessing is not None and labels.ndim == 1
             ):  # maps of labels would have to move along

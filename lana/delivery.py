@@ -22,6 +22,8 @@ from lana.run import write, write_json
 from lana.selection import Selector
 from lana.student import load_student_as_teacher
 from lana.summary import Summary, summarise
+from lana.team import Alone
+from lana.teammate import fine_tune_together
 from lana.wholes import PROCESSES, Log, replaced
 from profilers import Comparison, Computation, RuntimeSettings, compare
 
@@ -32,32 +34,46 @@ MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is 
 
 
 def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
-    """Fine-tune the student in `folder`; its weights are replaced when it is finished, its curve kept."""
-    settings = finetuning.FineTuning(
-        **{name: getattr(recipe, name) for name in FINETUNING}, seed=recipe.seed, device=recipe.device
-    )
-    curve_path, done = folder / "training.csv", folder / "finetuned.json"
+    """Fine-tune the student in `folder`, in as many processes as the recipe says."""
+    settings, done = settings_of(recipe), folder / "finetuned.json"
     before = json.loads(done.read_text())["settings"] if done.is_file() else None
     if not recipe.epochs or (before is not None and finetuning.FineTuning(**before) == settings):
         return
-    start_s, loaded = time.monotonic(), load_student_as_teacher(folder)
-    with setting.progress(f"Fine-tuning {folder.name}") as progress:
-        curve = finetuning.finetune(
-            loaded.module,
-            setting.teacher.module,
-            setting.data,
-            setting.task,
-            settings,
-            checkpoint=folder / "training.pt",
-            expected=setting.run.pool / "expected",
-            on_progress=progress.update,
-        )
-    setting.teacher.module.cpu()
-    write(curve_path, lambda beside: pd.DataFrame([vars(row) for row in curve]).to_csv(beside, index=False))
-    write(folder / "model.safetensors", lambda beside: save_model(loaded.module, str(beside)))
+    start_s = time.monotonic()
+    if recipe.processes > 1:
+        fine_tune_together(folder, recipe, quiet=setting.quiet)
+    else:
+        train(setting, folder, recipe, Alone(recipe.device))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
+
+
+def settings_of(recipe: Recipe) -> finetuning.FineTuning:
+    options = {name: getattr(recipe, name) for name in FINETUNING}
+    return finetuning.FineTuning(**options, seed=recipe.seed, device=recipe.device)
+
+
+def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
+    """This process's part in fine-tuning; the first replaces the weights when it is finished, and keeps the curve."""
+    student = load_student_as_teacher(folder).module
+    with setting.progress(f"Fine-tuning {folder.name}") as progress:
+        curve = finetuning.finetune(
+            student,
+            setting.teacher.module,
+            setting.data,
+            setting.task,
+            settings_of(recipe),
+            checkpoint=folder / "training.pt",
+            expected=setting.run.pool / "expected",
+            team=team,
+            on_progress=progress.update,
+        )
+    setting.teacher.module.cpu()
+    if team.first:
+        frame = pd.DataFrame([vars(row) for row in curve])
+        write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
+        write(folder / "model.safetensors", lambda beside: save_model(student, str(beside)))
 
 
 def deliver(

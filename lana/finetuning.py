@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,15 @@ from torch.utils._pytree import tree_map
 
 from lana.augment import Mixed, augmented, resolve
 from lana.batchnorm import reestimate_batchnorm
+from lana.course import Course, Epoch
 from lana.data import Data
 from lana.evaluation import evaluate_module
 from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
 from lana.precision import autocast, computes_in_bf16, in_full
-from lana.run import write
 from lana.schedule import learning_rate
 from lana.task import Task
+from lana.team import Alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +61,6 @@ class FineTuning:
     compile: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One row of the training curve."""
-
-    epoch: int
-    train_loss: float
-    validation_metric: float
-
-
 def finetune(
     student: nn.Module,
     teacher: nn.Module,
@@ -79,79 +70,120 @@ def finetune(
     *,
     checkpoint: Path,
     expected: Path | None = None,
+    team: Alone | None = None,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Epoch]:
     """Train `student` in place; returns the curve. The best epoch by the validation part is kept, the start included.
 
     After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights.
     `expected` is a folder for the teacher's outputs: other students of the same teacher, data and seed find them there.
+    In a `team` of several processes each calls this with the same arguments, and all end with the same weights.
     """
-    device, steps_an_epoch = settings.device, data.train.steps(settings.batch_size)
-    steps = round(settings.epochs * steps_an_epoch)
-    student.to(device)
-    if computes_in_bf16(device, settings.precision):
+    team = team or Alone(settings.device)
+    student.to(team.device)
+    if computes_in_bf16(team.device, settings.precision):
         _laid_out(student, torch.channels_last)  # what bfloat16 kernels want, else every convolution reorders
-    optimiser = _optimiser(student, settings)
-    average = copy.deepcopy(student)
-    best = copy.deepcopy(student.state_dict())
-    curve = [Epoch(epoch=0, train_loss=math.nan, validation_metric=_metric(student, data, task, device))]
+    course = Course(student, _optimiser(student, settings))
+    course.begin(team.agreed(lambda: _metric(student, data, task, team)))
     if checkpoint.is_file():
-        curve, best = _resume(checkpoint, student, average, optimiser)
-    terms = FeatureTerms(student, teacher) if settings.feature_weight else None
-    augmentation = resolve(settings.augmentation, tuple(data.train.read(data.train.indices[:1])[0].shape[1:]))
-    forward = torch.compile(student, dynamic=False) if settings.compile else student
-    reach = settings.ema_epochs * steps_an_epoch
-    decay = math.exp(-1 / reach) if reach else 0.0
-    for epoch in range(len(curve) - 1, math.ceil(settings.epochs)):
-        if _stopped(curve, settings.patience):
+        course.resume(checkpoint)
+    training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
+    for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
+        if course.stopped(settings.patience):
             break
-        student.train()
-        losses = []
+        loss = team.mean(training.epoch(epoch))
+        course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
+        if team.first:
+            course.save(checkpoint)
+    student.load_state_dict(course.best)
+    if team.first and not course.start_is_best:
+        _settle_batchnorm(student, data, task, team, course.best_metric)
+    _laid_out(student.eval().cpu(), torch.contiguous_format)
+    student.load_state_dict(team.agreed(student.state_dict))
+    return course.curve
+
+
+class _Training:
+    """The steps of an epoch."""
+
+    def __init__(
+        self,
+        course: Course,
+        teacher: nn.Module,
+        data: Data,
+        task: Task,
+        settings: FineTuning,
+        team: Alone,
+        expected: Path | None,
+        on_progress: Callable[[float, str], None],
+    ) -> None:
+        self.course, self.data, self.task, self.settings, self.team = course, data, task, settings, team
+        self.on_progress = on_progress
+        self.steps_an_epoch = data.train.steps(settings.batch_size)
+        self.steps = round(settings.epochs * self.steps_an_epoch)
+        reach = settings.ema_epochs * self.steps_an_epoch
+        self.decay = math.exp(-1 / reach) if reach else 0.0
+        self.terms = FeatureTerms(course.student, teacher) if settings.feature_weight else None
+        self.teacher = teacher if settings.distillation or self.terms else None
+        self.expected = expected if self.terms is None else None
+        shape = tuple(data.train.read(data.train.indices[:1])[0].shape[1:])
+        self.augmentation = resolve(settings.augmentation, shape)
+        forward = team.wrap(course.student)
+        self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
+
+    def epoch(self, epoch: int) -> float:
+        """Train for one; the mean loss. What is random in it depends on the seed and the epoch alone."""
+        team, settings, losses = self.team, self.settings, []
         seed = settings.seed * 1000 + epoch
+        self.course.student.train()
+        taught = self._taught(epoch, seed)
+        torch.manual_seed(team.seed(seed))  # dropout: an epoch draws the same numbers when resumed
+        with self.terms.watching() if self.terms is not None else contextlib.nullcontext():
+            for step, (inputs, labels, target) in enumerate(taught, start=epoch * self.steps_an_epoch):
+                if step >= self.steps:
+                    break
+                losses.append(self._step(step, inputs, labels, target))
+                self.on_progress((step + 1) / self.steps, f"loss {losses[-1]:.3f}")
+        return sum(losses) / max(len(losses), 1)
+
+    def _taught(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Any, Any]]:
+        """This process's share of every batch of an epoch, augmented, with the teacher's outputs on it."""
+        settings, team, train = self.settings, self.team, self.data.train
+        shift, crop = (self.augmentation == name for name in ("shift", "crop"))
         batches = augmented(
-            data.train.epoch(settings.batch_size, seed=seed, augment=augmentation == "shift", device=device),
-            crop=augmentation == "crop" and data.train.preprocessing is not None,
+            train.epoch(
+                settings.batch_size, seed=seed, augment=shift, device=team.device, share=(team.index, team.count)
+            ),
+            crop=crop and train.preprocessing is not None,
             mixup=settings.mixup,
             cutmix=settings.cutmix,
-            seed=seed,
+            seed=team.seed(seed),
         )
-        name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}{_view(settings, augmentation)}.pt"
-        taught = with_expected(
-            teacher if settings.distillation or terms else None,
+        view = _view(settings, self.augmentation) + (f"-{team.index}of{team.count}" if team.count > 1 else "")
+        name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}{view}.pt"
+        return with_expected(
+            self.teacher,
             batches,
-            device=device,
+            device=team.device,
             precision=settings.precision,
-            kept=expected / name if expected is not None and terms is None else None,
+            kept=self.expected / name if self.expected is not None else None,
         )
-        torch.manual_seed(seed)  # dropout: an epoch draws the same numbers when resumed
-        with terms.watching() if terms is not None else contextlib.nullcontext():
-            for index, (inputs, labels, target) in enumerate(taught):
-                step = epoch * steps_an_epoch + index
-                if step >= steps:
-                    break
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(step, steps, settings.lr, settings.warmup)
-                with autocast(device, settings.precision):
-                    output = forward(inputs)
-                loss = _loss(in_full(output), target, labels, task, settings)
-                if terms is not None:
-                    loss = loss + settings.feature_weight * terms.distance()
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
-                optimiser.step()
-                _follow(average, student, min(decay, (step + 1) / (step + 10)))
-                losses.append(loss.item())
-                on_progress((step + 1) / steps, f"loss {losses[-1]:.3f}")
-        metric = _metric(average, data, task, device)
-        if metric >= max(row.validation_metric for row in curve):
-            best = copy.deepcopy(average.state_dict())
-        curve.append(Epoch(epoch=epoch + 1, train_loss=sum(losses) / max(len(losses), 1), validation_metric=metric))
-        _save(checkpoint, student, average, optimiser, curve, best)
-    student.load_state_dict(best)
-    _settle_batchnorm(student, data, task, settings, max(row.validation_metric for row in curve), curve)
-    _laid_out(student.eval().cpu(), torch.contiguous_format)
-    return curve
+
+    def _step(self, step: int, inputs: Tensor, labels: Any, target: Any) -> float:
+        settings, optimiser = self.settings, self.course.optimiser
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.steps, settings.lr, settings.warmup)
+        with autocast(self.team.device, settings.precision):
+            output = self.forward(inputs)
+        loss = _loss(in_full(output), target, labels, self.task, settings)
+        if self.terms is not None:
+            loss = loss + settings.feature_weight * self.terms.distance()
+        optimiser.zero_grad()
+        self.team.backward(loss)
+        nn.utils.clip_grad_norm_(self.course.student.parameters(), settings.clip_norm)
+        optimiser.step()
+        self.course.follow(min(self.decay, (step + 1) / (step + 10)))
+        return loss.item()
 
 
 def _laid_out(module: nn.Module, memory_format: torch.memory_format) -> None:
@@ -188,24 +220,10 @@ def _view(settings: FineTuning, augmentation: str) -> str:
     return ("" if augmentation == "shift" else f"-{augmentation}") + mixed
 
 
-def _stopped(curve: list[Epoch], patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought nothing better than what was there before them."""
-    if patience is None or len(curve) <= patience:
-        return False
-    metrics = [row.validation_metric for row in curve]
-    return max(metrics[-patience:]) <= max(metrics[:-patience])
-
-
-def _settle_batchnorm(
-    student: nn.Module, data: Data, task: Task, settings: FineTuning, best: float, curve: list[Epoch]
-) -> None:
+def _settle_batchnorm(student: nn.Module, data: Data, task: Task, team: Alone, best: float) -> None:
     """Re-estimate BatchNorm statistics of what was trained; kept unless the validation part speaks against it."""
-    if curve[0].validation_metric == best and all(row.validation_metric < best for row in curve[1:]):
-        return  # the start itself was best
     before = copy.deepcopy(student.state_dict())
-    if reestimate_batchnorm(student, data.train, device=settings.device) and (
-        _metric(student, data, task, settings.device) < best
-    ):
+    if reestimate_batchnorm(student, data.train, device=team.device) and _metric(student, data, task, team) < best:
         student.load_state_dict(before)
 
 
@@ -225,46 +243,5 @@ def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     ]
 
 
-@torch.no_grad()
-def _follow(average: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the student's; buffers (BatchNorm statistics) likewise, counters copied."""
-    ours, theirs = average.state_dict(), student.state_dict()
-    for name, value in ours.items():
-        if value.is_floating_point():
-            value.lerp_(theirs[name], 1 - decay)
-        else:
-            value.copy_(theirs[name])
-
-
-def _metric(module: nn.Module, data: Data, task: Task, device: str) -> float:
-    return evaluate_module(module, data.validation, task, device=device).metric
-
-
-def _save(
-    path: Path,
-    student: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    curve: list[Epoch],
-    best: dict[str, Tensor],
-) -> None:
-    memory = io.BytesIO()
-    state = {
-        "student": student.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "curve": [vars(row) for row in curve],
-        "best": best,
-    }
-    torch.save(state, memory)
-    write(path, lambda beside: beside.write_bytes(memory.getvalue()))
-
-
-def _resume(
-    path: Path, student: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[list[Epoch], dict[str, Tensor]]:
-    state = torch.load(path, weights_only=True)
-    student.load_state_dict(state["student"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return [Epoch(**row) for row in state["curve"]], state["best"]
+def _metric(module: nn.Module, data: Data, task: Task, team: Alone) -> float:
+    return evaluate_module(module, data.validation, task, device=team.device).metric

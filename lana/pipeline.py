@@ -214,8 +214,8 @@ def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) ->
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, and deliver it anew.
 
-    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING` and the device: epochs=30,
-    mixup=0.2, device="cuda" …
+    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`, and where: epochs=30,
+    mixup=0.2, device="cuda", processes=4 …
     Without `epochs` it takes as many as the run was made with.
 
     Raises:
@@ -225,7 +225,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
-    _check_options(options, (*FINETUNING, "device"), "Fine-tuning")
+    _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
         recipe = stages.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
         setting = prepare(run, recipe, quiet=quiet)

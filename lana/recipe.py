@@ -180,6 +180,9 @@ class Recipe:
         stage="student",
         added=True,
     )
+    processes: int = option(
+        1, "Processes that fine-tune together, one a GPU; needs Accelerate.", stage="none", least=1, added=True
+    )
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", stage="none", above=0)
 
     def __post_init__(self) -> None:

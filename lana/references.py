@@ -75,7 +75,9 @@ def check_data(reference: str) -> None:
         data_folder(place)
     elif kind in ("parquet", "npz") and place:
         if not Path(place).expanduser().exists():
-            raise UserError(f"{reference}: there is nothing at {Path(place).expanduser()}. Check --data.")
+            raise UserError(
+                f"{reference} cannot be read: there is nothing at {Path(place).expanduser()}. Check --data."
+            )
     elif kind.endswith(".py") and place:
         python_file(kind, what="data")
     else:

@@ -36,7 +36,7 @@ from lana.recipe import FINETUNING, SELECTING, parse_budget
 @recipe_options("data")
 @budget_ms
 @budget
-@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING)
+@recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING, "processes")
 @recipe_options("distill_epochs", "distill_images", "distill_batch", "score_images", *SELECTING, "seed", "max_minutes")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
 @click.option("--out", type=PATH, help="The run directory.  [default: runs/MODEL]")
@@ -165,7 +165,7 @@ def _pin(text: str) -> tuple[str, str]:
 
 @main.command()
 @student_argument
-@recipe_options(*FINETUNING, "device")
+@recipe_options(*FINETUNING, "device", "processes")
 @quiet
 @as_json
 def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> None:
@@ -176,6 +176,7 @@ def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> N
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30
     lana finetune runs/mine/students/5ms --epochs 90 --mixup 0.2 --cutmix 1 --temperature 2 --patience 10
+    lana finetune runs/mine/students/5ms --epochs 90 --batch-size 512 --device cuda --processes 4
     """
     from lana import pipeline
 

@@ -134,6 +134,20 @@ def test_a_student_is_evaluated_measured_and_reported(finished):
     assert "within its budget" in card
 
 
+def test_a_student_is_fine_tuned_by_two_processes(finished):
+    pytest.importorskip("accelerate", reason="DID NOT RUN: Accelerate is not installed")
+    run, _ = finished
+    assert lana("select", run, "--budget", "0.6x", "--name", "two", "--no-verify", "--quiet").exit_code == 0
+    student = run / "students" / "two"
+    result = lana("finetune", student, "--epochs", 2, "--processes", 2, "--quiet")
+    assert result.exit_code == 0, result.output
+    curve = (student / "training.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curve] == ["epoch", "0", "1", "2"]
+    assert float(curve[-1].split(",")[2]) >= float(curve[1].split(",")[2]) - 0.02
+    assert summary_of(run, "two")["seconds"]["finetune"] > 0
+    assert not (student / "training.pt").exists()
+
+
 def test_the_teacher_is_not_changed(finished, digits_teacher):
     from lana.teacher import load_teacher
 

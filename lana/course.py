@@ -1,0 +1,90 @@
+"""Where a fine-tuning stands: what is trained, its average, the best so far; saved after every epoch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lana.run import write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One row of the training curve."""
+
+    epoch: int
+    train_loss: float
+    validation_metric: float
+
+
+class Course:
+    """The student in training, an exponential moving average of its weights, and the best average by validation."""
+
+    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self.student, self.optimiser = student, optimiser
+        self.average = copy.deepcopy(student)
+        self.best = copy.deepcopy(student.state_dict())
+        self.curve: list[Epoch] = []
+
+    def begin(self, metric: float) -> None:
+        """The start is the first candidate for the best."""
+        self.curve = [Epoch(epoch=0, train_loss=math.nan, validation_metric=metric)]
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the averaged weights towards the student's; buffers (BatchNorm statistics) likewise, counters copied."""
+        ours, theirs = self.average.state_dict(), self.student.state_dict()
+        for name, value in ours.items():
+            if value.is_floating_point():
+                value.lerp_(theirs[name], 1 - decay)
+            else:
+                value.copy_(theirs[name])
+
+    def record(self, train_loss: float, metric: float) -> None:
+        """An epoch is over; of equal ones the later is the best."""
+        if metric >= self.best_metric:
+            self.best = copy.deepcopy(self.average.state_dict())
+        self.curve.append(Epoch(epoch=len(self.curve), train_loss=train_loss, validation_metric=metric))
+
+    @property
+    def best_metric(self) -> float:
+        return max(row.validation_metric for row in self.curve)
+
+    @property
+    def start_is_best(self) -> bool:
+        first, *later = (row.validation_metric for row in self.curve)
+        return all(metric < first for metric in later)
+
+    def stopped(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs brought nothing better than what was there before them."""
+        if patience is None or len(self.curve) <= patience:
+            return False
+        metrics = [row.validation_metric for row in self.curve]
+        return max(metrics[-patience:]) <= max(metrics[:-patience])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, all of it or nothing."""
+        state = {
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "curve": [vars(row) for row in self.curve],
+            "best": self.best,
+        }
+        memory = io.BytesIO()
+        torch.save(state, memory)
+        write(path, lambda beside: beside.write_bytes(memory.getvalue()))
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(path, weights_only=True)
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
