@@ -64,14 +64,19 @@ def sibling(setting: Setting, told: str) -> Contender:
     return Contender(name=name, kind="sibling", module=loaded.module)
 
 
-def student(setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float) -> Contender:
-    """The student of the run at this share of the teacher's latency, made if it is not there."""
-    name = f"lana-{ratio:.3f}x"
+def student(
+    setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float, beside: str = ""
+) -> Contender:
+    """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
+
+    It is made once: measured again, that network would have a slightly other share.
+    """
+    name = f"lana-{beside or f'{ratio:.3f}x'}"
     recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
     folder = setting.run.student(name)
     if not (folder / "selection.json").is_file():
         stages.select(setting, selector, baseline, recipe, name)
-    return Contender(name=name, kind="lana", module=load_student(folder))
+    return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 
 def correct_on_test(setting: Setting, module: nn.Module) -> np.ndarray:

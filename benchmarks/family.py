@@ -30,9 +30,7 @@ def main(run: Path, siblings: tuple[str, ...], ratios: tuple[float, ...], epochs
         measure(setting, [teacher, *family])
         for one in family:
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
-        matched = [student(setting, baseline, selector, round(one.ratio, 2)) for one in family]
-        for one, ours in zip(family, matched, strict=True):
-            ours.target = one.name
+        matched = [student(setting, baseline, selector, one.ratio, beside=one.name) for one in family]
         further = [student(setting, baseline, selector, ratio) for ratio in ratios]
         measure(setting, [teacher, *family, *matched, *further])
     contenders = [*further, *family, *matched, teacher]

@@ -233,7 +233,6 @@ def main(run: Path, ratios: tuple[float, ...], names: tuple[str, ...], epochs: f
         makes = peers(setting, selector, baseline, folder)
         for ratio in ratios:
             ours = student(setting, baseline, selector, ratio)
-            ours.target = f"{ratio:g}x"
             others = found_peers(
                 names or list(makes), makes, lambda name, make, ratio=ratio: search(setting, name, make, ratio, folder)
             )
