@@ -400,6 +400,10 @@ def _spans(
 
 
 def _feeds_only(ours: _Seen, theirs: _Seen, readers: Mapping[int, list[list[_Seen]]]) -> bool:
-    """Whether an output goes to the next layer as it is, and nowhere else (to a decoder, out of the network …)."""
+    """Whether an output goes to the next layer as it is, and nowhere else (to a decoder, out of the network …).
+
+    What a layer does with its own output before it is done, like a rectifier in place, is its own affair.
+    """
     unchanged = _same(ours.outputs, theirs.inputs) and ours.versions == theirs.entered
-    return unchanged and all(any(running is theirs for running in use) for use in readers.get(id(ours.outputs[0]), []))
+    uses = readers.get(id(ours.outputs[0]), [])
+    return unchanged and all(any(running is ours or running is theirs for running in use) for use in uses)

@@ -83,9 +83,7 @@ class Recipe:
     granularity: str = option(
         "block", "block, or fine: also inside blocks.", stage="profile", choices=("block", "fine")
     )
-    max_span: int = option(
-        1, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1, added=True
-    )
+    max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1)
     pool: str = option(
         "default",
         "Operations offered at a layer: preset names and .py files, comma separated.",

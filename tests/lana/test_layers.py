@@ -209,6 +209,15 @@ def test_blocks_of_real_networks(reference, block, count):
     assert sum(layer.macs for layer in scan.layers) > 0.9 * scan.total_macs
 
 
+def test_a_span_of_blocks_that_end_in_place():
+    class InPlace(Residual):
+        def forward(self, x):
+            return super().forward(x).relu_()
+
+    scan = scan_of(InPlace(), InPlace(), include="parts.*", max_span=2)
+    assert [span.name for span in scan.spans] == ["parts.0+parts.1"]
+
+
 @pytest.mark.parametrize(
     "run",
     [
