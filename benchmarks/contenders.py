@@ -89,8 +89,10 @@ def correct_on_test(setting: Setting, module: nn.Module) -> np.ndarray:
 
 
 def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path) -> None:
-    """The same fine-tuning for everybody: distillation from the teacher, default rates of `lana finetune`.
+    """The same fine-tuning for everybody: the teacher's outputs alone, on blends of images.
 
+    Images that the teacher was trained on tell little of what it knows, blends of them do (Beyer et al. 2022,
+    "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana finetune`.
     The checkpoint is chosen on the validation part of train; test is read once, at the end. A row is kept under the
     name of the weights it began with, so whatever else changes, it is computed once. Interrupted, it goes on.
     """
@@ -104,6 +106,8 @@ def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, fo
             epochs=epochs,
             seed=seed,
             batch_size=BATCH,
+            distillation=1.0,
+            mixup=1.0,
             compile=epochs >= COMPILED_EPOCHS,
             device=setting.recipe.device,
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lana.evaluation import evaluating
-from lana.precision import autocast, in_full
+from lana.precision import autocast, channels_last, in_full
 from lana.run import write
 
 MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
@@ -39,7 +39,7 @@ def with_expected(
             yield inputs, labels, tree_map(lambda leaf: leaf.to(device), expected)
         return
     found: list[Any] = []
-    with evaluating(teacher, device):
+    with evaluating(teacher, device), channels_last([teacher], device, precision):
         for inputs, labels in batches:
             with torch.no_grad(), autocast(device, precision):
                 expected = in_full(teacher(inputs))
