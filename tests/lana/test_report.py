@@ -79,9 +79,13 @@ def shown(path, tmp_path, script=""):
     """The page's content after its scripts ran, and what the console said."""
     page = path.read_text().replace("</body>", f"<script>{script}</script></body>")
     (tmp_path / "page.html").write_text(page)
+    return dumped(tmp_path / "page.html", tmp_path)
+
+
+def dumped(page, tmp_path):
     command = [
         BROWSER, *HEADLESS, f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr", "--dump-dom",
-        f"file://{tmp_path}/page.html",
+        f"file://{page}",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return result.stdout, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
@@ -104,6 +108,24 @@ def test_a_browser_shows_it_and_the_slider_moves_the_selection(run, tmp_path):
     assert after != command
     assert "--pin two=identity" in after
     assert moved.count("<td>identity") == 2
+
+
+@pytest.mark.skipif(BROWSER is None, reason="DID NOT RUN: no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_lies_beside_the_page(run, tmp_path, width):
+    measure = (
+        "const root = document.documentElement;"
+        "parent.postMessage(['widths', root.scrollWidth, root.clientWidth].join(' '), '*')"
+    )
+    shown(write_report(run), tmp_path, measure)
+    frame = tmp_path / "frame.html"  # a window of a browser has a least width, a frame has none
+    frame.write_text(
+        "<body><script>onmessage = (event) => document.body.append(event.data)</script>"
+        f"<iframe src='page.html' width='{width}' height='900' style='border: 0'></iframe></body>"
+    )
+    (needed, there) = map(int, re.search(r"widths (\d+) (\d+)", dumped(frame, tmp_path)[0]).groups())
+    assert needed == there
+    assert width - 30 < there <= width  # beside a scroll bar
 
 
 def test_numbers_that_are_none_are_written_so():
