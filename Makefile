@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+EXECUTE = $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute
 PYTEST = OMP_NUM_THREADS=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-gpu notebooks docs lint types arrows check clean
+.PHONY: demo test test-all test-gpu notebooks notebooks-check docs lint types arrows check clean
 
 demo: $(VENV)/.installed  ## compress the bundled example to 0.4 of its latency
 	$(BIN)/lana compress digits-resnet --data digits --budget 0.4x --out runs/demo
@@ -29,7 +30,10 @@ arrows: $(VENV)/.developed  ## who may import whom
 	$(BIN)/lint-imports
 
 notebooks: $(VENV)/.developed  ## execute them, outputs stored in place
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(EXECUTE) --inplace notebooks/*.ipynb
+
+notebooks-check: $(VENV)/.developed  ## execute them from top to bottom, and leave the stored outputs as they are
+	folder=$$(mktemp -d) && $(EXECUTE) --output-dir $$folder notebooks/*.ipynb && rm -r $$folder
 
 docs: $(VENV)/.developed  ## the documentation, in site/; a warning is an error
 	$(BIN)/mkdocs build --strict --quiet

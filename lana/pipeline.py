@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class Setting:
     def progress(self, title: str, total: float = 1.0) -> Progress:
         return Progress(title, total, quiet=self.quiet)
 
+    def tell(self, text: str) -> None:
+        """What a user wants to see early: wrong figures of the teacher are a reason to stop."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
 
 def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
     """A student of the recipe's model that measures within its budget, in `out`/students/NAME.
@@ -78,6 +84,10 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         recipe = fit_to_time(setting)
         baseline = stages.baseline(setting)
         budget_ms = baseline.budget_ms(recipe)
+        setting.tell(
+            f"Teacher: {setting.task.metric_name} {baseline.metric:.2%} on {baseline.examples} test examples, "
+            f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
+        )
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
         selector = make_pool(setting, baseline, recipe)

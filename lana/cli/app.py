@@ -1,4 +1,4 @@
-"""The command group: near names for unknown commands, one message and an exit code for our errors."""
+"""The command group: near names for unknown commands, one message and an exit code for what ends a command early."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from profilers.errors import ProfilerError
 from solvers.errors import SolverError
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
 class Group(click.Group):
@@ -29,6 +30,9 @@ class Group(click.Group):
         except (LanaError, ProfilerError, SolverError) as error:
             click.echo(f"lana: {error}", err=True)
             ctx.exit(1 if type(error) is LanaError else EXIT_USER_ERROR)
+        except KeyboardInterrupt:
+            click.echo("lana: interrupted. What is finished is kept: the same command goes on from there.", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

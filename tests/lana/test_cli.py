@@ -109,6 +109,16 @@ def test_a_run_of_another_recipe_is_kept(tmp_path):
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
 
 
+def test_an_interruption_says_how_to_go_on(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lana.pipeline.compress", interrupt)
+    result = run(*DIGITS, "--budget", "0.4x")
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.output
+
+
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
     import errno
 

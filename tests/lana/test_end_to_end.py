@@ -114,6 +114,13 @@ def test_a_budget_that_the_teacher_meets_changes_nothing(finished):
     assert sorted(run.rglob("*")) == before
 
 
+def test_the_teacher_s_figures_are_told_before_the_work(finished, tmp_path):
+    result = lana("compress", "--recipe", write_recipe(tmp_path, budget="1.2x"), "--out", finished[0])
+    assert result.exit_code == 0, result.output
+    teacher = json.loads((finished[0] / "pool" / "teacher.json").read_text())
+    assert f"Teacher: accuracy {teacher['metric']:.2%} on 360 test examples" in result.stderr
+
+
 def test_a_budget_below_the_fastest_reachable_names_it(finished):
     run, _ = finished
     result = lana("select", run, "--budget", "0.01x", "--quiet")
