@@ -57,7 +57,7 @@ def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
         validation = setting.data.validation.take(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
-            student = stages.assembled(setting, selector, selection, operations, IMAGES)
+            student = stages.assembled(setting, selector, selection, operations, IMAGES, recipe.precision)
             return evaluate_module(student, split, setting.task).metric
 
         print(f"teacher: {metric({}, setting.data.test):.2%} on test", flush=True)

@@ -24,6 +24,7 @@ SMALL = {
     "budget": "0.5x",
     "pool": "default",
     "layers": "blocks.*",
+    "max_span": 1,
     "distill_epochs": 1.0,
     "distill_images": 256,
     "score_images": 200,

@@ -18,6 +18,7 @@ RECIPE = {
     "model": "digits-resnet",
     "data": "digits",
     "layers": "blocks.*",
+    "max_span": 1,
     "pool": "skip,linear_k1,pruned_w0.25",
     "distill_epochs": 0.5,
     "distill_images": 128,
