@@ -26,6 +26,7 @@ from lana.selection import Selection, Selector
 from lana.summary import make_console
 
 BANDS = (0.7, 0.5, 0.35)
+WIDTH = 0.05  # of a band: how far a latency may be from its middle
 PERTURBATIONS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
 BOOTSTRAPS = 1000
 BASELINES = ("replaced", "latency")
@@ -107,13 +108,13 @@ def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = 
 
 
 def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selection]:
-    """Different selections around a latency; the first is the one that would be chosen within it."""
+    """Different selections around a latency; the first is the one that would be chosen within the band's upper end."""
     middle_ms = budget * selector.teacher_ms
     selector.loss_log = selector.loss_log.replay(f"ranking {budget:g}x")
     selector.correct_losses(middle_ms)
-    chosen = selector.choice(middle_ms)
+    chosen = selector.choice(middle_ms * (1 + WIDTH))  # the others may be as slow: nothing else would be fair
     known = len(selector.loss_log.rows)  # what the correction was fitted on says nothing about how truly it ranks
-    others = selector.draw(middle_ms, count + known, noises=PERTURBATIONS, seed=seed + 100)
+    others = selector.draw(middle_ms, count + known, width=WIDTH, noises=PERTURBATIONS, seed=seed + 100)
     fresh = [s for s in others if s != chosen and selector.loss_log.of(s) is None]
     return ([chosen] if chosen else []) + fresh[: count - 1]
 
