@@ -32,8 +32,11 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[o
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    half = computes_in_bf16(device, precision)
-    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=half)
+    if not computes_in_bf16(device, precision):
+        # Even one that is switched off keeps, while it is open, the halved weights of those inside it: a training step
+        # inside would go on computing with the weights of the first.
+        return contextlib.nullcontext()
+    return torch.autocast(device.partition(":")[0], torch.bfloat16)
 
 
 @contextlib.contextmanager

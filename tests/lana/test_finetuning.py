@@ -190,6 +190,11 @@ def test_batchnorm_is_re_estimated_where_it_is_not_worse(teacher, data, tmp_path
     assert torch.equal(state["0.weight"], left["0.weight"])
 
 
+def test_in_half_precision_every_step_computes_with_the_weights_of_the_last(teacher, data, tmp_path):
+    (_, full), (_, half) = (tuned(teacher, data, tmp_path, epochs=3, precision=one) for one in ("fp32", "bf16"))
+    assert [row.train_loss for row in half[1:]] == pytest.approx([row.train_loss for row in full[1:]], rel=0.05)
+
+
 def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, data, tmp_path):
     options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
     whole, resumed = network(1), network(1)
