@@ -13,6 +13,8 @@ from torch import nn
 
 from lana.run import write
 
+KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -24,13 +26,17 @@ class Epoch:
 
 
 class Course:
-    """The student in training, an exponential moving average of its weights, and the best average by validation."""
+    """The student in training, an exponential moving average of its weights, and the best average by validation.
+
+    `rate_share` is the part of the learning rate that the student has been found to bear.
+    """
 
     def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.student, self.optimiser = student, optimiser
         self.average = copy.deepcopy(student)
         self.best = copy.deepcopy(student.state_dict())
         self.curve: list[Epoch] = []
+        self.rate_share = 1.0
 
     def begin(self, metric: float) -> None:
         """The start is the first candidate for the best."""
@@ -51,6 +57,20 @@ class Course:
         if metric >= self.best_metric:
             self.best = copy.deepcopy(self.average.state_dict())
         self.curve.append(Epoch(epoch=len(self.curve), train_loss=train_loss, validation_metric=metric))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last epoch ruined it, as a high rate does with convolutions without normalisation."""
+        last = self.curve[-1]
+        finite = len(self.curve) == 1 or math.isfinite(last.train_loss)
+        return not finite or last.validation_metric < KEPT * max(self.best_metric, 0.0)
+
+    def go_back(self) -> None:
+        """To the best so far, and on from there at a quarter of the rate."""
+        self.student.load_state_dict(self.best)
+        self.average.load_state_dict(self.best)
+        self.optimiser.state.clear()
+        self.rate_share /= 4
 
     @property
     def best_metric(self) -> float:
@@ -76,6 +96,7 @@ class Course:
             "optimiser": self.optimiser.state_dict(),
             "curve": [vars(row) for row in self.curve],
             "best": self.best,
+            "rate_share": self.rate_share,
         }
         memory = io.BytesIO()
         torch.save(state, memory)
@@ -88,3 +109,4 @@ class Course:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
+        self.rate_share = state["rate_share"]

@@ -221,3 +221,29 @@ def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, dat
     run(resumed, "broken.pt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_path):
+    settings = FineTuning(epochs=8, lr=3.0, batch_size=50)
+
+    def tune(stop_at=2.0):
+        def stop(share, _):
+            if share > stop_at:
+                raise InterruptedError
+
+        student = copy.deepcopy(teacher)
+        curve = finetune(
+            student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", on_progress=stop
+        )
+        return student, [row.validation_metric for row in curve]
+
+    with pytest.raises(InterruptedError):
+        tune(stop_at=0.6)
+    resumed, metrics = tune()
+    (tmp_path / "c.pt").unlink()
+    whole, again = tune()
+    assert min(metrics) < 0.7 * metrics[0]
+    assert metrics[-1] > 0.9 * metrics[0]
+    assert metrics == again
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
