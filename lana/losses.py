@@ -22,6 +22,7 @@ LEAST_MEASURED = 8  # with fewer students the plain sum is as good
 NEAR = 0.05  # a student this far away in latency, as a share, counts half as much as one at the budget
 NOISE = 0.05  # of a measured loss: what a linear model cannot say of students that are alike
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # how far a coefficient may move, relative to its score: the likeliest is taken
+LEAST_SLOPE = 0.2  # of the sum of scores: a few students that run against it must not make every operation free
 FLOOR = 0.2  # of the mean score: how far even the best operation's coefficient may move
 
 
@@ -102,17 +103,21 @@ def corrected(
     losses, sums = np.array([loss for _, loss in measured]), chosen @ prior
     spread = (np.abs(prior) + FLOOR * np.abs(prior[prior != 0]).mean()) * (prior != 0)
     noise = NOISE * np.maximum(losses, 0.01 * np.abs(losses).mean()) * (1 + np.square(np.array(distances) / NEAR))
-    residual = losses - sums
     best: tuple[float, np.ndarray] | None = None
     for strength in STRENGTHS:
         own = np.square(strength * spread)
-        covariance = losses.mean() ** 2 + np.outer(sums, sums) + (chosen * own) @ chosen.T + np.diag(noise**2)
-        inverse = np.linalg.inv(covariance)
-        explained = inverse @ residual
+        deviations = losses.mean() ** 2 + (chosen * own) @ chosen.T + np.diag(noise**2)
+        for slope, deviation in ((1.0, 1.0), (LEAST_SLOPE, 0.0)):
+            residual = losses - slope * sums
+            covariance = deviations + deviation**2 * np.outer(sums, sums)
+            explained = np.linalg.solve(covariance, residual)
+            slope += deviation**2 * float(sums @ explained)
+            if slope >= LEAST_SLOPE:
+                break
         # Twice the negative logarithm of the evidence. Leaving one out would choose too strong a correction: students
         # near a budget are alike, and the others say nearly all of the one left out.
         surprise = float(residual @ explained + np.linalg.slogdet(covariance)[1])
         if best is None or surprise < best[0]:
-            best = (surprise, prior * (1 + sums @ explained) + own * (chosen.T @ explained))
+            best = (surprise, prior * slope + own * (chosen.T @ explained))
     found = best[1] if best else prior
     return {pair: max(0.0, float(value)) for pair, value in zip(pairs, found, strict=True)}
