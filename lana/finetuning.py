@@ -25,7 +25,7 @@ from lana.data import Data
 from lana.evaluation import evaluate_module
 from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
-from lana.precision import autocast, computes_in_bf16, in_full
+from lana.precision import autocast, channels_last, in_full
 from lana.schedule import learning_rate
 from lana.task import Task
 from lana.team import Alone
@@ -82,26 +82,25 @@ def finetune(
     """
     team = team or Alone(settings.device)
     student.to(team.device)
-    if computes_in_bf16(team.device, settings.precision):
-        _laid_out(student, torch.channels_last)  # what bfloat16 kernels want, else every convolution reorders
-    course = Course(student, _optimiser(student, settings))
-    course.begin(team.agreed(lambda: _metric(student, data, task, team)))
-    if checkpoint.is_file():
-        course.resume(checkpoint)
-    training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
-    for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
-        if course.stopped(settings.patience):
-            break
-        loss = team.mean(training.epoch(epoch))
-        course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
-        if course.diverged:
-            course.go_back()
-        if team.first:
-            course.save(checkpoint)
-    student.load_state_dict(course.best)
-    if team.first and not course.start_is_best:
-        _settle_batchnorm(student, data, task, team, course.best_metric)
-    _laid_out(student.eval().cpu(), torch.contiguous_format)
+    with channels_last([student], team.device, settings.precision):
+        course = Course(student, _optimiser(student, settings))
+        course.begin(team.agreed(lambda: _metric(student, data, task, team)))
+        if checkpoint.is_file():
+            course.resume(checkpoint)
+        training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
+        for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
+            if course.stopped(settings.patience):
+                break
+            loss = team.mean(training.epoch(epoch))
+            course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
+            if course.diverged:
+                course.go_back()
+            if team.first:
+                course.save(checkpoint)
+        student.load_state_dict(course.best)
+        if team.first and not course.start_is_best:
+            _settle_batchnorm(student, data, task, team, course.best_metric)
+    student.eval().cpu()
     student.load_state_dict(team.agreed(student.state_dict))
     return course.curve
 
@@ -188,10 +187,6 @@ class _Training:
         optimiser.step()
         self.course.follow(min(self.decay, (step + 1) / (step + 10)))
         return loss.item()
-
-
-def _laid_out(module: nn.Module, memory_format: torch.memory_format) -> None:
-    module.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def _loss(output: Any, expected: Any, labels: Tensor | Mixed, task: Task, settings: FineTuning) -> Tensor:

@@ -88,7 +88,7 @@ def corrected(
 
     The most probable ones when the loss of a student is an unknown constant plus an unknown multiple of the sum of its
     scores plus a deviation of each operation's own, of the order of its score. `distances` says how far each student's
-    latency is from where the coefficients are wanted, as a share: far ones count less.
+    latency is from where the coefficients are wanted, as a share: far ones count less. The multiple has a floor.
 
     With fewer than eight students these are the scores themselves.
     """
@@ -107,17 +107,22 @@ def corrected(
     for strength in STRENGTHS:
         own = np.square(strength * spread)
         deviations = losses.mean() ** 2 + (chosen * own) @ chosen.T + np.diag(noise**2)
-        for slope, deviation in ((1.0, 1.0), (LEAST_SLOPE, 0.0)):
-            residual = losses - slope * sums
-            covariance = deviations + deviation**2 * np.outer(sums, sums)
-            explained = np.linalg.solve(covariance, residual)
-            slope += deviation**2 * float(sums @ explained)
-            if slope >= LEAST_SLOPE:
-                break
-        # Twice the negative logarithm of the evidence. Leaving one out would choose too strong a correction: students
-        # near a budget are alike, and the others say nearly all of the one left out.
-        surprise = float(residual @ explained + np.linalg.slogdet(covariance)[1])
+        explained, surprise = _regress(losses - sums, deviations + np.outer(sums, sums))
+        slope = 1.0 + float(sums @ explained)
+        if slope < LEAST_SLOPE:
+            slope = LEAST_SLOPE
+            explained, surprise = _regress(losses - slope * sums, deviations)
         if best is None or surprise < best[0]:
             best = (surprise, prior * slope + own * (chosen.T @ explained))
     found = best[1] if best else prior
     return {pair: max(0.0, float(value)) for pair, value in zip(pairs, found, strict=True)}
+
+
+def _regress(residual: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:
+    """The residual in units of its covariance, and how surprising it is: twice the negative logarithm of the evidence.
+
+    Leaving one out would choose too strong a correction: students near a budget are alike, and the others say nearly
+    all of the one left out.
+    """
+    explained = np.linalg.solve(covariance, residual)
+    return explained, float(residual @ explained + np.linalg.slogdet(covariance)[1])

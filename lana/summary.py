@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lana.console import make_console as make_console
+from lana.console import make_console
 from lana.recipe import Recipe
 from lana.run import write_json
 from lana.student import count_parameters, load_student_as_teacher
