@@ -53,6 +53,9 @@ class Alone:
         """The mean over all."""
         return value
 
+    def close(self) -> None:
+        """Part from the others. A process that ends with threads at work for the group may be aborted by them."""
+
 
 class Together(Alone):
     """One of the processes that a launcher started (`torchrun`, `accelerate launch`)."""
@@ -85,3 +88,6 @@ class Together(Alone):
         from accelerate.utils import gather_object
 
         return sum(gather_object([value])) / self.count
+
+    def close(self) -> None:
+        self.accelerator.end_training()

@@ -5,6 +5,7 @@ The process that starts them holds the run's lock, delivers and measures; these 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -74,9 +75,9 @@ def main(student: str, told: str, *, quiet: bool) -> None:
     from lana.team import Together
 
     folder, recipe = Path(student), Recipe.from_yaml(told)
-    team = Together(recipe.device)
-    setting = pipeline.prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
-    delivery.train(setting, folder, recipe, team)
+    with contextlib.closing(Together(recipe.device)) as team:
+        setting = pipeline.prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
+        delivery.train(setting, folder, recipe, team)
 
 
 if __name__ == "__main__":
