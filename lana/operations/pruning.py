@@ -5,23 +5,27 @@ Torch-Pruning's dependency graph tells which channels go together; it is made on
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lana.errors import LanaError
 from lana.layers import Layer
 from lana.operations.base import Features, example_of, once_a_structure
 from lana.operations.closed_form import Map, dense_parts, solve, watch
 from lana.structure import quiet_evaluation
 
+LARGEST_GROUP = 1000  # members; those of real blocks have up to some hundred
 FEWEST_CHANNELS = 8  # of a group, for there to be something to choose from
 EQUAL = 1e-3  # relative: a block without channels that nobody reads gives what it gave
 
@@ -105,22 +109,24 @@ def _find_groups(layer: Layer, block: nn.Module) -> tuple[InnerGroup, ...]:
 
 
 def _candidates(block: nn.Module, example: Tensor) -> list[InnerGroup]:
-    """Groups of the block; where it attends, those of the parts inside that do not (its MLPs).
+    """Groups of the block; where it attends, or they have no end, those of the parts inside that can be followed.
 
     Torch-Pruning follows the channels of an attention through every reshape, for minutes and to no avail.
     """
     with _Attending(block) as attending, quiet_evaluation(block):
         block(example)
     if "" not in attending.names:
-        return _all_groups(block, example)
+        with contextlib.suppress(EndlessGroupError):
+            return _all_groups(block, example)
     parts = {part: name for name, part in block.named_modules() if name and next(part.children(), None) is not None}
     found: list[InnerGroup] = []
     looked: list[str] = []
     for part, (inputs, _) in watch(block, parts, example).items():
         looked_into = any(parts[part].startswith(f"{name}.") for name in looked)
         if parts[part] not in attending.names and not looked_into and next(part.parameters(), None) is not None:
-            looked.append(parts[part])
-            found += [_inside(parts[part], group) for group in _all_groups(copy.deepcopy(part), inputs)]
+            with contextlib.suppress(EndlessGroupError):
+                found += [_inside(parts[part], group) for group in _all_groups(copy.deepcopy(part), inputs)]
+                looked.append(parts[part])
     # Tokens it can follow, where a block has no such part because it names its maps itself.
     return found or (_all_groups(block, example) if example.ndim == 3 else [])
 
@@ -153,6 +159,25 @@ class _Attending(TorchDispatchMode):
             hook.remove()
 
 
+class EndlessGroupError(LanaError):
+    """A group of channels that grows on and on: unequal splits multiplied with each other, as in FocalNet."""
+
+
+@contextlib.contextmanager
+def _bounded_groups() -> Iterator[None]:
+    """Torch-Pruning compares each member of a group with all others and knows no limit of its own."""
+    from torch_pruning.dependency import graph
+
+    class Bounded(graph.Group):
+        def add_dep(self, *args: Any, **kwargs: Any) -> None:
+            super().add_dep(*args, **kwargs)
+            if len(self) > LARGEST_GROUP:
+                raise EndlessGroupError(f"more than {LARGEST_GROUP} members")
+
+    with mock.patch.object(graph, "Group", Bounded):
+        yield
+
+
 def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
     """Everything that Torch-Pruning finds to go together, of inner and of outer channels."""
     import torch_pruning
@@ -164,7 +189,8 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
         logging.disable(logging.WARNING)
         try:
             graph = torch_pruning.DependencyGraph().build_dependency(block, example_inputs=example)
-            groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+            with _bounded_groups():
+                groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
         finally:
             logging.disable(logging.NOTSET)
     found = []

@@ -262,6 +262,36 @@ def test_grouped_convolutions_lose_the_same_places_in_each_group(features):
         assert float((pruned[:3](inputs).mean() - module[:3](inputs)[:, [4, 5, 6, 7]].mean()).abs()) < 1.0
 
 
+class Focal(nn.Module):
+    """A block that splits its channels unequally and multiplies the parts, as FocalNets do, before its MLP."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.into, self.out = nn.Conv2d(channels, 2 * channels + 3, 1), nn.Conv2d(channels, channels, 1)
+        self.context = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1, groups=channels) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Conv2d(channels, 4 * channels, 1), nn.GELU(), nn.Conv2d(4 * channels, channels, 1))
+
+    def forward(self, x):
+        query, context, gates = torch.split(self.into(x), [x.shape[1], x.shape[1], 3], 1)
+        total = 0
+        for level, convolution in enumerate(self.context):
+            context = convolution(context)
+            total = total + context * gates[:, level : level + 1]
+        x = x + self.out(query * (total + context.mean((2, 3), keepdim=True) * gates[:, 2:]))
+        return x + self.mlp(x)
+
+
+def test_where_channels_go_together_without_end_the_parts_that_do_not_are_pruned(features):
+    """Torch-Pruning would follow the channels of such a block for hours."""
+    layer, _ = layer_of("same")
+    module = made(8, lambda: Focal(16))
+    inputs = features["same"][0]
+    pruned = parse_operation("pruned_w0.5").build(layer, module, (inputs, module(inputs).detach()))
+    assert pruned.mlp[0].out_channels == 32
+    assert pruned.into.out_channels == 35
+    assert pruned(inputs).shape == inputs.shape
+
+
 def test_pruning_keeps_what_matters(features):
     """Channels that give nothing are the first to go: without them the block is the same."""
     layer, module = layer_of("channels")
