@@ -72,7 +72,8 @@ def plain_sum_ms(columns: Mapping[str, float]) -> float:
 def fit(wholes: Sequence[Whole]) -> Prediction:
     """The most probable correction given the measured wholes (Bayesian linear regression with the `PRIOR`).
 
-    With one whole, the teacher, it is the plain sum plus what the teacher takes beyond its layers.
+    With one whole, the teacher, it is the plain sum plus what the teacher takes beyond its layers, or scaled down where
+    it takes less.
 
     Raises:
         ValueError: nothing measured.
@@ -87,13 +88,16 @@ def fit(wholes: Sequence[Whole]) -> Prediction:
     prior = {**PRIOR, **shares}
     means, deviations = (np.array([prior[name][index] for name in names]) for index in (0, 1))
     residual = measured - features @ means
-    # Weighted so that a whole counts by its expected error; the intercept is free (a very wide prior).
+    # Weighted so that a whole counts by its expected error; the intercept is free (a very wide prior) but for its sign.
     weights = 1 / np.hypot(NOISE * measured, MISFIT * measured.max())
     design = np.column_stack([np.ones(len(wholes)), features]) * weights[:, None]
-    penalty = np.diag([1e-6 / float(measured.max()) ** 2, *(1 / deviations**2)])
-    solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))
+    for wide in (1e3, 1e-6):
+        penalty = np.diag([1 / (wide * float(measured.max())) ** 2, *(1 / deviations**2)])
+        solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))
+        if solved[0] >= 0:  # what no choice changes cannot take less than no time: else it is nothing
+            break
     return Prediction(
-        intercept_ms=float(solved[0]),
+        intercept_ms=max(0.0, float(solved[0])),
         coefficients={name: float(mean + change) for name, mean, change in zip(names, means, solved[1:], strict=True)},
     )
 

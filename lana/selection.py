@@ -9,6 +9,7 @@ and the logs.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ MeasureLoss = Callable[[Sequence[Selection]], list[float]]
 MARGIN = 0.01  # kept below the budget: how far two measurements of one file, taken later, lie apart
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
 ROUNDS = 4
+LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
 SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
 SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
@@ -308,16 +310,30 @@ class Selector:
             elif found:  # the prediction was refitted; where that is not enough, aim lower as well
                 overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
                 target_ms *= min(0.99, budget_ms * (1 - MARGIN) / (overshoot * self.teacher_ms))
-        return self._confirmed(budget_ms, candidates)
+        return self._confirmed(budget_ms, target_ms, candidates)
 
-    def _confirmed(self, budget_ms: float, candidates: int) -> list[Measured]:
-        """Accepted selections that are so still after a second, later measurement: the first may have been lucky."""
-        while accepted := self.accepted(budget_ms)[:candidates]:
-            lucky = [m.selection for m in accepted if len(m.ratios) < 2 * PROCESSES]
-            if not lucky:
-                return accepted
-            self.measure_new(lucky, 2 * PROCESSES)
-        raise self.unreachable(budget_ms)
+    def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
+        """Accepted selections that are so still after a second, later measurement: the first may have been lucky.
+
+        Where those near the budget fail, or are too noisy to be sure of, the next lower ones are measured before one is
+        taken that loses more than they do.
+        """
+        while True:
+            while accepted := self.accepted(budget_ms)[:candidates]:
+                lucky = [m.selection for m in accepted if len(m.ratios) < 2 * PROCESSES]
+                if not lucky:
+                    break
+                self.measure_new(lucky, 2 * PROCESSES)
+            target_ms *= LOWER
+            lower = self.solve_diverse(target_ms, candidates)
+            if accepted:
+                best, losses = accepted[0], map(self._known_loss, lower)
+                used = best.ratio * self.teacher_ms >= LOWER * budget_ms
+                if used or self._known_loss(best.selection) <= min(losses, default=math.inf):
+                    return accepted
+            self.measure_new(lower or [self.fastest()], PROCESSES if lower else 2 * PROCESSES)
+            if not lower and not self.accepted(budget_ms):
+                raise self.unreachable(budget_ms)
 
     def unreachable(self, budget_ms: float) -> BudgetUnreachable:
         """The error that says what the fastest reachable latency is, measured."""

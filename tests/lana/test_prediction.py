@@ -26,6 +26,15 @@ def test_the_teacher_alone_gives_the_plain_sum_and_the_rest():
     assert prediction.intercept_ms == pytest.approx(1.0, abs=1e-2)
 
 
+def test_parts_that_take_less_together_are_scaled_and_nothing_takes_less_than_no_time():
+    teacher = wholes(1, scale=0.5, per_operation=0.0, intercept=0.0)[0]
+    prediction = fit([teacher])
+    assert prediction.intercept_ms == 0
+    assert prediction.whole_ms([teacher.columns]) == pytest.approx(teacher.measured_ms, rel=0.02)
+    small = {name: value / 20 for name, value in teacher.columns.items()}
+    assert prediction.whole_ms([small]) == pytest.approx(teacher.measured_ms / 20, rel=0.02)
+
+
 def test_a_linear_device_is_recovered():
     prediction = fit(wholes(30, scale=0.87, per_operation=0.002, intercept=0.5))
     assert prediction.coefficients["latency_ms"] == pytest.approx(0.87, abs=0.01)
