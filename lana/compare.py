@@ -29,7 +29,10 @@ COST = "latency_ms"
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One search: the expected loss of what it found, the loss measured on the validation part, its seconds."""
+    """One search: the expected loss of what it found, the loss measured on the validation part, its seconds.
+
+    `selection` names every layer; as `pins` of `lana.select` it is that student.
+    """
 
     method: str
     expected_loss: float | None
@@ -103,7 +106,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                     measured_loss=losses[str(selection)],
                     predicted_ms=selector.predicted_ms(selection),
                     seconds=solution.runtime_s,
-                    selection=selection,
+                    selection=stages.full_selection(setting, selection),
                 )
             )
         if not losses:

@@ -8,7 +8,7 @@ with the single scores as the prior: still linear in the choices, and true where
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,10 +81,22 @@ class LossLog:
         write(self.path, lambda beside: frame.to_csv(beside, index=False))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What students of about one latency lose: a constant, and a coefficient for each operation in them."""
+
+    of: Mapping[Pair, float]
+    constant: float = 0.0
+
+    def whole(self, pairs: Iterable[Pair]) -> float:
+        """The loss of a student of these operations."""
+        return max(0.0, self.constant + sum(self.of[pair] for pair in pairs))
+
+
 def corrected(
     singles: Mapping[Pair, float], measured: Sequence[tuple[Mapping[str, str], float]], distances: Sequence[float]
-) -> dict[Pair, float]:
-    """Coefficients of the operations, given the measured losses of students.
+) -> Losses:
+    """What students lose, given the measured losses of some.
 
     The most probable ones when the loss of a student is an unknown constant plus an unknown multiple of the sum of its
     scores plus a deviation of each operation's own, of the order of its score. `distances` says how far each student's
@@ -93,7 +105,7 @@ def corrected(
     With fewer than eight students these are the scores themselves.
     """
     if len(measured) < LEAST_MEASURED:
-        return dict(singles)
+        return Losses(of=dict(singles))
     pairs = list(singles)
     position = {pair: index for index, pair in enumerate(pairs)}
     prior = np.array([singles[pair] for pair in pairs])
@@ -103,7 +115,7 @@ def corrected(
     losses, sums = np.array([loss for _, loss in measured]), chosen @ prior
     spread = (np.abs(prior) + FLOOR * np.abs(prior[prior != 0]).mean()) * (prior != 0)
     noise = NOISE * np.maximum(losses, 0.01 * np.abs(losses).mean()) * (1 + np.square(np.array(distances) / NEAR))
-    best: tuple[float, np.ndarray] | None = None
+    best: tuple[float, float, np.ndarray] | None = None
     for strength in STRENGTHS:
         own = np.square(strength * spread)
         deviations = losses.mean() ** 2 + (chosen * own) @ chosen.T + np.diag(noise**2)
@@ -113,9 +125,11 @@ def corrected(
             slope = LEAST_SLOPE
             explained, surprise = _regress(losses - slope * sums, deviations)
         if best is None or surprise < best[0]:
-            best = (surprise, prior * slope + own * (chosen.T @ explained))
-    found = best[1] if best else prior
-    return {pair: max(0.0, float(value)) for pair, value in zip(pairs, found, strict=True)}
+            constant = float(losses.mean() ** 2 * explained.sum())
+            best = (surprise, constant, prior * slope + own * (chosen.T @ explained))
+    _, constant, found = best or (0.0, 0.0, prior)
+    of = {pair: max(0.0, float(value)) for pair, value in zip(pairs, found, strict=True)}
+    return Losses(of=of, constant=constant)
 
 
 def _regress(residual: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:

@@ -137,7 +137,7 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
                 measured.append(
                     Student(
                         budget=budget,
-                        expected=sum(losses[pair] for pair in selection.items()),
+                        expected=losses.whole(selection.items()),
                         plain=sum(selector.losses[pair] for pair in selection.items()),
                         measured=float(distance.of(student).mean()),
                         replaced=sum(len(layer.split("+")) for layer in selection),

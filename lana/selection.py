@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lana.errors import BudgetUnreachable, LanaError, UserError
-from lana.losses import LossLog, corrected
+from lana.losses import Losses, LossLog, corrected
 from lana.prediction import Prediction, PredictionError, Whole, fit, held_out_error, total
 from lana.profiling import Offer
 from lana.wholes import PROCESSES, Log, Measured, replaced
@@ -61,7 +61,7 @@ class Selector:
     seed: int = 0
     solver: str = "HiGHS"
     seconds: dict[str, float] = field(default_factory=dict)
-    _corrected: dict[tuple[float, int, int, str], Mapping[tuple[str, str], float]] = field(
+    _corrected: dict[tuple[float, int, int, str], Losses] = field(
         default_factory=dict, init=False, repr=False
     )
     _fitted: tuple[tuple[str, int], Prediction] | None = field(default=None, init=False, repr=False)
@@ -110,12 +110,12 @@ class Selector:
     def expected_loss(self, selection: Mapping[str, str], around_ms: float | None = None) -> float:
         """What a student is expected to lose: the sum of scores, corrected around a latency (default: its own)."""
         losses = self.corrected_losses(around_ms or self.predicted_ms(selection))
-        return sum(losses[offer.layer.name, offer.operation] for offer in self._parts(selection))
+        return losses.whole((offer.layer.name, offer.operation) for offer in self._parts(selection))
 
-    def corrected_losses(self, around_ms: float) -> Mapping[tuple[str, str], float]:
+    def corrected_losses(self, around_ms: float) -> Losses:
         """The scores corrected by the students whose loss was measured, those around a latency above all."""
         if not self.refine:
-            return self.losses
+            return Losses(of=self.losses)
         place = (
             max(0.01, round(around_ms / self.teacher_ms, 2)),
             len(self.loss_log.rows),
@@ -151,7 +151,7 @@ class Selector:
         cost = np.array([prediction.part_ms(offer.columns) for offer in self.offers])
         return SelectionProblem(
             layers=len(self.layers),
-            loss=np.array([losses[offer.layer.name, offer.operation] for offer in self.offers]),
+            loss=np.array([losses.of[offer.layer.name, offer.operation] for offer in self.offers]),
             first=self._first,
             span=self._span,
             costs={"latency_ms": cost},
@@ -189,10 +189,18 @@ class Selector:
         Raises:
             UserError: none is that good.
         """
-        found = fastest(self.problem(self.teacher_ms), "latency_ms", max_loss=max_loss)
-        if not found.found:
+        if max_loss < 0:
             raise UserError(f"--max-loss {max_loss:g}: no selection loses that little. The teacher itself loses 0.")
-        return self.selection_of(found)
+        found: Selection = {}
+        too_low, enough = self.predicted_ms(self.fastest()), self.teacher_ms
+        while enough - too_low > 0.005 * self.teacher_ms:
+            between = (too_low + enough) / 2
+            selection = self.solve(between)
+            if selection is not None and self.expected_loss(selection, between) <= max_loss:
+                found, enough = selection, between
+            else:
+                too_low = between
+        return found
 
     def draw(
         self,

@@ -62,7 +62,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     console = Console()
     console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
     if scan.spans:
-        spans = Table(title=f"{len(scan.spans)} spans that one operation may stand for")
+        spans = Table(f"{len(scan.spans)} spans, for each of which one operation may stand")
         for span in scan.spans:
             spans.add_row(span.name)
         console.print(spans)
