@@ -25,6 +25,7 @@ lint: $(VENV)/.developed
 
 types: $(VENV)/.developed
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 arrows: $(VENV)/.developed  ## who may import whom
 	$(BIN)/lint-imports

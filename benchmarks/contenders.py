@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def sibling(setting: Setting, told: str) -> Contender:
     name, _, where = told.partition("=")
     reference, _, weights = where.partition(",")
     recipe = setting.recipe
-    given = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
+    given: dict[str, Any] = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
     loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
     return Contender(name=name, kind="sibling", module=loaded.module)
 

@@ -71,7 +71,8 @@ def families() -> dict[str, str]:
         variants[timm.models.model_entrypoint(name).__module__.rpartition(".")[2]].append(name)
 
     def size(name: str) -> tuple[bool, int, int, str]:
-        parts, large = name.split("_"), timm.get_pretrained_cfg(name).input_size[-1] > LARGEST_INPUT
+        config = timm.get_pretrained_cfg(name)
+        parts, large = name.split("_"), config is not None and config.input_size[-1] > LARGEST_INPUT
         rank = next(
             (i for i, word in enumerate(SIZES) if word in parts or (len(word) > 1 and word in name)), len(SIZES)
         )

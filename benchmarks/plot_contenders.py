@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import matplotlib
@@ -26,7 +27,9 @@ def main(files: tuple[Path, ...], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=130)
     for index, kind in enumerate(kinds):
         points = sorted((row["ratio"], 100 * row["accuracy"]) for row in rows.values() if row["kind"] == kind)
-        line = {"linewidth": 2.0, "markersize": 8} if kind == "lana" else {"linewidth": 0.8, "alpha": 0.8}
+        line: dict[str, Any] = (
+            {"linewidth": 2.0, "markersize": 8} if kind == "lana" else {"linewidth": 0.8, "alpha": 0.8}
+        )
         axes.plot(*zip(*points, strict=True), marker=MARKERS[index % len(MARKERS)], label=kind, **line)
     axes.set_xlabel("latency, share of the teacher's, measured side by side")
     axes.set_ylabel("test accuracy after equal tuning, %")

@@ -25,6 +25,7 @@ import numpy as np
 
 from lana.export import to_computation
 from lana.layers import find_layers
+from lana.losses import LossLog
 from lana.prediction import COLUMNS, held_out_error
 from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
 from lana.recipe import Recipe
@@ -63,7 +64,14 @@ class Bench:
         log, teacher_ms = Log.read(out / "fitted.csv"), self._teacher_ms()
         names = [layer.name for layer in self.layers]
         self.selector = Selector(
-            layers=names, offers=self.offers, losses=losses, teacher_ms=teacher_ms, log=log, measure=self.measure
+            layers=names,
+            offers=self.offers,
+            losses=losses,
+            teacher_ms=teacher_ms,
+            log=log,
+            measure=self.measure,
+            loss_log=LossLog(out / "losses.csv"),
+            measure_loss=lambda selections: [0.0 for _ in selections],  # never asked: nothing refines
         )
 
     def _offers(self) -> list[Offer]:

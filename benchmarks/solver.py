@@ -8,6 +8,7 @@ CPU-minutes for 100 diverse solutions of 46 layers × 197 operations.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from solvers import Limit, SelectionProblem, frontier, solve, solve_diverse
+from solvers import Limit, SelectionProblem, Solution, frontier, solve, solve_diverse
 
 
 def problem(layers: int, operations: int, seed: int, *, adversarial: bool = False) -> SelectionProblem:
@@ -77,10 +78,11 @@ def draw(path: Path) -> None:
     sizes = [layers * operations for layers, operations in shapes]
     _, axes = plt.subplots(figsize=(6, 4))
     for hard in (False, True):
-        times = [
-            seconds(lambda seed, s=shape, h=hard: solve(problem(*s, seed, adversarial=h), time_limit_s=30.0), 3)
-            for shape in shapes
-        ]
+
+        def one(seed: int, layers: int, operations: int, *, hard: bool = hard) -> Solution:
+            return solve(problem(layers, operations, seed, adversarial=hard), time_limit_s=30.0)
+
+        times = [seconds(functools.partial(one, layers=shape[0], operations=shape[1]), 3) for shape in shapes]
         axes.loglog(sizes, times, "o-", label="adversarial" if hard else "random")
         print(f"{'adversarial' if hard else 'random'}: {dict(zip(sizes, np.round(times, 3).tolist(), strict=True))}")
     axes.set(xlabel="choices (layers × operations)", ylabel="seconds for one solution, gap 1e-4")

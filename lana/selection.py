@@ -61,9 +61,7 @@ class Selector:
     seed: int = 0
     solver: str = "HiGHS"
     seconds: dict[str, float] = field(default_factory=dict)
-    _corrected: dict[tuple[float, int, int, str], Losses] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _corrected: dict[tuple[float, int, int, str], Losses] = field(default_factory=dict, init=False, repr=False)
     _fitted: tuple[tuple[str, int], Prediction] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
