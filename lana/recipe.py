@@ -86,7 +86,7 @@ class Recipe:
     max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1)
     pool: str = option(
         "default",
-        "Operations offered at a layer: preset names and .py files, comma separated.",
+        "Operations offered at a layer: preset names and .py files, comma separated; -FAMILY leaves one out.",
         stage="profile",
     )
     runtime: str = option(

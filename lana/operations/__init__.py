@@ -198,24 +198,39 @@ def parse_operation(name: str) -> Operation:
 def pool_names(pool: str) -> list[str]:
     """The operations of a pool: preset names, operation names and .py files, separated by commas.
 
+    A family or an operation with a minus before it is left out.
+
     Raises:
         UserError: an unknown name, or a file without operations.
+
+    >>> pool_names("identity,linear_k1,linear_k3,-linear_k3")
+    ['teacher', 'identity', 'linear_k1']
     """
     names: list[str] = []
+    left_out: set[str] = set()
     for part in filter(None, (part.strip() for part in pool.split(","))):
-        if part in PRESETS:
+        if part.startswith("-") and part[1:] in FAMILIES and part != "-teacher":
+            left_out.add(part[1:])
+        elif part.startswith("-") and part != "-teacher":
+            left_out.add(_named(part[1:], pool))
+        elif part in PRESETS:
             names += PRESETS[part]()
         elif part.endswith(".py"):
             names += user.operations_in(part)
         else:
-            try:
-                names.append(parse_operation(part).name)
-            except UserError as error:
-                raise UserError(
-                    f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), "
-                    f"an operation, nor a .py file.{near(part, [*PRESETS, *FAMILIES])}"
-                ) from error
-    return list(dict.fromkeys(["teacher", "identity", *names]))
+            names.append(_named(part, pool))
+    every = dict.fromkeys(["teacher", "identity", *names])
+    return [name for name in every if not {name, parse_operation(name).family} & left_out]
+
+
+def _named(part: str, pool: str) -> str:
+    try:
+        return parse_operation(part).name
+    except UserError as error:
+        raise UserError(
+            f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), "
+            f"an operation, nor a .py file.{near(part, [*PRESETS, *FAMILIES])}"
+        ) from error
 
 
 def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:

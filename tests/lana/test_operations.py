@@ -350,6 +350,12 @@ def test_names_are_read_back(name):
     assert parse_operation(name).name == name
 
 
+def test_families_and_operations_can_be_left_out_of_a_pool():
+    whole = pool_names("default")
+    without = pool_names("default,-efn,-pruned_w0.5,-identity")
+    assert set(whole) - set(without) == {n for n in whole if n.startswith("efn_")} | {"pruned_w0.5", "identity"}
+
+
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
@@ -357,6 +363,8 @@ def test_names_are_read_back(name):
         ("pruned", "neither a preset"),
         ("cb_stack_k3", "neither a preset"),
         ("none.py", r"none\.py"),
+        ("default,-prunned", "Did you mean: pruned"),
+        ("default,-teacher", "neither a preset"),
     ],
 )
 def test_unknown_pools_are_told(pool, message):
