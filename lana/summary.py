@@ -86,8 +86,16 @@ class Summary:
             )
         else:
             console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
+            if self.measured_ms_upper95 and self.measured_ms_upper95 > DISTURBED * self.measured_ms:
+                console.print(
+                    f"The bound lies {self.measured_ms_upper95 / self.measured_ms - 1:.0%} above the measurement: the "
+                    "machine was disturbed. When it is quiet, a better student may be found by: "
+                    f"lana select RUN --budget-ms {self.budget_ms:.4g}",
+                    style="yellow",
+                )
 
 
+DISTURBED = 1.05  # the upper 95% bound over the measurement; on a quiet machine it is about 1.01
 COLUMNS = (
     "",
     "before tuning",
