@@ -6,6 +6,7 @@ python benchmarks/plot_contenders.py runs/family/family.json runs/peers/peers.js
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ MARKERS = "osD^vP*Xh<>"
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(files: tuple[Path, ...], out: Path) -> None:
+@click.option("--least", type=float, default=0.0, help="Where the axis begins, in %; what lies below is told in words.")
+def main(files: tuple[Path, ...], out: Path, least: float) -> None:
     rows = {row["name"]: row for file in files for row in json.loads(file.read_text())["contenders"] if row["seeds"]}
     kinds = sorted({row["kind"] for row in rows.values()}, key=lambda kind: (kind != "lana", kind))
     figure, axes = plt.subplots(figsize=(7, 4.5), dpi=130)
     for index, kind in enumerate(kinds):
-        points = sorted((row["ratio"], 100 * row["accuracy"]) for row in rows.values() if row["kind"] == kind)
+        those = [row for row in rows.values() if row["kind"] == kind and 100 * row["accuracy"] >= least]
+        points = sorted((row["ratio"], 100 * row["accuracy"]) for row in those) or [(math.nan, math.nan)]
         line: dict[str, Any] = (
             {"linewidth": 2.0, "markersize": 8} if kind == "lana" else {"linewidth": 0.8, "alpha": 0.8}
         )
         axes.plot(*zip(*points, strict=True), marker=MARKERS[index % len(MARKERS)], label=kind, **line)
+    below = [row for row in rows.values() if 100 * row["accuracy"] < least]
+    told = ", ".join(f"{row['kind']} {row['accuracy']:.1%} at {row['ratio']:.2f}x" for row in below)
+    if told:
+        axes.set_title(f"below: {told}", fontsize=7)
     axes.set_xlabel("latency, share of the teacher's, measured side by side")
     axes.set_ylabel("test accuracy after equal tuning, %")
     axes.grid(alpha=0.3)
