@@ -330,13 +330,13 @@ class Selector:
                 if not lucky:
                     break
                 self.measure_new(lucky, 2 * PROCESSES)
+            if accepted and accepted[0].ratio * self.teacher_ms >= LOWER * budget_ms:
+                return accepted
             target_ms *= LOWER
             lower = self.solve_diverse(target_ms, candidates)
-            if accepted:
-                best, losses = accepted[0], map(self._known_loss, lower)
-                used = best.ratio * self.teacher_ms >= LOWER * budget_ms
-                if used or self._known_loss(best.selection) <= min(losses, default=math.inf):
-                    return accepted
+            least = min(map(self._known_loss, lower), default=math.inf)
+            if accepted and self._known_loss(accepted[0].selection) <= least:
+                return accepted
             self.measure_new(lower or [self.fastest()], PROCESSES if lower else 2 * PROCESSES)
             if not lower and not self.accepted(budget_ms):
                 raise self.unreachable(budget_ms)

@@ -209,10 +209,8 @@ def pool_names(pool: str) -> list[str]:
     names: list[str] = []
     left_out: set[str] = set()
     for part in filter(None, (part.strip() for part in pool.split(","))):
-        if part.startswith("-") and part[1:] in FAMILIES and part != "-teacher":
-            left_out.add(part[1:])
-        elif part.startswith("-") and part != "-teacher":
-            left_out.add(_named(part[1:], pool))
+        if part.startswith("-") and part != "-teacher":
+            left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))
         elif part in PRESETS:
             names += PRESETS[part]()
         elif part.endswith(".py"):
