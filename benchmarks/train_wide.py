@@ -34,7 +34,9 @@ from lana.teacher import load_teacher
 def main(
     model: str, weights: Path | None, data: str, image_size: int, epochs: float, lr: float, device: str, out: Path
 ) -> None:
-    loaded = load_teacher(model, weights=str(weights) if weights else None, image_size=image_size, pretrained=False)
+    loaded = load_teacher(
+        model, weights=str(weights) if weights else None, image_size=image_size, pretrained=bool(weights)
+    )
     examples, task = load_data(data, loaded), load_task("classification")
     settings = FineTuning(
         epochs=epochs, lr=lr, batch_size=128, weight_decay=0.05, distillation=0.0, compile=True, device=device

@@ -73,7 +73,9 @@ def finetune(
     team: Alone | None = None,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Epoch]:
-    """Train `student` in place; returns the curve. The best epoch by the validation part is kept, the start included.
+    """Train `student` in place; returns the curve. The best epoch by the validation part is kept.
+
+    The start is kept only where it is better than every epoch by more than knowing those images by heart explains.
 
     After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights.
     `expected` is a folder for the teacher's outputs: other students of the same teacher, data and seed find them there.

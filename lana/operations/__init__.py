@@ -195,10 +195,12 @@ def parse_operation(name: str) -> Operation:
     return Operation(name=name, family=family, parameters=parameters)
 
 
-def pool_names(pool: str) -> list[str]:
+def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
     """The operations of a pool: preset names, operation names and .py files, separated by commas.
 
-    A family or an operation with a minus before it is left out.
+    A family or an operation with a minus before it is left out. At a span a preset gives of the operations that are
+    trained from nothing only those of the default pool: there are several times as many spans as layers, and few of a
+    span's operations are kept.
 
     Raises:
         UserError: an unknown name, or a file without operations.
@@ -212,13 +214,17 @@ def pool_names(pool: str) -> list[str]:
         if part.startswith("-") and part != "-teacher":
             left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))
         elif part in PRESETS:
-            names += PRESETS[part]()
+            names += [name for name in PRESETS[part]() if not at_span or _stands_for_several(name)]
         elif part.endswith(".py"):
             names += user.operations_in(part)
         else:
             names.append(_named(part, pool))
     every = dict.fromkeys(["teacher", "identity", *names])
     return [name for name in every if not {name, parse_operation(name).family} & left_out]
+
+
+def _stands_for_several(name: str) -> bool:
+    return name in _DEFAULT or FAMILIES[parse_operation(name).family].derived
 
 
 def _named(part: str, pool: str) -> str:
@@ -237,8 +243,9 @@ def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:
     Raises:
         UserError: an unknown pool.
     """
-    operations = [parse_operation(name) for name in pool_names(pool)]
-    if len(layer.members) > 1:
+    at_span = len(layer.members) > 1
+    operations = [parse_operation(name) for name in pool_names(pool, at_span=at_span)]
+    if at_span:
         operations = [operation for operation in operations if operation.family not in ("teacher", "identity")]
     families = {operation.family: family_of(operation.family) for operation in operations}
     here = {name for name, family in families.items() if _stands(family.applies, layer, module)}

@@ -345,6 +345,18 @@ def test_presets_hold_what_they_say():
     assert set(PRESETS) == {"skip", "default", "teacher-derived", "lana", "all"}
 
 
+def test_at_a_span_presets_offer_little_that_starts_from_nothing():
+    def from_nothing(pool, at_span):
+        return {
+            name for name in pool_names(pool, at_span=at_span) if not FAMILIES[parse_operation(name).family].derived
+        }
+
+    assert from_nothing("lana", at_span=True) == from_nothing("default", at_span=False)
+    assert from_nothing("lana,cb_stack_k7_w4", at_span=True) - from_nothing("lana", at_span=True) == {"cb_stack_k7_w4"}
+    derived = pool_names("teacher-derived")
+    assert pool_names("teacher-derived", at_span=True) == derived and "merged_w0.25" in derived
+
+
 @pytest.mark.parametrize("name", pool_names("all"))
 def test_names_are_read_back(name):
     assert parse_operation(name).name == name

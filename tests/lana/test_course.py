@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lana.course import Course
+
+
+def course_of(*metrics):
+    """A course whose student has weight i after epoch i."""
+    student = nn.Linear(1, 1, bias=False)
+    course = Course(student, torch.optim.SGD(student.parameters(), lr=0.1))
+    with torch.no_grad():
+        for module in (student, course.average):
+            module.weight.fill_(0)
+        course.best = {"weight": torch.zeros(1, 1)}
+        course.begin(metrics[0])
+        for epoch, metric in enumerate(metrics[1:], start=1):
+            course.average.weight.fill_(epoch)
+            course.record(0.5, metric)
+    return course
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [
+        ([0.9, 0.8, 0.85], 0),
+        ([0.9, 0.88, 0.89], 2),  # within what a start that knows the images by heart is ahead by
+        ([0.9, 0.95, 0.92], 1),
+        ([0.9, 0.95, 0.95], 2),
+        ([-1.0, -1.01, -1.5], 1),
+        ([0.0, 0.0], 1),
+    ],
+)
+def test_the_best_epoch_and_the_start_only_where_none_comes_near(metrics, best):
+    course = course_of(*metrics)
+    assert course.best["weight"].item() == best
+    assert course.start_is_best == (best == 0)
+
+
+def test_patience_counts_from_the_best_whichever_it_is():
+    assert course_of(0.9, 0.8, 0.8).stopped(2)
+    assert not course_of(0.9, 0.8, 0.89).stopped(2)
+    assert course_of(0.9, 0.95, 0.8, 0.9).stopped(2)
+    assert not course_of(0.9, 0.8, 0.8).stopped(None)
+
+
+def test_an_epoch_that_ruins_it_is_told_and_undone():
+    course = course_of(0.9, 0.3)
+    assert course.diverged and course.best["weight"].item() == 0
+    course.go_back()
+    assert course.student.weight.item() == 0 and course.rate_share == 0.25
+    assert not course_of(0.9, 0.8).diverged
+    course.record(math.nan, 0.9)
+    assert course.diverged
