@@ -48,9 +48,10 @@ def test_patience_counts_from_the_best_whichever_it_is():
 
 def test_an_epoch_that_ruins_it_is_told_and_undone():
     course = course_of(0.9, 0.3)
-    assert course.diverged and course.best["weight"].item() == 0
+    assert course.diverged
     course.go_back()
-    assert course.student.weight.item() == 0 and course.rate_share == 0.25
+    assert course.student.weight.item() == 0
+    assert course.rate_share == 0.25
     assert not course_of(0.9, 0.8).diverged
     course.record(math.nan, 0.9)
     assert course.diverged
