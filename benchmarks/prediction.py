@@ -155,7 +155,8 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
         lean = rng.normal(0.0, 4.0)
         weights = [np.exp(lean * cost / cost.max()) for cost in costs]
         picked = [rng.choice(len(weight), p=weight / weight.sum()) for weight in weights]
-        share = (prediction.intercept_ms + sum(c[i] for c, i in zip(costs, picked, strict=True))) / selector.teacher_ms
+        summed = prediction.intercept_ms + sum(c[i] for c, i in zip(costs, picked, strict=True))
+        share = prediction.bent_ms(summed) / selector.teacher_ms
         drawn.append((share, {here[i].layer.name: here[i].operation for here, i in zip(by_layer, picked, strict=True)}))
     found: list[Selection] = []
     for wanted in np.linspace(*RANGE, count):

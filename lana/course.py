@@ -31,12 +31,12 @@ class Epoch:
 class Course:
     """The student in training, an exponential moving average of its weights, and the best average by validation.
 
-    The start stays the best only where no epoch comes near it: it may know the validation images by heart.
+    The start counts for `start_share` of its metric, for it may know the validation images by heart.
     `rate_share` is the part of the learning rate that the student has been found to bear.
     """
 
-    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        self.student, self.optimiser = student, optimiser
+    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, start_share: float = NOT_BY_HEART) -> None:
+        self.student, self.optimiser, self.start_share = student, optimiser, start_share
         self.average = copy.deepcopy(student)
         self.best = copy.deepcopy(student.state_dict())
         self.curve: list[Epoch] = []
@@ -94,7 +94,7 @@ class Course:
     @property
     def _candidates(self) -> list[float]:
         first, *later = (row.validation_metric for row in self.curve)
-        return [first - (1 - NOT_BY_HEART) * abs(first), *later]
+        return [first - (1 - self.start_share) * abs(first), *later]
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, all of it or nothing."""

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 from lana.augment import Mixed, augmented, resolve
 from lana.batchnorm import reestimate_batchnorm
-from lana.course import Course, Epoch
+from lana.course import NOT_BY_HEART, Course, Epoch
 from lana.data import Data
 from lana.evaluation import evaluate_module
 from lana.expected import with_expected
@@ -71,11 +71,12 @@ def finetune(
     checkpoint: Path,
     expected: Path | None = None,
     team: Alone | None = None,
+    start_share: float = NOT_BY_HEART,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Epoch]:
     """Train `student` in place; returns the curve. The best epoch by the validation part is kept.
 
-    The start is kept only where it is better than every epoch by more than knowing those images by heart explains.
+    The start is kept only where no epoch has `start_share` of its metric: it may know those images by heart.
 
     After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights.
     `expected` is a folder for the teacher's outputs: other students of the same teacher, data and seed find them there.
@@ -85,7 +86,7 @@ def finetune(
     team = team or Alone(settings.device)
     student.to(team.device)
     with channels_last([student], team.device, settings.precision):
-        course = Course(student, _optimiser(student, settings))
+        course = Course(student, _optimiser(student, settings), start_share)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
             course.resume(checkpoint)

@@ -1,12 +1,15 @@
 """The latency of a whole network from columns of the table, corrected by measured wholes.
 
 A sum of isolated measurements misses what happens between them (fusion across borders, cold caches, the dispatch of
-each part), so the prediction is a regression on additive columns, fitted on measured students: still linear in the
-choices, as the integer program needs it.
+each part), so the prediction is a regression on additive columns, fitted on measured students, and linear in the
+choices, as the integer program needs it. What is left bends with the size of the network (the teacher and the smallest
+students are fused best, those in between least), so the sum goes through an increasing curve; a budget goes back.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,16 +29,23 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 # operation reads and writes the layout of its file, among others the one that its neighbours use.
 SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05}
 COLUMNS = (*PRIOR, *SHARES)
+BEND = (0.15, 0.15, 0.15)  # how far the curve may go from the sum: constant, linear and square in the sum's share
+STEEP = 0.25  # the least slope of the curve
 NOISE = 0.02  # the relative error of one whole measurement
 MISFIT = 0.005  # of the teacher's latency: what a linear model cannot say, or one tiny student would bend all others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """`intercept_ms` for what no choice changes, and milliseconds per unit of each column."""
+    """`intercept_ms` for what no choice changes, and milliseconds per unit of each column; their sum, bent.
+
+    A sum s takes s · (1 + Σ bend[k] · (s / top_ms)^k) milliseconds, the share s / top_ms at most 1.
+    """
 
     intercept_ms: float
     coefficients: Mapping[str, float]
+    bend: tuple[float, ...] = ()
+    top_ms: float = 1.0
 
     def part_ms(self, columns: Mapping[str, float]) -> float:
         """What one operation adds to the whole, at least nothing."""
@@ -43,7 +53,20 @@ class Prediction:
 
     def whole_ms(self, parts: Sequence[Mapping[str, float]]) -> float:
         """The latency of a network of these operations."""
-        return self.intercept_ms + sum(self.part_ms(columns) for columns in parts)
+        return self.bent_ms(self.intercept_ms + sum(self.part_ms(columns) for columns in parts))
+
+    def bent_ms(self, sum_ms: float) -> float:
+        """The latency of a network whose parts and intercept sum to this."""
+        share = min(sum_ms / self.top_ms, 1.0)
+        return sum_ms * (1 + sum(weight * share**power for power, weight in enumerate(self.bend)))
+
+    def limit_ms(self, budget_ms: float) -> float:
+        """What the parts of a network may sum to, the intercept left out, for a latency within the budget."""
+        low, high = 0.0, 4 * max(budget_ms, 0.0)  # the curve takes at least a quarter of its sum
+        for _ in range(50):
+            between = (low + high) / 2
+            low, high = (between, high) if self.bent_ms(between) <= budget_ms else (low, between)
+        return (low if budget_ms > 0 else budget_ms) - self.intercept_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +119,25 @@ def fit(wholes: Sequence[Whole]) -> Prediction:
         solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))
         if solved[0] >= 0:  # what no choice changes cannot take less than no time: else it is nothing
             break
-    return Prediction(
+    straight = Prediction(
         intercept_ms=max(0.0, float(solved[0])),
         coefficients={name: float(mean + change) for name, mean, change in zip(names, means, solved[1:], strict=True)},
     )
+    sums = straight.intercept_ms + features @ np.array([straight.coefficients[name] for name in names])
+    return _bent(straight, sums, measured, weights)
+
+
+def _bent(straight: Prediction, sums: np.ndarray, measured: np.ndarray, weights: np.ndarray) -> Prediction:
+    """With the most probable curve from sums to measured milliseconds; straight where that one would not increase."""
+    top_ms = float(measured.max())
+    shares = np.minimum(sums / top_ms, 1.0)
+    design = np.stack([sums * shares**power for power in range(len(BEND))], axis=1) * weights[:, None]
+    penalty = np.diag([1 / deviation**2 for deviation in BEND])
+    solved = np.linalg.solve(design.T @ design + penalty, design.T @ ((measured - sums) * weights))
+    bent = dataclasses.replace(straight, bend=tuple(map(float, solved)), top_ms=top_ms)
+    grid = [bent.bent_ms(share * top_ms) for share in np.linspace(0, 1.2, 121)]
+    increases = all(after - before > STEEP * 0.01 * top_ms for before, after in itertools.pairwise(grid))
+    return bent if increases else straight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +157,8 @@ def held_out_error(wholes: Sequence[Whole]) -> PredictionError | None:
     errors = []
     for index, whole in enumerate(wholes):
         prediction = fit([*wholes[:index], *wholes[index + 1 :]])
-        predicted = prediction.intercept_ms + sum(
-            weight * whole.columns[name] for name, weight in prediction.coefficients.items()
-        )
-        errors.append(predicted / whole.measured_ms - 1)
+        summed = sum(weight * whole.columns[name] for name, weight in prediction.coefficients.items())
+        errors.append(prediction.bent_ms(prediction.intercept_ms + summed) / whole.measured_ms - 1)
     relative = np.array(errors)
     return PredictionError(
         mean_absolute=float(np.abs(relative).mean()),

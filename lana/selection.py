@@ -153,7 +153,7 @@ class Selector:
             first=self._first,
             span=self._span,
             costs={"latency_ms": cost},
-            limits={"latency_ms": Limit(upper=budget_ms - prediction.intercept_ms)},
+            limits={"latency_ms": Limit(upper=prediction.limit_ms(budget_ms))},
             fixed=tuple(
                 index for index, offer in enumerate(self.offers) if self.pins.get(offer.layer.name) == offer.operation
             ),
@@ -211,8 +211,7 @@ class Selector:
     ) -> list[Selection]:
         """Different selections within `width` of a predicted latency, by solving with the losses perturbed."""
         problem = self.problem(budget_ms)
-        intercept_ms = self.prediction().intercept_ms
-        low, high = budget_ms * (1 - width) - intercept_ms, budget_ms * (1 + width) - intercept_ms
+        low, high = (self.prediction().limit_ms(budget_ms * side) for side in (1 - width, 1 + width))
         random = np.random.default_rng(seed)
         found: list[Selection] = []
         for attempt in range(4 * count):

@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lana.prediction import Whole, fit, held_out_error, total
+from lana.prediction import Prediction, Whole, fit, held_out_error, total
 
 
 def part(latency_ms, **more):
@@ -48,10 +52,46 @@ def test_a_prediction_is_the_sum_of_its_parts():
         part(1.0, cold_ms=0.3, macs=2e7, border=1e4),
         part(0.5),
     ]
-    expected = prediction.intercept_ms + sum(
+    summed = prediction.intercept_ms + sum(
         weight * total(parts)[name] for name, weight in prediction.coefficients.items()
     )
-    assert prediction.whole_ms(parts) == pytest.approx(expected)
+    assert prediction.whole_ms(parts) == pytest.approx(prediction.bent_ms(summed))
+
+
+def bent_wholes(count, bend):
+    made = wholes(count, scale=1.0, per_operation=0.0, intercept=0.0)
+    return [dataclasses.replace(whole, measured_ms=bend(whole.measured_ms / 10) * 10) for whole in made]
+
+
+def test_networks_in_between_that_take_longer_than_their_sum_are_foreseen(monkeypatch):
+    sums = np.random.default_rng(0).permutation(np.linspace(1, 10, 60))
+    made = [Whole(columns=part(ms), measured_ms=ms * (1.2 - 0.02 * ms)) for ms in sums]
+
+    def error():
+        prediction = fit(made[::2])
+        return np.mean([abs(prediction.whole_ms([one.columns]) / one.measured_ms - 1) for one in made[1::2]])
+
+    bent = error()
+    monkeypatch.setattr("lana.prediction.BEND", (1e-9, 1e-9, 1e-9))
+    assert bent < 0.7 * error()
+
+
+@given(
+    budget_ms=st.floats(0.01, 30),
+    bend=st.tuples(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1), st.floats(-0.1, 0.1)),
+    intercept_ms=st.floats(0, 2),
+)
+def test_a_limit_on_the_sum_is_the_budget_on_the_whole(budget_ms, bend, intercept_ms):
+    prediction = Prediction(intercept_ms=intercept_ms, coefficients={}, bend=bend, top_ms=10.0)
+    limit_ms = prediction.limit_ms(budget_ms)
+    assert prediction.bent_ms(intercept_ms + limit_ms) == pytest.approx(budget_ms)
+    assert prediction.bent_ms(intercept_ms + limit_ms + 0.01 * budget_ms) > budget_ms
+
+
+def test_a_curve_that_would_fall_is_not_used():
+    made = bent_wholes(40, lambda share: 0.5 - 0.4 * share)
+    prediction = fit(made)
+    assert prediction.bent_ms(9.0) > prediction.bent_ms(5.0) > prediction.bent_ms(1.0)
 
 
 def test_what_arithmetic_costs_beyond_its_milliseconds_is_found():
