@@ -33,7 +33,7 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
+SPREAD = 32  # students measured over the range of budgets before the first solve, to fit the correction on
 SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
 PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
@@ -232,9 +232,11 @@ class Selector:
         if len(self.log.pooled()) >= SPREAD:
             return
         shares, rng = np.linspace(0.0, 0.95, SPREAD), np.random.default_rng(self.seed)
-        losses = {pair: loss * float(rng.lognormal(0.0, SHAKEN)) for pair, loss in self.losses.items()}
-        others = dataclasses.replace(self, losses=losses).spread(shares[1::2])
-        self.measure_new([*self.spread(shares[::2]), *others], processes=3)
+        students = self.spread(shares[::2])
+        for share in shares[1::2]:  # students of one set of losses are alike
+            losses = {pair: loss * float(rng.lognormal(0.0, SHAKEN)) for pair, loss in self.losses.items()}
+            students += dataclasses.replace(self, losses=losses).spread([share])
+        self.measure_new(students, processes=3)
 
     def spread(self, shares: Iterable[float]) -> list[Selection]:
         """The best selection at each share of the way from the lowest budget to the teacher's latency."""
