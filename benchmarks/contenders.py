@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -41,6 +42,7 @@ class Contender:
     target: str = ""
     parameters: int = 0
     ratios: tuple[float, ...] = ()
+    ratio_at_batch: dict[int, float] = field(default_factory=dict)  # batches besides the run's own
     milliseconds: float = float("nan")
     before: float = float("nan")
     correct: list[np.ndarray] = field(default_factory=list)
@@ -145,28 +147,33 @@ def digest(module: nn.Module) -> str:
     return content.hexdigest()[:8]
 
 
-def measure(setting: Setting, contenders: Sequence[Contender], *, processes: int = 5) -> None:
-    """Milliseconds of all of them beside the teacher, in the same fresh processes."""
-    example = setting.teacher.example(setting.recipe.batch)
-    with tempfile.TemporaryDirectory() as folder:
-        form = stages.runtime_form(setting.recipe.runtime, setting.runtime_settings)
-        files = [
-            to_computation(module, example, Path(folder), name=name, form=form, stem=f"file{index}")
-            for index, (name, module) in enumerate(
-                [("teacher", setting.teacher.module), *((c.name, c.module) for c in contenders)]
-            )
-        ]
-        found: list[Comparison] = compare(
-            files[0],
-            files[1:],
-            runtime=setting.recipe.runtime,
-            settings=setting.runtime_settings,
-            processes=processes,
-        )
+def measure(
+    setting: Setting, contenders: Sequence[Contender], *, processes: int = 5, batches: Sequence[int] = ()
+) -> None:
+    """Milliseconds of all of them beside the teacher, in the same fresh processes; ratios at other batches as well."""
+    found = _compared(setting, contenders, setting.recipe.batch, processes)
     for contender, comparison in zip(contenders, found, strict=True):
         contender.ratios = comparison.ratios
         contender.milliseconds = comparison.ratio * float(np.median(comparison.reference_ms))
         contender.parameters = count_parameters(contender.module)
+    for batch in batches:
+        found = _compared(setting, contenders, batch, processes)
+        for contender, comparison in zip(contenders, found, strict=True):
+            contender.ratio_at_batch[batch] = comparison.ratio
+
+
+def _compared(setting: Setting, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
+    settings = dataclasses.replace(setting.runtime_settings, batch=batch)
+    form = stages.runtime_form(setting.recipe.runtime, settings)
+    networks = [("teacher", setting.teacher.module), *((c.name, c.module) for c in contenders)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [
+            to_computation(
+                module, setting.teacher.example(batch), Path(folder), name=name, form=form, stem=f"file{index}"
+            )
+            for index, (name, module) in enumerate(networks)
+        ]
+        return compare(files[0], files[1:], runtime=setting.recipe.runtime, settings=settings, processes=processes)
 
 
 def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[float, float, float]:
@@ -190,13 +197,14 @@ def write_results(path: Path, contenders: Sequence[Contender], about: dict[str, 
 
 def table(contenders: Sequence[Contender]) -> str:
     """Markdown: one line a contender, the slowest first."""
-    lines = [
-        "| network | kind | latency | ms | parameters | before tuning | accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    batches = sorted({batch for c in contenders for batch in c.ratio_at_batch})
+    titles = ["network", "kind", "latency", *(f"at batch {batch}" for batch in batches)]
+    titles += ["ms", "parameters", "before tuning", "accuracy"]
+    rows = [titles, ["---"] * len(titles)]
     for c in sorted(contenders, key=lambda c: -c.ratio):
-        lines.append(
-            f"| {c.name} | {c.kind} | {c.ratio:.3f}x | {c.milliseconds:.3f} | {c.parameters:,} "
-            f"| {c.before:.2%} | {c.accuracy:.2%} |"
+        others = [f"{c.ratio_at_batch.get(batch, float('nan')):.3f}x" for batch in batches]
+        accuracies = [f"{c.before:.2%}", f"{c.accuracy:.2%}"]
+        rows.append(
+            [c.name, c.kind, f"{c.ratio:.3f}x", *others, f"{c.milliseconds:.3f}", f"{c.parameters:,}", *accuracies]
         )
-    return "\n".join(lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

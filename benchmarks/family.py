@@ -20,10 +20,19 @@ from lana.pipeline import open_finished
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--sibling", "siblings", multiple=True, help="NAME=MODEL,WEIGHTS")
 @click.option("--ratio", "ratios", type=float, multiple=True, help="Further shares of the teacher's latency.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
-def main(run: Path, siblings: tuple[str, ...], ratios: tuple[float, ...], epochs: float, seeds: int, out: Path) -> None:
+def main(
+    run: Path,
+    siblings: tuple[str, ...],
+    ratios: tuple[float, ...],
+    batches: tuple[int, ...],
+    epochs: float,
+    seeds: int,
+    out: Path,
+) -> None:
     with open_finished(run) as (setting, baseline, selector):
         teacher = Contender(name="teacher", kind="teacher", module=setting.teacher.module)
         family = [sibling(setting, told) for told in siblings]
@@ -32,7 +41,7 @@ def main(run: Path, siblings: tuple[str, ...], ratios: tuple[float, ...], epochs
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
         matched = [student(setting, baseline, selector, one.ratio, beside=one.name) for one in family]
         further = [student(setting, baseline, selector, ratio) for ratio in ratios]
-        measure(setting, [teacher, *family, *matched, *further])
+        measure(setting, [teacher, *family, *matched, *further], batches=batches)
     contenders = [*further, *family, *matched, teacher]
     for seed in range(seeds):
         for one in contenders:

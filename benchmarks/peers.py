@@ -223,10 +223,19 @@ def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], sear
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.5, 0.3), show_default=True)
 @click.option("--peer", "names", multiple=True, help="Default: all.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/peers"))
-def main(run: Path, ratios: tuple[float, ...], names: tuple[str, ...], epochs: float, seeds: int, out: Path) -> None:
+def main(
+    run: Path,
+    ratios: tuple[float, ...],
+    names: tuple[str, ...],
+    batches: tuple[int, ...],
+    epochs: float,
+    seeds: int,
+    out: Path,
+) -> None:
     groups: dict[float, list[Contender]] = {}
     with open_finished(run) as (setting, baseline, selector):
         folder = out / "search"
@@ -240,7 +249,7 @@ def main(run: Path, ratios: tuple[float, ...], names: tuple[str, ...], epochs: f
                 other.target = ours.target
             groups[ratio] = [ours, *others]
         everybody = [one for group in groups.values() for one in group]
-        measure(setting, everybody)
+        measure(setting, everybody, batches=batches)
     for seed in range(seeds):
         for one in everybody:
             tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
