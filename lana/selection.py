@@ -33,7 +33,8 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-SPREAD = 32  # students measured over the range of budgets before the first solve, to fit the correction on
+# Students measured over the range of budgets before the first solve, to fit the correction on: two a layer within these.
+FEWEST, MOST = 16, 32
 SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
 PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
@@ -229,9 +230,10 @@ class Selector:
 
     def calibrate(self) -> None:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
-        if len(self.log.pooled()) >= SPREAD:
+        if len(self.log.pooled()) >= FEWEST:
             return
-        shares, rng = np.linspace(0.0, 0.95, SPREAD), np.random.default_rng(self.seed)
+        count = min(max(2 * len(self.layers), FEWEST), MOST)
+        shares, rng = np.linspace(0.0, 0.95, count), np.random.default_rng(self.seed)
         students = self.spread(shares[::2])
         for share in shares[1::2]:  # students of one set of losses are alike
             losses = {pair: loss * float(rng.lognormal(0.0, SHAKEN)) for pair, loss in self.losses.items()}
