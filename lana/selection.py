@@ -33,7 +33,7 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-# Students measured over the range of budgets before the first solve, to fit the correction on: two a layer within these.
+# Students measured over the range of budgets before the first solve, to fit the correction on: two a layer, within
 FEWEST, MOST = 16, 32
 SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
