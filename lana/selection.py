@@ -33,9 +33,8 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-# Students measured over the range of budgets before the first solve, to fit the correction on: two a layer, within
-FEWEST, MOST = 16, 32
-SHAKEN = 1.0  # deviation of the logarithm of the factors that half of them are chosen under, or all would be alike
+SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
+SHAKEN = 1.0  # deviation of the logarithm of the factors that others are chosen under
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
 PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
 
@@ -58,6 +57,7 @@ class Selector:
     loss_log: LossLog
     measure_loss: MeasureLoss
     refine: int = 0
+    fitted_on: int = SPREAD
     pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
     solver: str = "HiGHS"
@@ -230,21 +230,27 @@ class Selector:
 
     def calibrate(self) -> None:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
-        if len(self.log.pooled()) >= FEWEST:
+        if len(self.log.pooled()) >= self.fitted_on:
             return
-        count = min(max(2 * len(self.layers), FEWEST), MOST)
-        shares, rng = np.linspace(0.0, 0.95, count), np.random.default_rng(self.seed)
-        students = self.spread(shares[::2])
-        for share in shares[1::2]:  # students of one set of losses are alike
+        shares, rng = np.linspace(0.0, 0.95, self.fitted_on), np.random.default_rng(self.seed)
+        self.measure_new([*self.spread(shares[::2]), *self._shaken(shares[1::2], rng)], processes=3)
+
+    def _shaken(self, shares: Iterable[float], rng: np.random.Generator) -> list[Selection]:
+        """Students spread as those of `spread`, each the best under losses of its own: those of one set are alike."""
+        found = []
+        for budget_ms in self._budgets(shares):
             losses = {pair: loss * float(rng.lognormal(0.0, SHAKEN)) for pair, loss in self.losses.items()}
-            students += dataclasses.replace(self, losses=losses).spread([share])
-        self.measure_new(students, processes=3)
+            found.append(dataclasses.replace(self, losses=losses).solve(budget_ms))
+        return [selection for selection in found if selection]
 
     def spread(self, shares: Iterable[float]) -> list[Selection]:
         """The best selection at each share of the way from the lowest budget to the teacher's latency."""
-        low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
-        found = [self.solve(low + share * (self.teacher_ms - low)) for share in shares]
+        found = [self.solve(budget_ms) for budget_ms in self._budgets(shares)]
         return [selection for selection in found if selection]
+
+    def _budgets(self, shares: Iterable[float]) -> list[float]:
+        low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
+        return [low + share * (self.teacher_ms - low) for share in shares]
 
     def measure_new(self, selections: Sequence[Mapping[str, str]], processes: int) -> None:
         """Measure those that were not measured in so many processes yet, in as many more."""
