@@ -45,7 +45,8 @@ class Selector:
 
     `offers` are those that are kept; `losses` maps (layer, operation) to its score. `measure(selections, processes)`
     builds and measures whole students beside the teacher; `measure_loss(selections)` is their distance to it, on
-    `refine` students for each budget (none: the paper's plain sum of scores).
+    `refine` students for each budget (none: the paper's plain sum of scores). Latencies are predicted by a fit on
+    `fitted_on` measured students before the first solve.
     """
 
     layers: Sequence[str]
