@@ -62,11 +62,11 @@ class Prediction:
 
     def limit_ms(self, budget_ms: float) -> float:
         """What the parts of a network may sum to, the intercept left out, for a latency within the budget."""
-        low, high = 0.0, 4 * max(budget_ms, 0.0)  # the curve takes at least a quarter of its sum
+        low, high = 0.0, 4 * budget_ms  # the curve takes at least a quarter of its sum
         for _ in range(50):
             between = (low + high) / 2
             low, high = (between, high) if self.bent_ms(between) <= budget_ms else (low, between)
-        return (low if budget_ms > 0 else budget_ms) - self.intercept_ms
+        return low - self.intercept_ms
 
 
 @dataclass(frozen=True, kw_only=True)
