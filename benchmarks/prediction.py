@@ -30,7 +30,7 @@ from lana.prediction import COLUMNS, held_out_error
 from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
 from lana.recipe import Recipe
 from lana.run import write_json
-from lana.selection import SPREAD, Selection, Selector
+from lana.selection import Selection, Selector
 from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
@@ -47,7 +47,7 @@ DRAWN = 4000  # random selections, of which those nearest to the wanted latencie
 class Bench:
     """A network on a runtime: its pool with latencies, and the way to measure students of it."""
 
-    def __init__(self, recipe: Recipe, out: Path, fitted_on: int) -> None:
+    def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out, self.networks = recipe, out, out / "networks"
         self.settings = recipe.runtime_settings
         self.form = create_runtime(recipe.runtime, self.settings).form
@@ -71,7 +71,7 @@ class Bench:
             log=log,
             measure=self.measure,
             loss_log=LossLog(out / "losses.csv"),
-            fitted_on=fitted_on,
+            calibrate=recipe.calibrate,
             measure_loss=lambda selections: [0.0 for _ in selections],  # never asked: nothing refines
         )
 
@@ -170,7 +170,7 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
 def evaluate(bench: Bench, held_out: int, draw: int) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
     selector, rows = bench.selector, []
-    selector.calibrate()
+    selector.measure_spread()
     drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
@@ -225,7 +225,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--runtime", default="onnxruntime-cpu")
 @click.option("--threads", default=1)
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
-@click.option("--fitted-on", default=SPREAD, help="Students that the correction is fitted on.")
+@click.option("--calibrate", default=Recipe().calibrate, help="Students that the correction is fitted on.")
 @click.option("--draw", default=0, help="Which students are held out: another number, others.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Append a row a student.")
@@ -234,14 +234,14 @@ def main(
     runtime: str,
     threads: int,
     held_out: int,
-    fitted_on: int,
+    calibrate: int,
     draw: int,
     out: Path,
     table: Path | None,
 ) -> None:
     for model in models:
         folder = out / f"{model.replace(':', '-')}-{runtime}-{threads}"
-        bench = Bench(Recipe(model=model, runtime=runtime, threads=threads), folder, fitted_on)
+        bench = Bench(Recipe(model=model, runtime=runtime, threads=threads, calibrate=calibrate), folder)
         rows = evaluate(bench, held_out, draw)
         tell(bench, rows)
         shutil.rmtree(bench.networks)

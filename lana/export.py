@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lana.errors import LanaError
 from lana.run import write
-from lana.structure import structure_columns, structure_key
+from lana.structure import structure
 from profilers.computation import Computation, TensorSpec
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
@@ -116,7 +116,8 @@ def to_computation(
     Raises:
         ExportFailed: the module cannot be written in this form.
     """
-    key = key or structure_key(module, (example,))
+    if key is None or columns is None:
+        key, columns = structure(module, (example,))
     path = folder / f"{stem or key}{_SUFFIX[form]}"
     if stem or not path.is_file():
         _FORMS[form](module, example, path)
@@ -127,7 +128,7 @@ def to_computation(
         file=path,
         inputs=(TensorSpec(name="input", shape=tuple(example.shape), dtype=str(example.dtype).removeprefix("torch.")),),
         labels=labels or {},
-        columns=columns or structure_columns(module, (example,)),
+        columns=columns,
     )
 
 

@@ -26,8 +26,9 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 }
 # Columns of another kind than milliseconds → the share of the slowest measured network that the fit may give to them.
 # Multiply-adds: arithmetic counts otherwise when other work surrounds it. Numbers at the borders, in and out: alone, an
-# operation reads and writes the layout of its file, among others the one that its neighbours use.
-SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05}
+# operation reads and writes the layout of its file, among others the one that its neighbours use. Numbers that its
+# operators write: wide maps inside an operation stay in the caches when it runs alone.
+SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05, "activations": 0.05}
 COLUMNS = (*PRIOR, *SHARES)
 BEND = (0.15, 0.15, 0.15)  # how far the curve may go from the sum: constant, linear and square in the sum's share
 STEEP = 0.25  # the least slope of the curve
@@ -80,9 +81,9 @@ class Whole:
 def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Columns summed over operations.
 
-    >>> part = {"latency_ms": 1.0, "cold_ms": 0.5, "operations": 1, "macs": 9e6, "border": 2000}
+    >>> part = {"latency_ms": 1.0, "cold_ms": 0.5, "operations": 1, "macs": 9e6, "border": 2000, "activations": 3000}
     >>> total([part, part])
-    {'latency_ms': 2.0, 'cold_ms': 1.0, 'operations': 2.0, 'macs': 18000000.0, 'border': 4000.0}
+    {'latency_ms': 2.0, 'cold_ms': 1.0, 'operations': 2.0, 'macs': 18000000.0, 'border': 4000.0, 'activations': 6000.0}
     """
     return {name: float(sum(columns[name] for columns in parts)) for name in COLUMNS}
 

@@ -50,6 +50,7 @@ class Offer:
     parameters: float
     macs: float
     operators: float
+    activations: float
     latency_ms: float = float("nan")
     cold_ms: float = float("nan")
     overhead_ms: float = 0.0
@@ -66,6 +67,7 @@ class Offer:
             "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
             "operations": 0.0 if nothing else 1.0,
             "macs": self.macs,
+            "activations": self.activations,
             "border": 0.0 if nothing else float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape)),
         }
 
@@ -126,7 +128,7 @@ def make_offers(
 
 def not_built(layer: Layer, operation: Operation, reason: str) -> Offer:
     """An offer that is not kept, of which nothing is known."""
-    nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0}
+    nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0, "activations": 0.0}
     return Offer(
         layer=layer, operation=operation.name, family=operation.family, key="", **nothing, kept=False, reason=reason
     )
@@ -157,6 +159,7 @@ def _offer(
         parameters=columns["parameters"],
         macs=columns["macs"],
         operators=columns["operators"],
+        activations=columns["activations"],
     )
     shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
     labels = {

@@ -36,7 +36,8 @@ FINETUNING = (
     *("feature_weight", "augmentation", "mixup", "cutmix", "ema_epochs", "clip_norm", "patience", "precision"),
     "compile",
 )
-SELECTING = ("candidates", "score_by", "refine")  # of the pool's users: another choice of them needs no other pool
+# Of the pool's users: another choice of them needs no other pool.
+SELECTING = ("candidates", "score_by", "refine", "calibrate")
 STAGES = ("teacher", "profile", "distill", "score", "student", "none")
 
 
@@ -128,6 +129,13 @@ class Recipe:
     refine: int = option(
         36,
         "Students whose loss is measured for a budget, to correct the scores; 0 for the paper's plain sum.",
+        stage="student",
+        least=0,
+        added=True,
+    )
+    calibrate: int = option(
+        32,
+        "Students measured before the first selection, to correct the sum of their operations' latencies; 0 for none.",
         stage="student",
         least=0,
         added=True,

@@ -32,8 +32,8 @@ MARGIN = 0.01  # kept below the budget: how far two measurements of one file, ta
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
+STEPS_LOWER = 3  # of these measured together: what a process costs is mostly its start
 LOWEST_BUDGET = 0.15  # of the teacher's latency: what is asked for; the prediction is fitted from here on
-SPREAD = 16  # students measured over the range of budgets before the first solve, to fit the correction on
 SHAKEN = 1.0  # deviation of the logarithm of the factors that others are chosen under
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
 PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
@@ -46,7 +46,7 @@ class Selector:
     `offers` are those that are kept; `losses` maps (layer, operation) to its score. `measure(selections, processes)`
     builds and measures whole students beside the teacher; `measure_loss(selections)` is their distance to it, on
     `refine` students for each budget (none: the paper's plain sum of scores). Latencies are predicted by a fit on
-    `fitted_on` measured students before the first solve.
+    measured students, `calibrate` of them before the first solve.
     """
 
     layers: Sequence[str]
@@ -58,7 +58,7 @@ class Selector:
     loss_log: LossLog
     measure_loss: MeasureLoss
     refine: int = 0
-    fitted_on: int = SPREAD
+    calibrate: int = 0
     pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
     solver: str = "HiGHS"
@@ -145,9 +145,12 @@ class Selector:
 
     # --- solving ---------------------------------------------------------------------------------------------------
 
-    def problem(self, budget_ms: float) -> SelectionProblem:
-        """Least expected loss within a predicted latency, every layer covered exactly once."""
-        prediction, losses = self.prediction(), self.corrected_losses(budget_ms)
+    def problem(self, budget_ms: float, around_ms: float | None = None) -> SelectionProblem:
+        """Least expected loss within a predicted latency, every layer covered exactly once.
+
+        Losses are those corrected `around_ms` (default: the budget).
+        """
+        prediction, losses = self.prediction(), self.corrected_losses(around_ms or budget_ms)
         cost = np.array([prediction.part_ms(offer.columns) for offer in self.offers])
         return SelectionProblem(
             layers=len(self.layers),
@@ -170,9 +173,9 @@ class Selector:
         solution = solve(self.problem(budget_ms), solver=self.solver, seed=self.seed)
         return self.selection_of(solution) if solution.found else None
 
-    def solve_diverse(self, budget_ms: float, count: int) -> list[Selection]:
+    def solve_diverse(self, budget_ms: float, count: int, around_ms: float | None = None) -> list[Selection]:
         """Up to `count` selections near the optimum that differ in at least a tenth of the layers, best first."""
-        problem = self.problem(budget_ms)
+        problem = self.problem(budget_ms, around_ms)
         minimum = max(1, round(0.1 * len(self.layers)))
         return [self.selection_of(s) for s in solve_diverse(problem, count=count, minimum_distance=minimum) if s.found]
 
@@ -184,7 +187,7 @@ class Selector:
         return self.selection_of(solution)
 
     def fastest_within(self, max_loss: float) -> Selection:
-        """The selection of least predicted latency whose expected loss is at most `max_loss`.
+        """The selection of least predicted latency that loses at most `max_loss`: measured, unless nothing refines.
 
         Raises:
             UserError: none is that good.
@@ -197,6 +200,8 @@ class Selector:
             between = (too_low + enough) / 2
             selection = self.solve(between)
             if selection is not None and self.expected_loss(selection, between) <= max_loss:
+                self.measure_losses([selection])
+            if selection is not None and self._known_loss(selection, between) <= max_loss:
                 found, enough = selection, between
             else:
                 too_low = between
@@ -229,11 +234,11 @@ class Selector:
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
-    def calibrate(self) -> None:
+    def measure_spread(self) -> None:
         """Measure students spread over the range of latency, so that the first solve is corrected already."""
-        if len(self.log.pooled()) >= self.fitted_on:
+        if len(self.log.pooled()) >= self.calibrate:
             return
-        shares, rng = np.linspace(0.0, 0.95, self.fitted_on), np.random.default_rng(self.seed)
+        shares, rng = np.linspace(0.0, 0.95, self.calibrate), np.random.default_rng(self.seed)
         self.measure_new([*self.spread(shares[::2]), *self._shaken(shares[1::2], rng)], processes=3)
 
     def _shaken(self, shares: Iterable[float], rng: np.random.Generator) -> list[Selection]:
@@ -276,27 +281,40 @@ class Selector:
             count = -(-self.refine // REFINE_ROUNDS)
             near = self.solve_diverse(budget_ms, -(-count // 2))
             near += [s for s in self.draw(budget_ms, count, seed=self.seed + turn) if s not in near]
-            new = [s for s in near if s and self.loss_log.of(s) is None][:count]
-            unknown = [s for s in new if self.loss_log.ever(s) is None]
-            fresh = dict(zip(map(str, unknown), self.measure_loss(unknown) if unknown else [], strict=True))
-            losses = [fresh[str(s)] if str(s) in fresh else self.loss_log.ever(s) or 0.0 for s in new]
-            self.loss_log.add(new, losses)
+            self.measure_losses([s for s in near if s and self.loss_log.of(s) is None][:count])
+
+    def measure_losses(self, selections: Sequence[Selection]) -> None:
+        """Measure the loss of those of which it is not known; of none where nothing refines."""
+        new = [s for s in selections if self.refine and s and self.loss_log.of(s) is None]
+        unknown = [s for s in new if self.loss_log.ever(s) is None]
+        fresh = dict(zip(map(str, unknown), self.measure_loss(unknown) if unknown else [], strict=True))
+        self.loss_log.add(new, [fresh[str(s)] if str(s) in fresh else self.loss_log.ever(s) or 0.0 for s in new])
 
     def choice(self, budget_ms: float) -> Selection | None:
         """The selection of least loss within a predicted latency: the program's, or a better one that was measured."""
         solved = self.solve(budget_ms)
         measured = [s for s, _ in self.loss_log.rows if self._allowed(s) and self.predicted_ms(s) <= budget_ms]
-        return min([*([solved] if solved else []), *map(dict, measured)], key=self._known_loss, default=None)
+        known = [*([solved] if solved else []), *map(dict, measured)]
+        return min(known, key=lambda selection: self._known_loss(selection, budget_ms), default=None)
 
-    def _known_loss(self, selection: Mapping[str, str]) -> float:
+    def _known_loss(self, selection: Mapping[str, str], around_ms: float) -> float:
+        """Measured, or what is expected around a latency: one for all that are compared, since no correction holds far
+        from where losses were measured."""
         measured = self.loss_log.of(selection)
-        return self.expected_loss(selection) if measured is None else measured
+        return self.expected_loss(selection, around_ms) if measured is None else measured
 
     def accepted(self, budget_ms: float) -> list[Measured]:
         """Measured selections whose upper 95% bound lies within the budget (less the margin), least loss first."""
-        limit = budget_ms * (1 - MARGIN) / self.teacher_ms
-        within = [m for m in self.log.pooled() if m.ratio_upper95 <= limit and self._allowed(m.selection)]
-        return sorted(within, key=lambda m: self._known_loss(m.selection))
+        return [m for m in self._within(budget_ms) if m.ratio_upper95 <= self._limit(budget_ms)]
+
+    def _limit(self, budget_ms: float) -> float:
+        return budget_ms * (1 - MARGIN) / self.teacher_ms
+
+    def _within(self, budget_ms: float) -> list[Measured]:
+        """Those whose median is, least loss first."""
+        limit = self._limit(budget_ms)
+        within = [m for m in self.log.pooled() if m.ratio <= limit and self._allowed(m.selection)]
+        return sorted(within, key=lambda m: self._known_loss(m.selection, budget_ms))
 
     def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
         """Accepted selections for the budget, least expected loss first, at most `candidates`.
@@ -308,7 +326,7 @@ class Selector:
         """
         loop = loop or f"{budget_ms:.6g} ms"
         self.log, self.loss_log = self.log.replay(loop), self.loss_log.replay(loop)
-        self.calibrate()
+        self.measure_spread()
         self.correct_losses(budget_ms)
         target_ms = budget_ms * (1 - 2 * MARGIN)
         for _ in range(rounds):
@@ -329,27 +347,41 @@ class Selector:
         return self._confirmed(budget_ms, target_ms, candidates)
 
     def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
-        """Accepted selections that are so still after a second, later measurement: the first may have been lucky.
-
-        Where those near the budget fail, or are too noisy to be sure of, the next lower ones are measured before one is
-        taken that loses more than they do.
-        """
+        """Accepted selections near the budget; where there is none, the next lower ones are measured before one is
+        taken that loses more than they do."""
         while True:
-            while accepted := self.accepted(budget_ms)[:candidates]:
-                lucky = [m.selection for m in accepted if len(m.ratios) < 2 * PROCESSES]
-                if not lucky:
-                    break
-                self.measure_new(lucky, 2 * PROCESSES)
+            accepted = self._sure(budget_ms, candidates)
             if accepted and accepted[0].ratio * self.teacher_ms >= LOWER * budget_ms:
                 return accepted
-            target_ms *= LOWER
-            lower = self.solve_diverse(target_ms, candidates)
-            least = min(map(self._known_loss, lower), default=math.inf)
-            if accepted and self._known_loss(accepted[0].selection) <= least:
+            targets = [target_ms * LOWER**step for step in range(1, STEPS_LOWER + 1)]
+            ahead = [self.solve_diverse(each, candidates, around_ms=budget_ms) for each in targets]
+            target_ms = targets[-1]
+            least = min((self._known_loss(selection, budget_ms) for selection in ahead[0]), default=math.inf)
+            if accepted and self._known_loss(accepted[0].selection, budget_ms) <= least:
                 return accepted
+            lower = [selection for step in ahead for selection in step]
             self.measure_new(lower or [self.fastest()], PROCESSES if lower else 2 * PROCESSES)
             if not lower and not self.accepted(budget_ms):
                 raise self.unreachable(budget_ms)
+
+    def _sure(self, budget_ms: float, candidates: int) -> list[Measured]:
+        """The accepted ones, after a second, later measurement of each, as the first may have been lucky, and with
+        their losses measured.
+
+        So are those that lose less, whose median is within the budget while its bound is not yet: on a machine that is
+        disturbed that is most of those near the budget.
+        """
+        while True:
+            within, accepted = self._within(budget_ms), self.accepted(budget_ms)[:candidates]
+            better = within[: within.index(accepted[0])] if accepted else within
+            near = [m for m in better if m.ratio >= LOWER * self._limit(budget_ms)]
+            looked_at = [*accepted, *[m for m in near if len(m.ratios) < 2 * PROCESSES][:candidates]]
+            again = [m.selection for m in looked_at if len(m.ratios) < 2 * PROCESSES]
+            unknown = [dict(m.selection) for m in looked_at if self.loss_log.of(m.selection) is None]
+            if not again and not (self.refine and unknown):
+                return accepted
+            self.measure_losses(unknown)
+            self.measure_new(again, 2 * PROCESSES)
 
     def unreachable(self, budget_ms: float) -> BudgetUnreachable:
         """The error that says what the fastest reachable latency is, measured."""

@@ -314,6 +314,7 @@ def selector(
         loss_log=LossLog.read(run.pool / "losses.csv"),
         measure_loss=measure_loss,
         refine=recipe.refine,
+        calibrate=recipe.calibrate,
         seed=recipe.seed,
     )
     return made
@@ -359,7 +360,7 @@ def select(
         {
             "budget_ms": budget_ms,
             "predicted_ms": selector.predicted_ms(best.selection),
-            "expected_loss": selector.expected_loss(best.selection),
+            "expected_loss": selector.expected_loss(best.selection, budget_ms),
             "selected_metric": metric,
             "selection": full_selection(setting, best.selection),
             "seconds": round(time.monotonic() - start_s, 2),

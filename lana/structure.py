@@ -133,6 +133,7 @@ class _Recording(TorchDispatchMode):
         self.lines: list[str] = []
         self.macs = 0
         self.operators = 0
+        self.activations = 0
         self._numbers = WeakIdKeyDictionary()
         for tensor in flat_tensors(inputs):
             self._numbers[tensor] = f"input{len(self._numbers)}"
@@ -160,7 +161,9 @@ class _Recording(TorchDispatchMode):
                     self._numbers[result] = self._numbers[source]
             return out
         self.macs += macs_of(func, args, kwargs, out)
-        self.operators += name not in _FREE
+        if name not in _FREE:
+            self.operators += 1
+            self.activations += sum(tensor.numel() for tensor in flat_tensors(out))
         for position, tensor in enumerate(flat_tensors(out)):
             self._numbers[tensor] = f"{len(self.lines)}.{position}"
         self.lines.append(f"{name}({described};{named})")
@@ -191,9 +194,10 @@ def structure_key(module: nn.Module, example_inputs: Sequence[Any]) -> str:
 
 
 def structure_columns(module: nn.Module, example_inputs: Sequence[Any]) -> dict[str, float]:
-    """Additive numbers known without measuring: `parameters`, `weight_bytes`, `macs` and `operators`.
+    """Additive numbers known without measuring: `parameters`, `weight_bytes`, `macs`, `operators` and `activations`.
 
-    `macs` is for the whole batch. `operators` leaves out what runtimes fold away: batch norms, ReLUs and views.
+    `macs` is for the whole batch. `operators` leaves out what runtimes fold away: batch norms, ReLUs and views;
+    `activations` are the numbers that the others write.
 
     >>> columns = structure_columns(nn.Conv2d(8, 16, 3, bias=False), (torch.zeros(1, 8, 4, 4),))
     >>> columns["parameters"], columns["macs"]  # 8 * 16 * 3 * 3 weights, at 2 * 2 places
@@ -212,4 +216,5 @@ def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, di
         "weight_bytes": float(sum(p.numel() * p.element_size() for p in weights)),
         "macs": float(recording.macs),
         "operators": float(recording.operators),
+        "activations": float(recording.activations),
     }

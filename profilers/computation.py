@@ -50,7 +50,7 @@ class Computation:
         form: "onnx", or "exported" for a file of `torch.export`.
         file: absolute, or relative to the JSON it is stored in.
         labels: for people, by column of the table: operation, family, layer, input_shape, output_shape.
-        columns: additive numbers known without measuring: parameters, weight_bytes, macs, operators.
+        columns: additive numbers known without measuring: parameters, weight_bytes, macs, operators, and others.
     """
 
     key: str

@@ -9,7 +9,7 @@ from lana.layers import find_layers
 from lana.task import Classification
 from lana.teacher import load_teacher
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # a second worker has the other processor
 
 
 @pytest.fixture(scope="session")

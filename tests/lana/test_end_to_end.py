@@ -18,6 +18,8 @@ from lana.cli import main
 from lana.recipe import Recipe
 from lana.student import load_student
 
+pytestmark = pytest.mark.serial
+
 SMALL = {
     "model": "digits-resnet",
     "data": "digits",
@@ -29,6 +31,7 @@ SMALL = {
     "distill_images": 256,
     "score_images": 200,
     "refine": 6,
+    "calibrate": 8,
     "epochs": 2.0,
     "candidates": 2,
 }

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lana.prediction import Prediction, Whole, fit, held_out_error, total
+from lana.prediction import COLUMNS, Prediction, Whole, fit, held_out_error, total
 
 
 def part(latency_ms, **more):
-    return {"latency_ms": latency_ms, "cold_ms": 0.0, "operations": 1, "macs": 0.0, "border": 0.0, **more}
+    others = dict.fromkeys(COLUMNS, 0.0)
+    return {**others, "latency_ms": latency_ms, "operations": 1, **more}
 
 
 def wholes(count, *, scale, per_operation, intercept, noise=0.0, per_mac=0.0, seed=0):
@@ -17,7 +18,8 @@ def wholes(count, *, scale, per_operation, intercept, noise=0.0, per_mac=0.0, se
     made = []
     for _ in range(count):
         columns = {"latency_ms": rng.uniform(1, 10), "cold_ms": rng.uniform(0, 2), "operations": rng.uniform(20, 100)}
-        columns |= {"macs": rng.uniform(1e8, 4e8), "border": rng.uniform(1e5, 1e6)}
+        columns |= {"macs": rng.uniform(1e8, 4e8)}
+        columns |= {name: rng.uniform(1e5, 1e6) for name in ("border", "activations")}
         exact = intercept + scale * columns["latency_ms"] + 0.2 * columns["cold_ms"]
         exact += per_operation * columns["operations"] + per_mac * columns["macs"]
         made.append(Whole(columns=columns, measured_ms=exact * (1 + noise * rng.normal())))

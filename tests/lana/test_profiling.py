@@ -14,7 +14,7 @@ def offer(where, operation, latency_ms, macs):
     family = operation.rpartition("_")[0] or operation
     return Offer(
         layer=where, operation=operation, family=family, key=f"{where.name} {operation}", parameters=0, macs=macs,
-        operators=1, latency_ms=latency_ms, overhead_ms=0.01,
+        operators=1, activations=1, latency_ms=latency_ms, overhead_ms=0.01,
     )  # fmt: skip
 
 

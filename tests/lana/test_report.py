@@ -38,7 +38,7 @@ def run(tmp_path_factory):
             offers.append(
                 Offer(
                     layer=layer, operation=operation, family=operation, key=operation, parameters=1, macs=1,
-                    operators=1, latency_ms=ms, cold_ms=ms, overhead_ms=0.0,
+                    operators=1, activations=1, latency_ms=ms, cold_ms=ms, overhead_ms=0.0,
                 )
             )  # fmt: skip
             scores.append(f"{name},{operation},{loss},0.01,0.0,100")

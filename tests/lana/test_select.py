@@ -14,6 +14,8 @@ from lana.pipeline import select
 from lana.recipe import Recipe
 from profilers import LatencyTable
 
+pytestmark = pytest.mark.serial
+
 RECIPE = {
     "model": "digits-resnet",
     "data": "digits",
@@ -24,6 +26,7 @@ RECIPE = {
     "distill_images": 128,
     "score_images": 100,
     "refine": 6,
+    "calibrate": 8,
     "epochs": 0.0,
     "candidates": 1,
 }

@@ -9,6 +9,8 @@ from lana import pipeline
 from lana.errors import UserError
 from lana.recipe import Recipe
 
+pytestmark = pytest.mark.serial
+
 RECIPE = Recipe(
     model="digits-resnet",
     data="digits",
@@ -21,6 +23,7 @@ RECIPE = Recipe(
     distill_epochs=1.0,
     score_images=50,
     refine=6,
+    calibrate=8,
     candidates=1,
     epochs=0.0,
 )

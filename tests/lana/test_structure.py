@@ -72,6 +72,13 @@ def test_columns_by_hand():
     assert columns["weight_bytes"] == 4 * columns["parameters"]
 
 
+def test_activations_are_what_operators_write_that_no_runtime_folds_away():
+    wide = nn.Sequential(nn.Conv2d(8, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1)).eval()
+    columns = structure_columns(wide, X)
+    assert columns["activations"] == (32 + 4) * 12 * 12
+    assert columns["operators"] == 2
+
+
 def test_looking_changes_nothing():
     module = block().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}

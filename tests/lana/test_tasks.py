@@ -14,6 +14,8 @@ NETWORK = """
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.serial
+
 
 class Block(nn.Module):
     def __init__(self):
@@ -96,6 +98,7 @@ def test_from_end_to_end(task, place):
         layers="blocks.*",
         pool="linear_k3,pruned_w0.5",
         distill_images=64,
+        calibrate=8,
         distill_epochs=1.0,
         score_images=32,
         candidates=1,

@@ -18,6 +18,8 @@ from profilers import (
 from profilers.calibration import KERNELS
 from profilers.runtime import RUNTIMES
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.fixture(autouse=True)
 def _denormals_as_they_were():

@@ -20,6 +20,8 @@ from profilers import (
 from profilers import profile as measure
 from profilers.isolation import Blame, run_job
 
+pytestmark = pytest.mark.serial
+
 QUICK = Protocol(rounds=3, processes=2, most_processes=2, visit_ms=1.0, evict_mb=1.0, timeout_s=60.0)
 SETTINGS = RuntimeSettings()
 
