@@ -28,7 +28,8 @@ Selection = dict[str, str]
 Measure = Callable[[Sequence[Selection], int], list[Comparison]]
 MeasureLoss = Callable[[Sequence[Selection]], list[float]]
 
-MARGIN = 0.01  # kept below the budget: how far two measurements of one file, taken later, lie apart
+MARGIN = 0.01  # least share kept below the budget: how far two measurements of one file lie apart on a quiet machine
+FEW = 4  # selections measured twice, from which on it is known how far they lie apart here
 WELL_USED = 0.95  # of the budget; below it another round may find a better selection
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
@@ -304,11 +305,18 @@ class Selector:
         return self.expected_loss(selection, around_ms) if measured is None else measured
 
     def accepted(self, budget_ms: float) -> list[Measured]:
-        """Measured selections whose upper 95% bound lies within the budget (less the margin), least loss first."""
+        """Measured selections whose upper 95% bound lies within the budget, less the `margin`; least loss first."""
         return [m for m in self._within(budget_ms) if m.ratio_upper95 <= self._limit(budget_ms)]
 
+    @property
+    def margin(self) -> float:
+        """The share kept below a budget: the standard deviation (from the median) between two measurements of one
+        selection in this run's log, at least `MARGIN`."""
+        apart = self.log.apart()
+        return max(MARGIN, 1.48 * float(np.median(apart))) if len(apart) >= FEW else MARGIN
+
     def _limit(self, budget_ms: float) -> float:
-        return budget_ms * (1 - MARGIN) / self.teacher_ms
+        return budget_ms * (1 - self.margin) / self.teacher_ms
 
     def _within(self, budget_ms: float) -> list[Measured]:
         """Those whose median is, least loss first."""
@@ -328,7 +336,7 @@ class Selector:
         self.log, self.loss_log = self.log.replay(loop), self.loss_log.replay(loop)
         self.measure_spread()
         self.correct_losses(budget_ms)
-        target_ms = budget_ms * (1 - 2 * MARGIN)
+        target_ms = budget_ms * (1 - 2 * self.margin)
         for _ in range(rounds):
             found = self.solve_diverse(target_ms, candidates)
             self.measure_new(found or [self.fastest()], PROCESSES)
@@ -340,10 +348,10 @@ class Selector:
                     break
                 best = None
             if best:  # within, and room is left: aim higher
-                target_ms *= min(1.05, budget_ms * (1 - 2 * MARGIN) / (best.ratio * self.teacher_ms))
+                target_ms *= min(1.05, budget_ms * (1 - 2 * self.margin) / (best.ratio * self.teacher_ms))
             elif found:  # the prediction was refitted; where that is not enough, aim lower as well
                 overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
-                target_ms *= min(0.99, budget_ms * (1 - MARGIN) / (overshoot * self.teacher_ms))
+                target_ms *= min(0.99, budget_ms * (1 - self.margin) / (overshoot * self.teacher_ms))
         return self._confirmed(budget_ms, target_ms, candidates)
 
     def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
@@ -388,7 +396,7 @@ class Selector:
         self.measure_new([self.fastest()], PROCESSES)
         within = {m.ratio: m for m in self.log.pooled() if self._known(m.selection)}
         best = within[min(within)]
-        fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - MARGIN)
+        fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - self.margin)
         return BudgetUnreachable(
             f"No selection meets {budget_ms:.4g} ms: the fastest reachable student measures {fastest_ms:.4g} ms "
             f"({fastest_ms / self.teacher_ms:.2f}x of the teacher's {self.teacher_ms:.4g} ms). Raise the budget, widen "

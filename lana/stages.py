@@ -38,7 +38,7 @@ from lana.profiling import (
 from lana.progress import Progress
 from lana.recipe import Recipe, fingerprint
 from lana.run import POOL, Run, write_json, write_text
-from lana.selection import MARGIN, Selection, Selector
+from lana.selection import Selection, Selector
 from lana.student import assemble, build_operation, save_student
 from lana.teacher import Teacher
 from lana.wholes import PROCESSES, Log, Measured
@@ -375,7 +375,7 @@ def budget_of(selector: Selector, selection: Selection) -> float:
     measured = selector.log.of(selection)
     if measured is None:
         raise UserError("Within this loss nothing is faster than the teacher. Give a larger --max-loss.")
-    return measured.ratio_upper95 * selector.teacher_ms / (1 - MARGIN) * 1.0001
+    return measured.ratio_upper95 * selector.teacher_ms / (1 - selector.margin) * 1.0001
 
 
 def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, str]:

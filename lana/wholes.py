@@ -106,6 +106,17 @@ class Log:
         unique = {json.dumps(row.selection, sort_keys=True): row.selection for row in self.rows}
         return [measured for selection in unique.values() if (measured := self.of(selection)) is not None]
 
+    def apart(self) -> list[float]:
+        """How far measurements of one selection lie from those of it before, as shares."""
+        last: dict[str, float] = {}
+        found = []
+        for row in self.rows:
+            name = json.dumps(row.selection, sort_keys=True)
+            if name in last:
+                found.append(abs(row.ratio / last[name] - 1))
+            last[name] = row.ratio
+        return found
+
 
 def replaced(selection: Mapping[str, str]) -> dict[str, str]:
     """A selection without the layers that keep the teacher's own."""

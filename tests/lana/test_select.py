@@ -1,5 +1,6 @@
 """More students from one finished run: within a loss, with pins, for devices that are not here; other searches."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -44,6 +45,12 @@ def pool(tmp_path_factory):
     result = lana("compress", "--recipe", folder / "recipe.yaml", "--out", folder / "run", "--quiet")
     assert result.exit_code == 0, result.output
     return folder / "run"
+
+
+def test_as_many_students_are_measured_for_the_correction_as_the_recipe_says(pool):
+    with (pool / "pool" / "wholes.csv").open() as file:
+        counts = [len(json.loads(row["ratios"])) for row in csv.DictReader(file)]
+    assert 6 <= counts.count(3) <= 8  # those that the program chose twice are measured once
 
 
 def test_the_fastest_within_a_loss(pool):

@@ -1,5 +1,6 @@
 """The closed loop on a simulated device: a formula stands for the machine, so that the truth is known."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_the_correction_is_learned_from_the_wholes(tmp_path):
     assert selector.predicted_ms(selection) == pytest.approx(device_ms(selection), rel=0.03)
 
 
+@pytest.mark.parametrize("count", [0, 6])
+def test_as_many_students_as_told_are_measured_before_the_first_selection(tmp_path, count):
+    selector, _, measure = make_selector(tmp_path)
+    selector.calibrate = count
+    selector.measure_spread()
+    assert measure.calls == len(selector.log.pooled()) == count
+
+
 def test_the_loop_is_a_function_of_its_log(tmp_path):
     first, _, _ = make_selector(tmp_path, seed=1)
     chosen = first.select(0.5 * first.teacher_ms, candidates=2)
@@ -219,3 +228,14 @@ def test_students_known_from_lower_budgets_are_not_taken_for_better_ones(tmp_pat
     best = selector.select(budget_ms, candidates=2)[0]
     assert best.ratio * selector.teacher_ms >= 0.85 * budget_ms
     assert selector.loss_log.of(best.selection) is not None
+
+
+def test_more_is_kept_below_the_budget_where_two_measurements_lie_further_apart(tmp_path):
+    selector, _, measure = make_selector(tmp_path, noise=0.0)
+    selections = selector.spread(np.linspace(0.0, 0.9, 6))
+    selector.measure_new(selections, PROCESSES)
+    assert selector.margin == MARGIN  # each measured once
+    first = measure(selections, PROCESSES)
+    later = [dataclasses.replace(c, ratios=tuple(1.03 * ratio for ratio in c.ratios)) for c in first]
+    selector.log.add(selections, later)
+    assert selector.margin == pytest.approx(1.48 * 0.03, rel=1e-3)

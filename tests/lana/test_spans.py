@@ -9,8 +9,6 @@ from lana import pipeline
 from lana.errors import UserError
 from lana.recipe import Recipe
 
-pytestmark = pytest.mark.serial
-
 RECIPE = Recipe(
     model="digits-resnet",
     data="digits",

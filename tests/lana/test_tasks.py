@@ -14,8 +14,6 @@ NETWORK = """
 import torch
 from torch import nn
 
-pytestmark = pytest.mark.serial
-
 
 class Block(nn.Module):
     def __init__(self):

@@ -12,8 +12,6 @@ from computations import onnx_convolution
 from profilers import LatencyTable, ProfilerError, RuntimeSettings
 from profilers.bundle import MEASUREMENTS, TABLE, read_measurements, write_bundle
 
-pytestmark = pytest.mark.serial
-
 FORBIDDEN = ("torch", "lana", "pandas", "onnx", "solvers")
 
 

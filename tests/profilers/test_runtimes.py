@@ -18,8 +18,6 @@ from profilers import (
 from profilers.calibration import KERNELS
 from profilers.runtime import RUNTIMES
 
-pytestmark = pytest.mark.serial
-
 
 @pytest.fixture(autouse=True)
 def _denormals_as_they_were():
