@@ -239,3 +239,19 @@ def test_more_is_kept_below_the_budget_where_two_measurements_lie_further_apart(
     later = [dataclasses.replace(c, ratios=tuple(1.03 * ratio for ratio in c.ratios)) for c in first]
     selector.log.add(selections, later)
     assert selector.margin == pytest.approx(1.48 * 0.03, rel=1e-3)
+
+
+def test_a_pin_stands_in_all_that_is_accepted(tmp_path):
+    selector, _, _ = make_selector(tmp_path)
+    assert "block5" in selector.select(0.6 * selector.teacher_ms, candidates=1)[0].selection
+    pinned = dataclasses.replace(selector, pins={"block5": "teacher"})
+    accepted = pinned.select(0.6 * selector.teacher_ms, candidates=3, loop="pinned")
+    assert accepted
+    assert all("block5" not in measured.selection for measured in accepted)
+
+
+def test_the_fastest_within_a_loss_is_faster_where_more_may_be_lost_and_loses_no_more_when_measured(tmp_path):
+    selector, _ = refined(tmp_path, 12)
+    within = {loss: selector.fastest_within(loss) for loss in (0.5, 2.0)}
+    assert selector.predicted_ms(within[2.0]) < selector.predicted_ms(within[0.5]) < selector.teacher_ms
+    assert all(true_loss(selector, selection) <= loss for loss, selection in within.items())
