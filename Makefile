@@ -34,7 +34,7 @@ notebooks: $(VENV)/.developed  ## execute them, outputs stored in place
 	$(EXECUTE) --inplace notebooks/*.ipynb
 
 notebooks-check: $(VENV)/.developed  ## execute them from top to bottom, and leave the stored outputs as they are
-	folder=$$(mktemp -d) && ls notebooks/*.ipynb | xargs -P 2 -n 1 $(EXECUTE) --output-dir $$folder && rm -r $$folder
+	folder=$$(mktemp -d) && ls notebooks/*.ipynb | OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(EXECUTE) --output-dir $$folder && rm -r $$folder
 
 docs: $(VENV)/.developed  ## the documentation, in site/; a warning is an error
 	$(BIN)/mkdocs build --strict --quiet
