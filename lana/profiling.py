@@ -293,7 +293,11 @@ def write_offers(path: Path, offers: Sequence[Offer]) -> None:
 
 
 def read_offers(path: Path) -> list[Offer]:
-    """The pool that a run holds."""
+    """The pool that a run holds.
+
+    Raises:
+        UserError: another version of lana wrote it.
+    """
     import pandas as pd
 
     layers = {
@@ -303,6 +307,12 @@ def read_offers(path: Path) -> list[Offer]:
     frame = pd.read_csv(
         path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text
     )
+    expected = {field.name for field in dataclasses.fields(Offer)}
+    if unlike := sorted(expected ^ set(frame.columns)):
+        raise UserError(
+            f"{path} was written by another version of lana: it differs in {', '.join(unlike)}. "
+            "Make the run again with `lana compress` and another --out."
+        )
     rows = frame.to_dict("records")
     return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
 

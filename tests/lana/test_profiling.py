@@ -1,7 +1,10 @@
 """Which operations are worth training, once it is known how fast they are."""
 
+import pytest
+
+from lana.errors import UserError
 from lana.layers import Layer
-from lana.profiling import STEPS_OF_A_SPAN, Offer, keep_promising
+from lana.profiling import STEPS_OF_A_SPAN, Offer, keep_promising, read_offers, write_offers
 
 
 def layer(*members):
@@ -51,3 +54,13 @@ def test_a_span_must_be_faster_than_its_members_together():
     # 0.06 + 0.07 less what starting a runtime takes, 0.01, which is paid once: 0.12, of which 3% are noise
     assert found["a+b", "linear_k10"] == "no faster than the teacher's own"
     assert sum(reason == "kept" for (name, _), reason in found.items() if name == "a+b") == STEPS_OF_A_SPAN
+
+
+def test_a_pool_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "offers.csv"
+    offers = [offer(layer("block"), "teacher", 0.07, 64)]
+    write_offers(path, offers)
+    assert read_offers(path)[0].key == offers[0].key
+    path.write_text(path.read_text().replace("activations", "written"))
+    with pytest.raises(UserError, match="another version of lana: it differs in activations, written"):
+        read_offers(path)
