@@ -310,10 +310,10 @@ class Selector:
 
     @property
     def margin(self) -> float:
-        """The share kept below a budget: the standard deviation (from the median) between two measurements of one
-        selection in this run's log, at least `MARGIN`."""
+        """The share kept below a budget: how far two measurements of one selection lie apart in this run's log, in the
+        median; at least `MARGIN`."""
         apart = self.log.apart()
-        return max(MARGIN, 1.48 * float(np.median(apart))) if len(apart) >= FEW else MARGIN
+        return max(MARGIN, float(np.median(apart))) if len(apart) >= FEW else MARGIN
 
     def _limit(self, budget_ms: float) -> float:
         return budget_ms * (1 - self.margin) / self.teacher_ms
@@ -336,7 +336,7 @@ class Selector:
         self.log, self.loss_log = self.log.replay(loop), self.loss_log.replay(loop)
         self.measure_spread()
         self.correct_losses(budget_ms)
-        target_ms = budget_ms * (1 - 2 * self.margin)
+        target_ms = budget_ms * (1 - MARGIN - self.margin)
         for _ in range(rounds):
             found = self.solve_diverse(target_ms, candidates)
             self.measure_new(found or [self.fastest()], PROCESSES)
@@ -348,7 +348,7 @@ class Selector:
                     break
                 best = None
             if best:  # within, and room is left: aim higher
-                target_ms *= min(1.05, budget_ms * (1 - 2 * self.margin) / (best.ratio * self.teacher_ms))
+                target_ms *= min(1.05, budget_ms * (1 - MARGIN - self.margin) / (best.ratio * self.teacher_ms))
             elif found:  # the prediction was refitted; where that is not enough, aim lower as well
                 overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
                 target_ms *= min(0.99, budget_ms * (1 - self.margin) / (overshoot * self.teacher_ms))
