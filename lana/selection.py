@@ -306,7 +306,8 @@ class Selector:
 
     def accepted(self, budget_ms: float) -> list[Measured]:
         """Measured selections whose upper 95% bound lies within the budget, less the `margin`; least loss first."""
-        return [m for m in self._within(budget_ms) if m.ratio_upper95 <= self._limit(budget_ms)]
+        limit = self._limit(budget_ms)
+        return [m for m in self._within(budget_ms) if m.ratio_upper95 <= limit]
 
     @property
     def margin(self) -> float:
@@ -380,9 +381,10 @@ class Selector:
         disturbed that is most of those near the budget.
         """
         while True:
-            within, accepted = self._within(budget_ms), self.accepted(budget_ms)[:candidates]
+            within, limit = self._within(budget_ms), self._limit(budget_ms)
+            accepted = [m for m in within if m.ratio_upper95 <= limit][:candidates]
             better = within[: within.index(accepted[0])] if accepted else within
-            near = [m for m in better if m.ratio >= LOWER * self._limit(budget_ms)]
+            near = [m for m in better if m.ratio >= LOWER * limit]
             looked_at = [*accepted, *[m for m in near if len(m.ratios) < 2 * PROCESSES][:candidates]]
             again = [m.selection for m in looked_at if len(m.ratios) < 2 * PROCESSES]
             unknown = [dict(m.selection) for m in looked_at if self.loss_log.of(m.selection) is None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,19 +104,24 @@ class Log:
 
     def pooled(self) -> list[Measured]:
         """One entry a selection, in the order of first measurement."""
-        unique = {json.dumps(row.selection, sort_keys=True): row.selection for row in self.rows}
-        return [measured for selection in unique.values() if (measured := self.of(selection)) is not None]
+        return [
+            Measured(selection=rows[0].selection, ratios=tuple(ratio for row in rows for ratio in row.ratios))
+            for rows in self._by_selection()
+        ]
 
     def apart(self) -> list[float]:
         """How far measurements of one selection lie from those of it before, as shares."""
-        last: dict[str, float] = {}
-        found = []
+        return [
+            abs(later.ratio / before.ratio - 1)
+            for rows in self._by_selection()
+            for before, later in itertools.pairwise(rows)
+        ]
+
+    def _by_selection(self) -> Iterable[list[Measured]]:
+        found: dict[str, list[Measured]] = {}
         for row in self.rows:
-            name = json.dumps(row.selection, sort_keys=True)
-            if name in last:
-                found.append(abs(row.ratio / last[name] - 1))
-            last[name] = row.ratio
-        return found
+            found.setdefault(json.dumps(row.selection, sort_keys=True), []).append(row)
+        return found.values()
 
 
 def replaced(selection: Mapping[str, str]) -> dict[str, str]:
