@@ -124,9 +124,12 @@ class Selector:
             self.log.loop,
         )
         if place not in self._corrected:
-            known = [(selection, loss) for selection, loss in self.loss_log.rows if self._known(selection)]
-            distances = [self.predicted_ms(s) / (place[0] * self.teacher_ms) - 1 for s, _ in known]
-            self._corrected[place] = corrected(self.losses, known, distances)
+            teacher: tuple[Mapping[str, str], float] = ({}, 0.0)  # a student of known loss like any other
+            known = [teacher, *((selection, loss) for selection, loss in self.loss_log.rows if self._known(selection))]
+            latencies_ms = np.array([self.predicted_ms(selection) for selection, _ in known])
+            # Below the fastest of them, what holds for that one holds best: the plain sum promises far too much.
+            distances = latencies_ms / max(place[0] * self.teacher_ms, latencies_ms.min()) - 1
+            self._corrected[place] = corrected(self.losses, known, list(distances))
         return self._corrected[place]
 
     def _known(self, selection: Mapping[str, str]) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from lana import __version__
 from lana.errors import UserError
 from lana.losses import LossLog
@@ -17,9 +19,8 @@ from lana.scoring import losses_of, read_scores
 from lana.selection import Selection, Selector
 from lana.wholes import Log
 from profilers.environment import environment, processor
-from solvers import frontier
 
-POINTS = 60
+POINTS = 40
 
 
 def gather(path: Path | str) -> dict[str, Any]:
@@ -102,8 +103,12 @@ def _operation(selector: Selector, offer: Offer) -> dict[str, float]:
 
 
 def _frontier(selector: Selector) -> list[Selection]:
-    points = frontier(selector.problem(selector.teacher_ms), "latency_ms", points=POINTS)
-    return [selector.selection_of(point) for point in points]
+    """The best selection within each of evenly spaced latencies, each by losses corrected around that one."""
+    budgets = np.linspace(selector.predicted_ms(selector.fastest()), selector.teacher_ms, POINTS)
+    found = [selector.solve(float(budget)) for budget in budgets]
+    return [
+        selection for index, selection in enumerate(found) if selection is not None and selection not in found[:index]
+    ]
 
 
 def _point(selector: Selector, selection: Mapping[str, str]) -> dict[str, Any]:

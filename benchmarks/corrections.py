@@ -1,0 +1,90 @@
+"""What students lose, expected against measured, on students that the correction has not seen.
+
+    python benchmarks/corrections.py RUN [RUN …]
+
+RUN is a finished one with students for several budgets. `near`: those measured for a budget, from the other half of
+them and all that were measured before; `far`: those of every later budget, from the ones of the first alone. Errors are
+medians of |log(expected / measured)|, with the sign kept the bias; τ is Kendall's, the mean over budgets.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+
+from lana.losses import LEAST_MEASURED, Losses, corrected
+from lana.ranking import tau
+from lana.report.data import read_selector
+from lana.run import Run
+from lana.selection import Selector
+
+Known = tuple[Mapping[str, str], float]
+TEACHER: Known = ({}, 0.0)
+LEAST = 1e-4  # what is expected to lose less counts as this
+
+
+def expect(selector: Selector, known: Sequence[Known], around_ms: float, how: str) -> Losses:
+    if how == "plain sum":
+        return Losses(of=selector.losses)
+    latencies_ms = np.array([selector.predicted_ms(selection) for selection, _ in known])
+    if how == "with the teacher":
+        around_ms = max(around_ms, latencies_ms.min())
+        known, latencies_ms = [TEACHER, *known], np.array([selector.teacher_ms, *latencies_ms])
+    return corrected(selector.losses, known, list(latencies_ms / around_ms - 1))
+
+
+def judge(selector: Selector, folds: Sequence[tuple[Sequence[Known], Sequence[Known]]], how: str) -> list[float]:
+    """Median error, bias and τ over the folds' students, each (known, asked for)."""
+    expected, measured = [], []
+    for known, asked in folds:
+        around_ms = float(np.median([selector.predicted_ms(selection) for selection, _ in asked]))
+        losses = expect(selector, known, around_ms, how)
+        for selection, loss in asked:
+            expected.append(max(losses.whole(selection.items()), LEAST))
+            measured.append(loss)
+    off = np.log(np.array(expected) / np.array(measured))
+    return [float(np.median(np.abs(off))), float(np.median(off)), tau(np.array(expected), np.array(measured))]
+
+
+def groups(path: Path, selector: Selector) -> list[list[Known]]:
+    """The students whose loss was measured, by the budget they were measured for, in order."""
+    found: dict[str, list[Known]] = {}
+    for row in pd.read_csv(path, keep_default_na=False).itertuples():
+        selection = json.loads(row.selection)
+        if row.loss > 0 and all(pair in selector.losses for pair in selection.items()):
+            found.setdefault(row.loop, []).append((selection, row.loss))
+    return [group for group in found.values() if len(group) >= LEAST_MEASURED]
+
+
+@click.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
+def main(runs: tuple[Path, ...]) -> None:
+    for path in runs:
+        with Run.open(path) as run:
+            selector = read_selector(run)
+            each = groups(run.pool / "losses.csv", selector)
+        print(f"{path}: {sum(map(len, each))} students at {len(each)} budgets")
+        for how in ("plain sum", "without the teacher", "with the teacher"):
+            near, far = [], []
+            for index, group in enumerate(each):
+                before = list(itertools.chain(*each[:index]))
+                halves = [([*before, *group[1 - half :: 2]], group[half::2]) for half in (0, 1)]
+                near.append(judge(selector, halves, how))
+                if index:
+                    far.append(judge(selector, [(each[0], group)], how))
+            for name, rows in (("near", near), ("far", far)):
+                error, _, order = np.mean(rows, axis=0)
+                worst = max(rows, key=lambda row: row[0])
+                print(
+                    f"  {how}, {name}: error {error:.2f}, at worst {worst[0]:.2f} (bias {worst[1]:+.2f}), τ {order:.2f}"
+                )
+
+
+if __name__ == "__main__":
+    main()
