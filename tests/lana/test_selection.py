@@ -230,6 +230,24 @@ def test_students_known_from_lower_budgets_are_not_taken_for_better_ones(tmp_pat
     assert selector.loss_log.of(best.selection) is not None
 
 
+def test_what_is_expected_holds_far_from_the_latency_at_which_losses_were_measured(tmp_path):
+    """Students lose four times what their scores say, the more the further from the teacher: measured around 0.5x."""
+    selector, _, _ = make_selector(tmp_path)
+
+    def measure_loss(selections):
+        return [4 * sum(selector.losses[pair] for pair in selection.items()) ** 1.5 for selection in selections]
+
+    selector.refine, selector.measure_loss = 12, measure_loss
+    selector.measure_spread()
+    selector.correct_losses(0.5 * selector.teacher_ms)
+    far = [s for s in selector.spread([0.0, 0.1, 0.2, 0.7, 0.8, 0.9]) if s and selector.loss_log.of(s) is None]
+    shares = [selector.predicted_ms(selection) / selector.teacher_ms for selection in far]
+    assert min(shares) < 0.25
+    assert max(shares) > 0.85
+    off = np.log(np.array([selector.expected_loss(selection) for selection in far]) / measure_loss(far))
+    assert np.abs(off).max() < np.log(2.2)
+
+
 def test_more_is_kept_below_the_budget_where_two_measurements_lie_further_apart(tmp_path):
     selector, _, measure = make_selector(tmp_path, noise=0.0)
     selections = selector.spread(np.linspace(0.0, 0.9, 6))
