@@ -353,9 +353,11 @@ class Selector:
                 best = None
             if best:  # within, and room is left: aim higher
                 target_ms *= min(1.05, budget_ms * (1 - MARGIN - self.margin) / (best.ratio * self.teacher_ms))
-            elif found:  # the prediction was refitted; where that is not enough, aim lower as well
-                overshoot = min(m.ratio_upper95 for s in found if (m := self.log.of(s)) is not None)
-                target_ms *= min(0.99, budget_ms * (1 - self.margin) / (overshoot * self.teacher_ms))
+            elif found:  # the prediction was refitted; what it still misses is kept below the budget as well
+                measured = [m for s in found if (m := self.log.of(s)) is not None]
+                least = min(measured, key=lambda m: m.ratio_upper95)
+                missed = least.ratio_upper95 * self.teacher_ms / self.predicted_ms(least.selection)
+                target_ms = min(0.99 * target_ms, budget_ms * (1 - self.margin) / missed)
         return self._confirmed(budget_ms, target_ms, candidates)
 
     def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
