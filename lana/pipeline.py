@@ -279,7 +279,7 @@ def is_student(reference: str) -> bool:
 
 
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
-    """The latency of an ONNX file, or of a student beside its teacher, in fresh processes.
+    """The latency of an ONNX file, or of the one in a student's folder, in fresh processes.
 
     Raises:
         UserError: the target is neither.
