@@ -69,7 +69,7 @@ def augmented(
     """The batches cropped and mixed; with both mixup and cutmix each batch draws one of them."""
     generator = torch.Generator().manual_seed(seed)
     for inputs, labels in batches:
-        if crop:
+        if crop and labels.ndim == 1:  # maps of labels would have to move along
             inputs = random_resized_crop(inputs, generator, flip=inputs.shape[1] == 3)
         if not (mixup or cutmix):
             yield inputs, labels

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +69,7 @@ class Course:
         """Whether the last epoch ruined it, as a high rate does with convolutions without normalisation."""
         last = self.curve[-1]
         finite = len(self.curve) == 1 or math.isfinite(last.train_loss)
-        return not finite or last.validation_metric < KEPT * max(self.best_metric, 0.0)
+        return not finite or last.validation_metric < self.best_metric - (1 - KEPT) * abs(self.best_metric)
 
     def go_back(self) -> None:
         """To the best so far, and on from there at a quarter of the rate."""
@@ -96,9 +98,10 @@ class Course:
         first, *later = (row.validation_metric for row in self.curve)
         return [first - (1 - self.start_share) * abs(first), *later]
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, all of it or nothing."""
+    def save(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Write a checkpoint, all of it or nothing; `settings` are what the training follows."""
         state = {
+            "settings": dict(settings),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -110,9 +113,11 @@ class Course:
         torch.save(state, memory)
         write(path, lambda beside: beside.write_bytes(memory.getvalue()))
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        state = torch.load(path, weights_only=True)
+    def resume(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, if it is of the same settings."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("settings") != dict(settings):
+            return
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

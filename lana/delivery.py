@@ -18,9 +18,9 @@ from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
 from lana.recipe import FINETUNING, Recipe
 from lana.references import onnx_file
-from lana.run import write, write_json
+from lana.run import write, write_json, write_text
 from lana.selection import Selector
-from lana.student import load_student_as_teacher
+from lana.student import SELECTED, load_student_as_teacher
 from lana.summary import Summary, summarise
 from lana.team import Alone
 from lana.teammate import fine_tune_together
@@ -34,19 +34,23 @@ MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is 
 
 
 def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
-    """Fine-tune the student in `folder`, in as many processes as the recipe says."""
+    """Fine-tune the student in `folder`, as it was selected, in as many processes as the recipe says.
+
+    One that was fine-tuned with these settings already is left as it is.
+    """
     settings, done = settings_of(recipe), folder / "finetuned.json"
     before = json.loads(done.read_text())["settings"] if done.is_file() else None
-    if not recipe.epochs or (before is not None and finetuning.FineTuning(**before) == settings):
+    if not recipe.epochs or (before is not None and finetuning.FineTuning(**before).decisive == settings.decisive):
         return
     start_s = time.monotonic()
     if recipe.processes > 1:
         fine_tune_together(folder, recipe, quiet=setting.quiet)
     else:
         train(setting, folder, recipe, Alone(recipe.device))
+    (folder / "summary.json").unlink(missing_ok=True)  # of the network before
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
-    (folder / "summary.json").unlink(missing_ok=True)
 
 
 def settings_of(recipe: Recipe) -> finetuning.FineTuning:
@@ -56,7 +60,7 @@ def settings_of(recipe: Recipe) -> finetuning.FineTuning:
 
 def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
     """This process's part in fine-tuning; the first replaces the weights when it is finished, and keeps the curve."""
-    student = load_student_as_teacher(folder).module
+    student = load_student_as_teacher(folder, SELECTED).module
     with setting.progress(f"Fine-tuning {folder.name}") as progress:
         curve = finetuning.finetune(
             student,
@@ -93,15 +97,15 @@ def deliver(
         return Summary.read(folder / "summary.json")
     start_s, student = time.monotonic(), load_student_as_teacher(folder).module
     example = setting.teacher.example(recipe.batch)
-    parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), example)
-    if verify:  # seconds that a quick look should not take; `lana export --form program` writes it at any time
+    form = stages.runtime_form(recipe.runtime, setting.runtime_settings) if verify else "onnx"
+    delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
+    file = delivered.file if form == "onnx" else export_onnx(student, example, folder / "model.onnx")
+    parity, measured = onnx_parity(student, file, example), None
+    if verify and form == "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
         with contextlib.suppress(ExportFailed):
             export_program(student, example, folder / "model.pt2")
-    measured = None
     if verify:
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms
-        form = stages.runtime_form(recipe.runtime, setting.runtime_settings)
-        delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
         log = Log(folder / "measurements.csv")
         selection = replaced(json.loads((folder / "selection.json").read_text())["selection"])
         for _ in range(MORE_MEASUREMENTS):

@@ -111,12 +111,16 @@ def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Ta
     """Refuse a teacher whose metric is near that of a guess: the commonest failure, and hours would be spent on it.
 
     Raises:
-        UserError: the metric is within three standard errors of chance, or below 1.5 times it.
+        UserError: the metric is within three standard errors of chance, or below 1.5 times it; of a metric that is no
+            share, not above chance.
     """
     with torch.no_grad():
         chance = task.chance(teacher.module(teacher.example()))
-    noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
-    if evaluation.metric > max(chance + noise, min(1.5 * chance, (1 + chance) / 2)):
+    least = chance
+    if 0 <= chance <= 1:  # a share of right answers; of another metric it is not known how it scatters
+        noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
+        least = max(chance + noise, min(1.5 * chance, (1 + chance) / 2))
+    if evaluation.metric > least:
         return
     preprocessing = teacher.preprocessing
     used = (

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class FineTuning:
     precision: str = "auto"
     compile: bool = False
 
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What the weights depend on: all but where it is computed."""
+        return {name: value for name, value in asdict(self).items() if name not in ("device", "compile")}
+
 
 def finetune(
     student: nn.Module,
@@ -78,7 +83,8 @@ def finetune(
 
     The start is kept only where no epoch has `start_share` of its metric: it may know those images by heart.
 
-    After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights.
+    After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights. One of
+    other settings is not taken up.
     `expected` is a folder for the teacher's outputs: other students of the same teacher, data and seed find them there.
     A student that an epoch ruins goes back to its best and on at a quarter of the rate.
     In a `team` of several processes each calls this with the same arguments, and all end with the same weights.
@@ -89,7 +95,7 @@ def finetune(
         course = Course(student, _optimiser(student, settings), start_share)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
-            course.resume(checkpoint)
+            course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
         for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
             if course.stopped(settings.patience):
@@ -99,7 +105,7 @@ def finetune(
             if course.diverged:
                 course.go_back()
             if team.first:
-                course.save(checkpoint)
+                course.save(checkpoint, settings.decisive)
         student.load_state_dict(course.best)
         if team.first and not course.start_is_best:
             _settle_batchnorm(student, data, task, team, course.best_metric)

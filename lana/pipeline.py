@@ -79,7 +79,9 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
     """
     if not recipe.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
+    name = name or recipe.budget
     with Run.open(out, recipe) as run:
+        run.student(name)  # a name that is none is told before the work
         setting = prepare(run, recipe, quiet=quiet)
         recipe = fit_to_time(setting)
         baseline = stages.baseline(setting)
@@ -91,7 +93,7 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
         selector = make_pool(setting, baseline, recipe)
-        student = stages.select(setting, selector, baseline, recipe, name or recipe.budget)
+        student = stages.select(setting, selector, baseline, recipe, name)
         delivery.finetune(setting, student, recipe)
         return delivery.deliver(setting, selector, baseline, student, recipe)
 
@@ -154,14 +156,14 @@ def select(
         selector = dataclasses.replace(found, pins=pins or {})
         if max_loss is not None:
             budget = f"{stages.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
-            name = name or stages.free_name(setting.run, f"loss-{max_loss:g}")
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         recipe = setting.recipe.replace(budget=budget)
         budget_ms = baseline.budget_ms(recipe)
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
-        name = _new_name(setting.run, name, budget)
+        otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
+        name = _new_name(setting.run, name, otherwise, recipe)
         student = stages.select(setting, selector, baseline, recipe, name, verify=verify)
         return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
 
@@ -186,7 +188,7 @@ def select_for(
     _check_options(options, SELECTING, "Selecting")
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
         opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
-        name = _new_name(setting.run, name, "+".join(device.name for device in opened))
+        name = _new_name(setting.run, name, "+".join(device.name for device in opened), setting.recipe)
         return devices.deliver(setting, baseline, opened, name)
 
 
@@ -209,10 +211,11 @@ def open_finished(
         yield setting, baseline, make_pool(setting, baseline, setting.recipe)
 
 
-def _new_name(run: Run, name: str | None, otherwise: str) -> str:
-    if name and run.student(name).exists():
+def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str:
+    """The name of a student that is not there yet, or was not delivered yet: the same command goes on with it."""
+    if name and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
-    return name or stages.free_name(run, otherwise)
+    return name or stages.free_name(run, otherwise, recipe)
 
 
 def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
@@ -222,7 +225,7 @@ def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) ->
 
 
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
-    """Fine-tune a student of a run, as `RUN/students/NAME`, and deliver it anew.
+    """Fine-tune a student of a run, as `RUN/students/NAME`, from what was selected, and deliver it anew.
 
     `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`, and where: epochs=30,
     mixup=0.2, device="cuda", processes=4 …
@@ -231,13 +234,15 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
     """
-    folder = Path(student)
+    folder = Path(student).resolve()
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
         recipe = stages.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
+        if not recipe.epochs:
+            raise UserError(f"{out} was made with --epochs 0, and no --epochs was given. Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)
         baseline = stages.baseline(setting)
         selector = make_pool(setting, baseline, recipe)

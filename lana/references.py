@@ -135,6 +135,8 @@ def run_folder(path: Path | str) -> Path:
         UserError: it is none.
     """
     folder = Path(path)
+    if (folder / "architecture.json").is_file():
+        raise UserError(f"{path} is a student, not a run. Give its run: {folder.resolve().parent.parent}")
     if not (folder / "recipe.yaml").is_file():
         raise UserError(
             f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"

@@ -96,7 +96,18 @@ class Run:
         return Recipe.from_yaml(self.path / "recipe.yaml")
 
     def student(self, name: str) -> Path:
+        """The folder of a student.
+
+        Raises:
+            UserError: the name is no name of a folder.
+        """
+        if not name or Path(name).name != name or name == "..":
+            raise UserError(f"--name {name!r}: expected the name of a folder within {self.path / 'students'}.")
         return self.path / "students" / name
+
+    def delivered(self, name: str) -> bool:
+        """Whether a student is finished, or fine-tuned already: nothing that selects may replace it."""
+        return any((self.student(name) / file).exists() for file in DELIVERED)
 
     def stages(self) -> dict[str, dict[str, Any]]:
         path = self.path / "stages.json"
@@ -121,6 +132,7 @@ class Run:
 
 
 _WRITING = ".writing-"
+DELIVERED = ("summary.json", "finetuned.json", "training.pt", "devices.json")  # one of them is in a student's folder
 POOL = ("teacher", "profile", "distill", "score")
 
 

@@ -52,14 +52,17 @@ COLUMNS = {"distance": "score", "task": "task_loss", "feature": "feature_error"}
 def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float]:
     """(layer, operation) → what the network is expected to lose, by one kind of score; at least nothing.
 
+    Operations with which the network's outputs are no numbers are left out.
+
     Raises:
         UserError: the scores have no such figure.
     """
     column = COLUMNS[kind]
-    found = {(row.layer, row.operation): max(0.0, float(getattr(row, column))) for row in scores}
-    if any(math.isnan(getattr(row, column)) for row in scores):
+    found = {(row.layer, row.operation): float(getattr(row, column)) for row in scores}
+    finite = {pair: max(0.0, value) for pair, value in found.items() if math.isfinite(value)}
+    if kind != "distance" and len(finite) < len(found):
         raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
-    return found
+    return finite
 
 
 def score(
@@ -139,6 +142,8 @@ def _score_layer(
                     errors[name] += float((outputs[0] - target).square().sum())
                     distances[name].append(task.distance(output, expected).float().cpu())
                     losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
+    for module in here:
+        module.cpu()  # students are assembled there
     return {
         (layer.name, name): _summary(
             layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]), errors[name] / max(power, 1e-12)

@@ -273,7 +273,7 @@ def selector(
 ) -> Selector:
     """The closed loop over this run's pool, measuring whole students beside the teacher."""
     run, recipe = setting.run, setting.recipe
-    kept = [offer for offer in offers if offer.kept]
+    kept = [offer for offer in offers if offer.kept and (offer.layer.name, offer.operation) in losses]
     layers = unique_layers(kept)
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
@@ -340,7 +340,7 @@ def select(
     run, start_s = setting.run, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
-        _check_same(folder, recipe)
+        _check_same(folder, recipe, selector.pins)
         return folder
     budget_ms = baseline.budget_ms(recipe)
     if verify:
@@ -352,7 +352,6 @@ def select(
         accepted = [Measured(selection=selection, ratios=())]
     best, student = _look(setting, selector, accepted)
     save_student(student, folder, setting.teacher, unique_layers(selector.offers), best.selection)
-    shutil.copyfile(folder / "model.safetensors", folder / "selected.safetensors")
     metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(
@@ -427,12 +426,17 @@ def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
     )
 
 
-def _check_same(folder: Path, recipe: Recipe) -> None:
+def _check_same(folder: Path, recipe: Recipe, pins: Mapping[str, str]) -> None:
     """Refuse to take a student for one of other options: selecting again never overwrites."""
-    kept = student_recipe(folder)
-    names = kept.parts("student").keys() | recipe.parts("student").keys()
-    pairs = {name: (getattr(kept, name), getattr(recipe, name)) for name in sorted(names)}
-    changed = [f"{name}: {then!r} there, {now!r} now" for name, (then, now) in pairs.items() if then != now]
+    chosen = json.loads((folder / "selection.json").read_text())["selection"]
+    changed = [
+        *_changed(folder, recipe),
+        *(
+            f"{layer}: {chosen.get(layer)} there, {pin} pinned now"
+            for layer, pin in pins.items()
+            if chosen.get(layer) != pin
+        ),
+    ]
     if changed:
         raise UserError(
             f"There is a student {folder.name!r} of other options already ({'; '.join(changed)}). "
@@ -440,17 +444,31 @@ def _check_same(folder: Path, recipe: Recipe) -> None:
         )
 
 
+def _changed(folder: Path, recipe: Recipe) -> list[str]:
+    """The options that a student was made with otherwise."""
+    kept = student_recipe(folder)
+    names = kept.parts("student").keys() | recipe.parts("student").keys()
+    pairs = {name: (getattr(kept, name), getattr(recipe, name)) for name in sorted(names)}
+    return [f"{name}: {then!r} there, {now!r} now" for name, (then, now) in pairs.items() if then != now]
+
+
 def student_recipe(folder: Path) -> Recipe:
     return Recipe.from_yaml(folder / "recipe.yaml")
 
 
-def free_name(run: Run, wanted: str) -> str:
-    """`wanted`, or with a number where there is such a student already."""
+def free_name(run: Run, wanted: str, recipe: Recipe) -> str:
+    """`wanted`, or with a number where there is such a student already; one that was cut off is gone on with."""
     number, name = 1, wanted
-    while run.student(name).exists():
+    while run.student(name).exists() and not _cut_off(run, name, recipe):
         number += 1
         name = f"{wanted}-{number}"
     return name
+
+
+def _cut_off(run: Run, name: str, recipe: Recipe) -> bool:
+    folder = run.student(name)
+    begun = (folder / "recipe.yaml").is_file()
+    return not run.delivered(name) and not (begun and _changed(folder, recipe))
 
 
 def compared(setting: Setting, students: Sequence[Computation], processes: int) -> list[Comparison]:

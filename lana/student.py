@@ -23,6 +23,7 @@ from lana.run import write, write_json
 from lana.teacher import Teacher, load_teacher
 
 Selection = Mapping[str, str]  # layer (or span) name → operation name
+WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # of a student; as it came out of the selection
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
@@ -85,7 +86,10 @@ def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path)
 def save_student(
     student: nn.Module, folder: Path, teacher: Teacher, layers: Sequence[Layer], selection: Selection
 ) -> None:
-    """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again."""
+    """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again.
+
+    What fine-tuning begins with is kept beside them: it replaces `model.safetensors`.
+    """
     replaced = [layer for layer in layers if selection.get(layer.name, "teacher") != "teacher"]
     write_json(
         folder / "architecture.json",
@@ -95,7 +99,8 @@ def save_student(
             "selection": {layer.name: selection[layer.name] for layer in replaced},
         },
     )
-    write(folder / "model.safetensors", lambda beside: save_model(student, str(beside)))
+    for name in (SELECTED, WEIGHTS):
+        write(folder / name, lambda beside: save_model(student, str(beside)))
 
 
 def layer_from_json(fields: Mapping[str, Any]) -> Layer:
@@ -115,8 +120,8 @@ def load_student(path: Path | str) -> nn.Module:
     return load_student_as_teacher(path).module
 
 
-def load_student_as_teacher(path: Path | str) -> Teacher:
-    """A student with its preprocessing and input shape."""
+def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher:
+    """A student with its preprocessing and input shape, and the weights of one of its files."""
     folder = student_folder(path)
     try:
         architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
@@ -136,12 +141,10 @@ def load_student_as_teacher(path: Path | str) -> Teacher:
     layers = [layer_from_json(layer) for layer in architecture["layers"]]
     student = assemble(teacher.module, layers, architecture["selection"])
     try:
-        _load_in_full(student, folder / "model.safetensors")
+        _load_in_full(student, folder / weights)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"The weights {folder / 'model.safetensors'} do not fit its architecture.json: {error}"
-        ) from error
-    return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / "model.safetensors"))
+        raise UserError(f"The weights {folder / weights} do not fit its architecture.json: {error}") from error
+    return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / weights))
 
 
 def _load_in_full(module: nn.Module, path: Path) -> None:

@@ -45,8 +45,8 @@ def _click_type(annotation: Any) -> Any:
     return annotation
 
 
-def recipe_options(*names: str) -> Callable[[Command], Command]:
-    """Options for the named fields of the recipe, with its help texts and defaults."""
+def recipe_options(*names: str, of_run: bool = False) -> Callable[[Command], Command]:
+    """Options for the named fields of the recipe, with its help texts and defaults; `of_run`, those of a run."""
     hints = typing.get_type_hints(Recipe)
     specs = {spec.name: spec for spec in dataclasses.fields(Recipe)}
 
@@ -54,7 +54,8 @@ def recipe_options(*names: str) -> Callable[[Command], Command]:
         for name in reversed(names):
             spec = specs[name]
             switch = hints[name] is bool
-            shown = "" if switch or spec.default in (None, "") else f"  [default: {spec.default}]"
+            default = "the run's" if of_run else spec.default
+            shown = "" if switch or spec.default in (None, "") else f"  [default: {default}]"
             command = click.option(
                 f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name),
                 name,

@@ -95,7 +95,7 @@ def compress(
 @click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
 @click.option("--table", type=PATH, multiple=True, help="Table of a device that is not here.")
 @click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
-@recipe_options(*SELECTING)
+@recipe_options(*SELECTING, of_run=True)
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
 @quiet
@@ -165,7 +165,7 @@ def _pin(text: str) -> tuple[str, str]:
 
 @main.command()
 @student_argument
-@recipe_options(*FINETUNING, "device", "processes")
+@recipe_options(*FINETUNING, "device", "processes", of_run=True)
 @quiet
 @as_json
 def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> None:

@@ -20,8 +20,15 @@ Map = nn.Conv2d | nn.Linear
 
 
 def is_dense(part: nn.Module) -> bool:
-    """Whether a module is an ordinary convolution or linear map, in which every output sees every input."""
-    return isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.groups == 1)
+    """Whether a module is an ordinary convolution or linear map, in which every output sees every input.
+
+    One that computes something else in its `forward` (standardised weights, padding of its own) is none.
+    """
+    if isinstance(part, nn.Linear):
+        return type(part).forward is nn.Linear.forward
+    if not isinstance(part, nn.Conv2d) or type(part).forward is not nn.Conv2d.forward:
+        return False
+    return part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
 
 
 def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,3 +60,14 @@ def test_large_images_are_cropped_small_ones_shifted():
     assert resolve("auto", (3, 224, 224)) == "crop"
     assert resolve("auto", (1, 28, 28)) == "shift"
     assert resolve("shift", (3, 224, 224)) == "shift"
+
+
+def test_images_whose_labels_are_maps_are_not_cropped():
+    inputs, maps = torch.rand(4, 3, 96, 96), torch.randint(0, 2, (4, 96, 96))
+    (same, labels), (cropped, _) = (
+        next(iter(augmented(iter([(inputs, told)]), crop=True, mixup=0.0, cutmix=0.0, seed=0)))
+        for told in (maps, torch.arange(4))
+    )
+    assert torch.equal(same, inputs)
+    assert torch.equal(labels, maps)
+    assert not torch.equal(cropped, inputs)

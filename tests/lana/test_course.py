@@ -55,3 +55,11 @@ def test_an_epoch_that_ruins_it_is_told_and_undone():
     assert not course_of(0.9, 0.8).diverged
     course.record(math.nan, 0.9)
     assert course.diverged
+
+
+@pytest.mark.parametrize(
+    ("metrics", "diverged"),
+    [([0.9, 0.6], True), ([0.9, 0.65], False), ([-0.5, -0.2], False), ([-0.5, -5.0], True), ([0.0, 0.0], False)],
+)
+def test_it_has_diverged_where_a_good_part_of_the_best_metric_is_lost_whatever_its_sign(metrics, diverged):
+    assert course_of(*metrics).diverged == diverged

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lana.distill import distill, load_pool, read_results
+from lana.distill import _groups, distill, load_pool, read_results
 from lana.imitation import RACE_RATES, Job, errors_of, find_rates, stop_dominated, train
+from lana.student import build_operation
 
 HOW = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
 
@@ -51,8 +52,6 @@ def test_a_killed_training_ends_with_the_same_weights(digits_teacher, digits_dat
     layer, name = pool[0]
 
     def trained(checkpoint, killed_at=None):
-        from lana.student import build_operation
-
         torch.manual_seed(0)
         made = Job(layer=layer, operation=name, module=build_operation(layer, digits_teacher.module, name))
         made.start_error = 1.0
@@ -135,3 +134,20 @@ def test_dropped_operations_have_no_file_and_say_why(digits_teacher, digits_data
     assert dropped
     assert len(list(tmp_path.rglob("*.safetensors"))) == len(pool) - len(dropped)
     assert read_results(tmp_path)[dropped[0].layer, dropped[0].operation].dropped == dropped[0].dropped
+
+
+def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teacher, pool):
+    """What is in one group fits, whichever layer it begins within: a call that is repeated makes the same groups."""
+    batch = 64
+
+    def bytes_of(group):
+        layers = {layer.name: layer for layer, _ in group}
+        features = sum(4 * batch * (math.prod(o.input_shape) + 9 * math.prod(o.output_shape)) for o in layers.values())
+        built = [build_operation(layer, digits_teacher.module, name) for layer, name in group]
+        return features + 16 * sum(p.numel() for module in built for p in module.parameters())
+
+    limit = bytes_of(pool) - 1
+    groups = _groups(digits_teacher.module, pool, batch, limit)
+    assert [pair for group in groups for pair in group] == list(pool)
+    assert len(groups) > 1
+    assert all(bytes_of(group) <= limit for group in groups)

@@ -160,6 +160,17 @@ def test_a_student_is_fine_tuned_by_two_processes(finished):
     assert not (student / "training.pt").exists()
 
 
+@pytest.mark.gpu
+def test_what_is_trained_on_a_gpu_is_as_good(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("DID NOT RUN: there is no CUDA device")
+    path = write_recipe(tmp_path, device="cuda")
+    result = lana("compress", "--recipe", path, "--out", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0, result.output
+    summary = summary_of(tmp_path / "run")
+    assert summary["student_accuracy"] > summary["teacher_accuracy"] - 0.03
+
+
 def test_the_teacher_is_not_changed(finished, digits_teacher):
     from lana.teacher import load_teacher
 

@@ -247,3 +247,23 @@ def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_pa
     assert metrics == again
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimiser": "sgd"}, {"epochs": 1}])
+def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data, tmp_path, other):
+    def run(name, on_progress=lambda share, _: None, **options):
+        student = network(1)
+        settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
+        checkpoint = tmp_path / name
+        finetune(student, teacher, data, Classification(), settings, checkpoint=checkpoint, on_progress=on_progress)
+        return student.state_dict()
+
+    def kill(share, _):
+        if share > 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed.pt", kill)
+    assert (tmp_path / "killed.pt").is_file()
+    expected = run("fresh.pt", **other)
+    assert all(torch.equal(value, expected[name]) for name, value in run("killed.pt", **other).items())

@@ -464,3 +464,31 @@ def test_identity_is_not_offered_where_the_shape_changes():
 
 def pool_names_at(layer, network):
     return [operation.name for operation in offered(layer, network.get_submodule(layer.name), "skip")]
+
+
+class PadsItself(nn.Conv2d):
+    """Pads in its own forward, as timm's Conv2dSame does."""
+
+    def forward(self, x):
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+@pytest.mark.parametrize("operation", ["pruned_w0.5", "low_rank_r0.5", "linear_k3"])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: nn.Conv2d(8, 8, 3, padding="same"),
+        lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        lambda: PadsItself(8, 8, 3),
+    ],
+)
+def test_convolutions_that_pad_otherwise_are_given_other_operations(conv, operation):
+    block = made(0, lambda: nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)))
+    layer = Layer(name="b", input_shape=(8, 6, 6), output_shape=(8, 6, 6), layout="nchw", macs=1, members=("b",))
+    inputs = torch.randn(16, 8, 6, 6)
+    with torch.no_grad():
+        features = (inputs, block(inputs))
+    if operation in [found.name for found in offered(layer, block, operation)]:
+        built = parse_operation(operation).build(layer, block, features)
+        assert built(inputs).shape == inputs.shape
+        assert torch.isfinite(built(inputs)).all()

@@ -93,3 +93,19 @@ def test_a_device_that_is_really_full(tmp_path):
 def test_json_is_written_whole(tmp_path):
     write_json(tmp_path / "a" / "b.json", {"x": 1})
     assert (tmp_path / "a" / "b.json").read_text() == '{\n "x": 1\n}\n'
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp/x", ""])
+def test_a_student_s_name_is_that_of_a_folder(tmp_path, name):
+    with pytest.raises(UserError, match="expected the name of a folder"):
+        Run(tmp_path).student(name)
+    assert Run(tmp_path).student("0.5x") == tmp_path / "students" / "0.5x"
+
+
+def test_a_student_is_no_run(tmp_path):
+    folder = tmp_path / "run" / "students" / "0.5x"
+    folder.mkdir(parents=True)
+    for name in ("recipe.yaml", "architecture.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(UserError, match=f"is a student, not a run. Give its run: {tmp_path}/run"), Run.open(folder):
+        pass

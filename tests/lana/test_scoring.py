@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -108,3 +109,11 @@ def test_how_to_score_is_told_on_the_command_line(options, message, tmp_path):
     assert refused.exit_code == 2
     assert message in refused.output
     assert "No such option" not in refused.output
+
+
+def test_an_operation_that_makes_the_outputs_no_numbers_is_left_out(scored):
+    scores = scored[0]
+    broken = dataclasses.replace(scores[1], score=math.nan)
+    losses = losses_of([scores[0], broken, *scores[2:]], "distance")
+    assert (broken.layer, broken.operation) not in losses
+    assert len(losses) == len(scores) - 1

@@ -186,3 +186,34 @@ def test_the_scores_are_validated_within_a_band(pool):
     refused = lana("score", pool, "--budget", "3ms")
     assert refused.exit_code == 2
     assert "give --budget 0.5x" in refused.output
+
+
+def test_a_student_that_was_cut_off_is_gone_on_with(pool):
+    asked = ["select", pool, "--budget", "0.8x", "--no-verify", "--json"]
+    first = json.loads(lana(*asked).output)
+    (pool / "students" / "0.8x" / "summary.json").unlink()
+    again = json.loads(lana(*asked).output)
+    assert again["student"] == first["student"] == "0.8x"
+    assert again["selection"] == first["selection"]
+    assert json.loads(lana(*asked).output)["student"] == "0.8x-2"
+    refused = lana(*asked, "--name", "0.8x")
+    assert refused.exit_code == 2
+    assert "There is a student '0.8x'" in refused.output
+    (pool / "students" / "0.8x" / "summary.json").unlink()
+    pinned = lana(*asked, "--name", "0.8x", "--pin", "blocks.3=pruned_w0.25")
+    assert pinned.exit_code == 2
+    assert "pruned_w0.25 pinned now" in pinned.output
+
+
+def test_fine_tuning_begins_with_what_was_selected(pool):
+    """The same options give the same student, whatever it was tuned with before."""
+    select(pool, "0.75x", name="tuned", verify=False, quiet=True)
+    weights, found = pool / "students" / "tuned" / "model.safetensors", []
+    for epochs in (1.0, 2.0, 1.0):
+        result = lana("finetune", pool / "students" / "tuned", "--epochs", epochs, "--lr", 1e-3, "--quiet")
+        assert result.exit_code in (0, 1), result.output
+        found.append(weights.read_bytes())
+    assert found[0] == found[2] != found[1]
+    untold = lana("finetune", pool / "students" / "tuned")
+    assert untold.exit_code == 2
+    assert "Give --epochs" in untold.output

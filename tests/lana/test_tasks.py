@@ -1,6 +1,8 @@
 """Networks that give more than a vector of logits, from end to end: maps of classes, a dict with a task of its own."""
 
+import contextlib
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ import torch
 from torch import nn
 
 import lana
+from lana.data import load_data
+from lana.errors import UserError
+from lana.evaluation import Evaluation, check_teacher
 from lana.recipe import Recipe
 
 NETWORK = """
@@ -115,3 +120,23 @@ def test_from_end_to_end(task, place):
     assert torch.allclose(
         program(torch.ones(1, 1, 12, 12))["out"], lana.load_student(folder)(torch.ones(1, 1, 12, 12))["out"], atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "chance", "good"),
+    [
+        (0.9, 0.1, True),
+        (0.12, 0.1, False),
+        (-0.3, -1.0, True),
+        (-1.2, -1.0, False),
+        (31.0, 5.0, True),
+        (4.0, 5.0, False),
+    ],
+)
+def test_a_teacher_is_better_than_a_guess_by_any_metric(place, metric, chance, good):
+    teacher = lana.load_teacher(f"{place}/net.py:build", input_shape=(1, 12, 12))
+    data = load_data(f"npz:{place}/data.npz", teacher)
+    task = types.SimpleNamespace(chance=lambda output: chance, metric_name="metric")
+    expected = contextlib.nullcontext() if good else pytest.raises(UserError, match="a guess has")
+    with expected:
+        check_teacher(Evaluation(metric=metric, loss=0.0, examples=1000), teacher, data, task)
