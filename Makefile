@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 EXECUTE = $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20 --durations-min=5
 
 .PHONY: demo test test-all test-gpu notebooks notebooks-check docs lint types arrows check clean
 
