@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lana.console import milliseconds, percent
 from lana.run import write_text
 from lana.summary import Summary
 
@@ -24,12 +25,12 @@ def write_card(folder: Path, summary: Summary) -> Path:
 def card(summary: Summary) -> str:
     """The card as Markdown."""
     rows = [
-        (f"{summary.metric} (test, {summary.test_examples} images)", _percent(summary.teacher_accuracy),
-         _percent(summary.student_accuracy)),
-        (f"{summary.metric} before fine-tuning", "", _percent(summary.selected_accuracy)),
-        ("milliseconds", f"{summary.teacher_ms:.4g}", _ms(summary.measured_ms)),
-        ("milliseconds, upper 95% bound", "", _ms(summary.measured_ms_upper95)),
-        ("milliseconds, predicted", "", _ms(summary.predicted_ms)),
+        (f"{summary.metric} (test, {summary.test_examples} images)", percent(summary.teacher_accuracy),
+         percent(summary.student_accuracy)),
+        (f"{summary.metric} before fine-tuning", "", percent(summary.selected_accuracy)),
+        ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
+        ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),
+        ("milliseconds, predicted", "", milliseconds(summary.predicted_ms)),
         ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
     ]  # fmt: skip
     table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in rows)
@@ -66,11 +67,3 @@ or `model.onnx` with any runtime (input `input`, output `output`).
 | --- | --- |
 {chr(10).join(replaced)}
 """
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"

@@ -19,6 +19,14 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
+
+
+def milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
 def to_json(value: Any, *, indent: int | None = 1) -> str:
     """Plain data as JSON that every parser takes: what is not a number (NaN) is null.
 

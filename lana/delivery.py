@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from safetensors.torch import save_model
 
 import lana.finetuning as finetuning
 from lana import stages
@@ -20,7 +19,7 @@ from lana.recipe import FINETUNING, Recipe
 from lana.references import onnx_file
 from lana.run import write, write_json, write_text
 from lana.selection import Selector
-from lana.student import SELECTED, load_student_as_teacher
+from lana.student import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
 from lana.summary import Summary, summarise
 from lana.team import Alone
 from lana.teammate import fine_tune_together
@@ -77,7 +76,7 @@ def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
         write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
-        write(folder / "model.safetensors", lambda beside: save_model(student, str(beside)))
+        save_weights(student, folder / WEIGHTS)
 
 
 def deliver(
@@ -132,6 +131,6 @@ def deliver(
 
 
 def measure_target(target: str, *, runtime: str, settings: RuntimeSettings, processes: int) -> Comparison:
-    """See `lana.pipeline.measure`."""
-    computation = Computation.from_onnx(onnx_file(target))
+    """Measure a file beside itself: `reference_ms` of the result is its latency; see `lana.pipeline.measure`."""
+    computation = Computation.from_onnx(onnx_file(target), batch=settings.batch)
     return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]

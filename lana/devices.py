@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 import lana.stages as stages
-from lana.console import make_console
+from lana.console import make_console, milliseconds
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation import evaluate_module
 from lana.export import export_onnx, to_computation
@@ -31,7 +31,7 @@ from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, save_student
 from lana.wholes import PROCESSES, Log
 from profilers import LatencyTable, MissingRow
-from profilers.bundle import read_measurements, write_bundle
+from profilers.bundle import packages_of, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
 
 if TYPE_CHECKING:
@@ -68,17 +68,48 @@ class Chosen:
     archives: tuple[Path, ...]
 
 
+def device_name(table: Path) -> str:
+    """A device is called as the file of its table."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", table.stem)
+
+
+def check_devices(tables: Sequence[Path], measurements: Sequence[Path]) -> None:
+    """Every device has a name of its own, and all that was measured belongs to one of them.
+
+    Raises:
+        UserError: see above.
+    """
+    tables_of: dict[str, Path] = {}
+    for table in tables:
+        other = tables_of.setdefault(device_name(table), table)
+        if other != table:
+            raise UserError(
+                f"{other} and {table} would both be of the device {device_name(table)!r}. "
+                "Rename each file after its device."
+            )
+    for path in measurements:
+        label = read_measurements(path).label
+        if label not in tables_of:
+            raise UserError(
+                f"{path} was measured for the device {label!r}, the tables given are of {', '.join(tables_of)}. "
+                f"Give the table {label}.csv too, or leave the measurements out."
+            )
+
+
 def open_device(
     setting: Setting, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
 ) -> Device:
     """A device's selector over the run's pool; those of the `measurements` that came from it are taken into its log.
 
     Raises:
-        UserError: the table lacks a layer's own operation, or the measurements are of another run.
+        UserError: the table lacks a layer's own operation, the measurements are of another run, or the run has a device
+            of the same name that is another.
+        ProfilerError: the table's runtime runs no ONNX files, so that nothing can be sent to it.
     """
-    read = LatencyTable.read(table)
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", table.stem)
+    read, name = LatencyTable.read(table), device_name(table)
+    packages_of(read.header.runtime)
     folder = setting.run.path / "devices" / name
+    _check_same(read, folder)
     log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
     for back in measurements:
         if read_measurements(back).label == name:
@@ -111,6 +142,22 @@ def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
             offer = dataclasses.replace(offer, kept=False, reason="not in the device's table")
         found.append(offer)
     return with_latencies(found, table)
+
+
+def _identity(table: LatencyTable) -> dict[str, Any]:
+    """What must not change under a device's name: what was measured on it holds for this only."""
+    return {name: value for name, value in table.header.to_json().items() if name in ("device", "runtime", "settings")}
+
+
+def _check_same(table: LatencyTable, folder: Path) -> None:
+    known, now = folder / "device.json", _identity(table)
+    before = json.loads(known.read_text()) if known.is_file() else now
+    changed = [f"{name}: {before[name]} there, {now[name]} now" for name in now if before[name] != now[name]]
+    if changed:
+        raise UserError(
+            f"{table.source} is of another device than the {folder.name!r} that students of this run were sent to "
+            f"({'; '.join(changed)}). Rename the file after its device."
+        )
 
 
 def _read_back(folder: Path, log: Log, path: Path) -> None:
@@ -197,8 +244,11 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
             known[name] = selection
             student = assemble(setting.teacher.module, layers, selection, operations)
             networks.append(to_computation(student, example, Path(folder), name=name))
+        # Known before there is an archive that could come back.
+        write_json(device.folder / "device.json", _identity(device.table))
+        write_json(sent, known)
         header = device.table.header
-        path = write_bundle(
+        return write_bundle(
             device.folder / "measure.zip",
             networks,
             runtime=header.runtime,
@@ -207,8 +257,6 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
             processes=PROCESSES,
             label=device.name,
         )
-    write_json(sent, known)
-    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +282,7 @@ class DeviceSummary:
         )
         for name, budget_ms in self.budgets_ms.items():
             measured = [found.get(name) for found in (self.measured_ms, self.measured_ms_upper95)]
-            cells = ["–" if value is None else f"{value:.4f}" for value in measured]
-            table.add_row(name, f"{budget_ms:.4f}", f"{self.predicted_ms[name]:.4f}", *cells)
+            table.add_row(name, *map(milliseconds, (budget_ms, self.predicted_ms[name], *measured)))
         console = make_console()
         console.print(table)
         console.print(

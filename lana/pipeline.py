@@ -183,9 +183,11 @@ def select_for(
     `measurements.json` of the archives that this writes. `options` are those of `select`.
 
     Raises:
-        UserError: the run is not finished, or a table is of another network; `BudgetUnreachable` if nothing fits.
+        UserError: the run is not finished, a table is of another network, two are of one name, or none is of what was
+            measured; `BudgetUnreachable` if nothing fits.
     """
     _check_options(options, SELECTING, "Selecting")
+    devices.check_devices(list(budgets_ms), measured)
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
         opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
         name = _new_name(setting.run, name, "+".join(device.name for device in opened), setting.recipe)
@@ -284,7 +286,9 @@ def is_student(reference: str) -> bool:
 
 
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
-    """The latency of an ONNX file, or of the one in a student's folder, in fresh processes.
+    """Measure an ONNX file, or the one in a student's folder, in fresh processes; a size left open is the batch.
+
+    It is measured beside itself: its latency is `reference_ms`, the ratios only tell how well that repeats.
 
     Raises:
         UserError: the target is neither.
@@ -299,7 +303,12 @@ def profile(
 
     Rows that the file, or (unless `fresh`) one in the folder `tables` or where tables are looked for, holds already are
     not measured again.
+
+    Raises:
+        UserError: there is no folder `tables`; or as `compress`, for the model, its layers and the pool.
     """
+    if tables is not None and not tables.is_dir():
+        raise UserError(f"--tables {tables}: there is no such folder. Expected one that holds tables.")
     teacher, scan = _layers(recipe)
     return stages.profile_to(Path(table), teacher, scan, recipe, tables=tables, fresh=fresh, quiet=quiet)
 

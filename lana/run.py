@@ -55,14 +55,14 @@ class Run:
                 raise UserError(
                     f"The run directory {path} is in use by another process. Wait for it to end, or give another --out."
                 ) from error
-        try:
-            if recipe is not None:
-                run._check(recipe)
-            for left in run.path.rglob(f"{_WRITING}*"):  # of a process that was killed
-                left.unlink()
-            yield run
-        finally:
-            lock.release()
+            try:
+                if recipe is not None:
+                    run._check(recipe)
+                for left in run.path.rglob(f"{_WRITING}*"):  # of a process that was killed
+                    left.unlink()
+                yield run
+            finally:
+                lock.release()
 
     def _check(self, recipe: Recipe) -> None:
         kept = self.path / "recipe.yaml"
@@ -88,8 +88,7 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind."""
         if not (self.path / "recipe.yaml").is_file():
-            with explain_disk(self.path):
-                write_text(self.path / "recipe.yaml", recipe.to_yaml())
+            write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def recipe(self) -> Recipe:
         """The recipe that the pool was made with."""
@@ -125,10 +124,9 @@ class Run:
     def stage(self, name: str, fingerprint: str) -> Iterator[None]:
         """Do a stage and record it as finished, with the seconds it took; a failure or kill records nothing."""
         start_s = time.monotonic()
-        with explain_disk(self.path):
-            yield
-            entry = {"fingerprint": fingerprint, "seconds": round(time.monotonic() - start_s, 2)}
-            write_json(self.path / "stages.json", {**self.stages(), name: entry})
+        yield
+        entry = {"fingerprint": fingerprint, "seconds": round(time.monotonic() - start_s, 2)}
+        write_json(self.path / "stages.json", {**self.stages(), name: entry})
 
 
 _WRITING = ".writing-"
@@ -137,21 +135,24 @@ POOL = ("teacher", "profile", "distill", "score")
 
 
 @contextlib.contextmanager
-def explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a message."""
+def explain_disk(path: Path | None = None) -> Iterator[None]:
+    """Turn a full disk, or a place that cannot be read or written, into a message. `path` is where the work goes on."""
     try:
         yield
+    except BrokenPipeError:  # whoever reads the output has seen enough: click ends in silence
+        raise
     except OSError as error:
+        place = error.filename2 or error.filename  # of a renaming the second, the first is our own beside it
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"The disk that holds {path} is full. "
+                f"The disk that holds {place or path or 'the files'} is full. "
                 "Free some space and repeat the same command: what is finished is kept."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(
-                f"Cannot write to {error.filename or path}: {error.strerror}. Give another --out."
-            ) from error
-        raise
+        raise UserError(
+            f"Cannot read or write {place}: {error.strerror}. Give another path, or mend what stands in the way."
+            if place
+            else f"Reading or writing failed: {error}"  # of a download, say
+        ) from error
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> Path:

@@ -44,7 +44,7 @@ from lana.teacher import Teacher
 from lana.wholes import PROCESSES, Log, Measured
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare, create_runtime
 from profilers import profile as measure_table
-from profilers.bundle import write_bundle
+from profilers.bundle import packages_of, write_bundle
 from profilers.library import search_path
 
 if TYPE_CHECKING:
@@ -146,7 +146,11 @@ def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, 
     """The computations of a table with a runner for another device; how many there are.
 
     They are ONNX files, since a device without torch runs nothing else.
+
+    Raises:
+        ProfilerError: the runtime is unknown or runs no ONNX files.
     """
+    packages_of(recipe.runtime)  # before the long work
     settings = recipe.runtime_settings
     with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
         _, computations = make_offers(

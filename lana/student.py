@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,7 +102,25 @@ def save_student(
         },
     )
     for name in (SELECTED, WEIGHTS):
-        write(folder / name, lambda beside: save_model(student, str(beside)))
+        save_weights(student, folder / name)
+
+
+def save_weights(student: nn.Module, path: Path) -> None:
+    """Write `path` in the format of safetensors.
+
+    Raises:
+        OSError: the disk is full; safetensors itself raises another error then.
+    """
+
+    def fill(beside: Path) -> None:
+        try:
+            save_model(student, str(beside))
+        except SafetensorError as error:
+            if f"(os error {errno.ENOSPC})" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+    write(path, fill)
 
 
 def layer_from_json(fields: Mapping[str, Any]) -> Layer:

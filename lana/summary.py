@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lana.console import make_console
+from lana.console import make_console, milliseconds, percent
 from lana.recipe import Recipe
 from lana.run import write_json
 from lana.student import count_parameters, load_student_as_teacher
@@ -116,10 +116,10 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     table.add_row(
         "teacher",
-        _percent(first.teacher_accuracy),
+        percent(first.teacher_accuracy),
         "",
         "",
-        _ms(first.teacher_ms),
+        milliseconds(first.teacher_ms),
         "",
         "",
         "1.00×",
@@ -128,12 +128,12 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
     for summary in summaries:
         table.add_row(
             summary.student,
-            _percent(summary.student_accuracy),
-            _percent(summary.selected_accuracy),
-            _ms(summary.predicted_ms),
-            _ms(summary.measured_ms),
-            _ms(summary.measured_ms_upper95),
-            _ms(summary.budget_ms),
+            percent(summary.student_accuracy),
+            percent(summary.selected_accuracy),
+            milliseconds(summary.predicted_ms),
+            milliseconds(summary.measured_ms),
+            milliseconds(summary.measured_ms_upper95),
+            milliseconds(summary.budget_ms),
             f"{summary.speedup:.2f}×" if summary.speedup else "–",
             f"{summary.student_parameters:,}",
         )
@@ -215,11 +215,3 @@ def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -
             **baseline.runtime_versions,
         },
     }
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lana.errors import LanaError, UserError
 from lana.recipe import Recipe
+from lana.run import Run, explain_disk
 
 
 def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
@@ -71,7 +72,6 @@ def _end_with_the_starter() -> None:
 
 def main(student: str, told: str, *, quiet: bool) -> None:
     from lana import delivery, pipeline
-    from lana.run import Run
     from lana.team import Together
 
     folder, recipe = Path(student), Recipe.from_yaml(told)
@@ -83,6 +83,7 @@ def main(student: str, told: str, *, quiet: bool) -> None:
 if __name__ == "__main__":
     _end_with_the_starter()
     try:
-        main(*sys.argv[1:3], quiet="--quiet" in sys.argv)
+        with explain_disk(Path(sys.argv[1])):
+            main(*sys.argv[1:3], quiet="--quiet" in sys.argv)
     except LanaError as error:
         sys.exit(f"lana: {error}")

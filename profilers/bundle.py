@@ -19,14 +19,14 @@ from typing import Any
 from profilers.comparison import Comparison, compare
 from profilers.computation import Computation
 from profilers.errors import ProfilerError
-from profilers.runtime import RuntimeSettings
+from profilers.runtime import RUNTIMES, RuntimeSettings, find_runtime
 from profilers.sweep import Progress, measure
 
 TABLE, MEASUREMENTS = "table.csv", "measurements.json"
 _KINDS = ("table", "networks")
 
 _RUN = '''\
-"""Measures what this archive holds and writes {result} beside this file. Needs Python 3.11, numpy and {runtime}."""
+"""Measures what this archive holds and writes {result} beside this file. Needs Python 3.11 and: numpy {packages}."""
 
 import sys
 from pathlib import Path
@@ -42,11 +42,30 @@ run(here, sys.argv[1:])
 _README = """\
 Measures computations on this device for lana.
 
-    python -m pip install numpy {package}
+    python -m pip install numpy {packages}
     python run.py [--runtime {runtime}] [--threads {threads}]
 
 Nothing else should run beside it. It may be stopped and started again. Send {result} back.
 """
+
+
+def packages_of(runtime: str) -> str:
+    """What pip installs on a device for a runtime of an archive, which holds ONNX files.
+
+    Raises:
+        ProfilerError: there is no such runtime, or it runs files of another form.
+
+    >>> packages_of("onnxruntime-cuda")
+    'onnxruntime-gpu'
+    """
+    kind, install = find_runtime(runtime)
+    if kind.form != "onnx":
+        fit = [name for name in RUNTIMES if find_runtime(name)[0].form == "onnx"]
+        raise ProfilerError(
+            f"Runtime {runtime!r} runs no ONNX files, and an archive for a device holds nothing else. "
+            f"Give one of: {', '.join(fit)}."
+        )
+    return install.removeprefix("pip install ")
 
 
 def write_bundle(
@@ -64,7 +83,7 @@ def write_bundle(
     `label` comes back with what is measured.
 
     Raises:
-        ProfilerError: nothing to measure, or an unknown kind.
+        ProfilerError: nothing to measure, an unknown kind, or a runtime that runs no ONNX files.
     """
     if kind not in _KINDS or not computations:
         raise ProfilerError(
@@ -75,7 +94,7 @@ def write_bundle(
     said = {
         "result": names[kind],
         "runtime": runtime,
-        "package": {"onnxruntime-cpu": "onnxruntime"}.get(runtime, runtime),
+        "packages": packages_of(runtime),
         "threads": settings.threads,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

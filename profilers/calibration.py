@@ -16,7 +16,7 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -182,8 +182,3 @@ def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping
             f"The calibration reference cannot be written to {path} ({error}). Set LANA_HOME to a folder that can."
         ) from error
     return read_reference(path) or dict(reference_s)
-
-
-def mean_index(indices: Sequence[float]) -> float:
-    """Of the calibrations before and after: the geometric mean."""
-    return math.prod(indices) ** (1 / len(indices))

@@ -53,16 +53,18 @@ def run_job(
             "computations": [computation.to_json(folder) for computation in computations],
         }
         path.write_text(json.dumps(fields))
-        with (folder / "output").open("wb") as output:
-            process = subprocess.Popen(
+        with (
+            (folder / "output").open("wb") as output,
+            subprocess.Popen(
                 # Not `-m`, and started in its own folder: nothing that lies in the user's can shadow a module.
                 [sys.executable, "-c", f"from profilers.worker import main; main({str(path)!r})"],
                 cwd=folder,
                 env=measuring_environment(settings),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end tells the worker that this process ended
                 stdout=output,
                 stderr=subprocess.STDOUT,
-            )
+            ) as process,
+        ):
             try:
                 hung = _watch(process, folder / "status", timeout_s)
             finally:

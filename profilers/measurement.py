@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from profilers.errors import ProfilerError
@@ -56,7 +56,6 @@ class Measurement:
     """
 
     rounds: tuple[Round, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rounds:
@@ -97,7 +96,7 @@ class Measurement:
 
     def __add__(self, other: Measurement) -> Measurement:
         """The rounds of both, of processes that are told apart."""
-        return Measurement(rounds=self.rounds + other.rounds, environment=self.environment or other.environment)
+        return Measurement(rounds=self.rounds + other.rounds)
 
     def to_json(self) -> list[list[Any]]:
         """Compact: per round the process, the index, the cold run and the runs, in microseconds."""

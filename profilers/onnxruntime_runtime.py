@@ -12,7 +12,6 @@ from profilers.errors import BuildFailed
 from profilers.runtime import Runtime, RuntimeSettings, Session
 
 _PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
-_WARNING = 2
 _ERROR = 3
 
 

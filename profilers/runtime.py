@@ -205,7 +205,12 @@ RUNTIMES: dict[str, tuple[str, str]] = {
 }
 
 
-def _entry(name: str) -> tuple[type[Runtime], str]:
+def find_runtime(name: str) -> tuple[type[Runtime], str]:
+    """The class of this runtime, installed or not, and how to install it.
+
+    Raises:
+        RuntimeUnavailable: there is none of this name.
+    """
     if name.startswith("onnxruntime:"):
         target, install = RUNTIMES["onnxruntime-cpu"]
     elif name in RUNTIMES:
@@ -232,7 +237,7 @@ def create_runtime(name: str, settings: RuntimeSettings) -> Runtime:
         ...
     profilers.errors.RuntimeUnavailable: There is no runtime 'onnxruntime-gpu'. Did you mean ...
     """
-    kind, install = _entry(name)
+    kind, install = find_runtime(name)
     reason = kind.missing(name)
     if reason:
         raise RuntimeUnavailable(f"Runtime {name!r} cannot be used here: {reason}. Install it with: {install}")
@@ -243,7 +248,7 @@ def runtime_statuses() -> list[RuntimeStatus]:
     """Every runtime known, available or not."""
     statuses = []
     for name in RUNTIMES:
-        kind, install = _entry(name)
+        kind, install = find_runtime(name)
         reason = kind.missing(name)
         versions = {} if reason else kind(RuntimeSettings(), name=name).versions()
         statuses.append(

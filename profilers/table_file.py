@@ -232,10 +232,15 @@ def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
     """A whole table in one go, beside its place and renamed into it; the rows get their checks."""
     sealed = [seal_row(header, row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(render(header, sealed).encode())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(render(header, sealed).encode())
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
 
 
 def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> list[Fields]:

@@ -9,6 +9,7 @@ import click
 from lana import __version__
 from lana.errors import LanaError
 from lana.recipe import near
+from lana.run import explain_disk
 from profilers.errors import ProfilerError
 from solvers.errors import SolverError
 
@@ -26,7 +27,8 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with explain_disk():
+                return super().invoke(ctx)
         except (LanaError, ProfilerError, SolverError) as error:
             click.echo(f"lana: {error}", err=True)
             ctx.exit(1 if type(error) is LanaError else EXIT_USER_ERROR)

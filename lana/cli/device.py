@@ -23,9 +23,9 @@ def runtimes(json_output: bool) -> None:
     lana runtimes
     lana runtimes --json
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from lana.console import make_console
     from profilers import runtime_statuses
 
     statuses = runtime_statuses()
@@ -40,7 +40,7 @@ def runtimes(json_output: bool) -> None:
             status.reason,
             "" if status.available else status.install,
         )
-    Console().print(table)
+    make_console().print(table)
 
 
 @main.command()

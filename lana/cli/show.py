@@ -49,8 +49,9 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     if json_output:
         print_json(dataclasses.asdict(scan))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from lana.console import make_console
 
     table = Table(title=f"{len(scan.layers)} replaceable layers of {model}")
     for column in ("layer", "input", "output", "share of work"):
@@ -59,7 +60,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
         shapes = ["×".join(map(str, shape)) for shape in (layer.input_shape, layer.output_shape)]
         table.add_row(layer.name, *shapes, f"{layer.macs / scan.total_macs:.1%}")
     covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
-    console = Console()
+    console = make_console()
     console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
     if scan.spans:
         spans = Table(f"{len(scan.spans)} spans, for each of which one operation may stand")
@@ -83,9 +84,9 @@ def pool(pool: str | None, json_output: bool) -> None:
     lana pool
     lana pool default,my_ops.py
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from lana.console import make_console
     from lana.operations import PRESETS, pool_counts
 
     counts = {name: pool_counts(name) for name in ([pool] if pool else PRESETS)}
@@ -98,7 +99,7 @@ def pool(pool: str | None, json_output: bool) -> None:
         table.add_row(family, *row)
     table.add_section()
     table.add_row("all", *(str(sum(held.values())) for held in counts.values()))
-    Console().print(table)
+    make_console().print(table)
 
 
 @main.command()

@@ -132,6 +132,8 @@ def select(
                 f"Give one --budget-ms for each --table and nothing else: got {len(budget_ms)}, {len(table)}."
             )
         budgets = dict(zip(table, budget_ms, strict=True))
+        if len(budgets) < len(table):
+            raise UserError("A --table was given twice. Give each once, with its --budget-ms.")
         from lana.pipeline import select_for
 
         found = select_for(run, budgets, measured=measured, name=name, quiet=silent, **chosen)

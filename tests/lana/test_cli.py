@@ -65,6 +65,9 @@ def refused(result, *expected):
         (["finetune", "nowhere"], "not a student's folder"),
         (["measure", "nowhere.onnx"], "neither an ONNX file nor a student's folder"),
         (["evaluate", "digits-resnet"], "No data was given"),
+        (["profile", "digits-resnet", "--tables", "nowhere"], "--tables nowhere: there is no such folder"),
+        (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "torch-cpu"], "runs no ONNX files"),
+        (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "onnxruntime"], "There is no runtime"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, monkeypatch, arguments, expected):
@@ -129,6 +132,13 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lana.run, "write", full)
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path / "run"), "is full. Free some space")
+
+
+def test_a_path_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path / "file"), f"{tmp_path / 'file'}: File exists")
+    below = tmp_path / "file" / "out"
+    refused(run("profile", "digits-resnet", "--pool", "skip", "--bundle", below), "file: File exists")
 
 
 def test_every_command_has_help():

@@ -84,6 +84,27 @@ def test_a_full_disk_is_said_in_words(tmp_path):
         write(tmp_path / "file", full)
 
 
+def test_a_disk_that_is_full_later_is_said_too(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is full"), Run.open(tmp_path, RECIPE):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_place_that_is_no_folder_is_said_in_words(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"read or write .*file: File exists"), Run.open(tmp_path / "file", RECIPE):
+        pass
+    with (
+        pytest.raises(UserError, match=r"read or write .*file/x: Not a dir"),
+        Run.open(tmp_path / "file" / "x", RECIPE),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"read or write .*folder: Is a directory"), explain_disk():
+        write_text(tmp_path / "folder", "x")
+    with pytest.raises(BrokenPipeError), explain_disk():  # which click knows how to end
+        raise BrokenPipeError
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
 def test_a_device_that_is_really_full(tmp_path):
     with pytest.raises(UserError, match="is full"), explain_disk(tmp_path):

@@ -1,6 +1,7 @@
 """More students from one finished run: within a loss, with pins, for devices that are not here; other searches."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_a_pin_stands(pool):
         (["--table", "none.csv", "--budget-ms", "1"], r"none\.csv cannot be read"),
         (["--table", "none.csv"], "one --budget-ms for each --table"),
         (["--budget", "0.5x", "--measured", "m.json"], "--measured is of a device"),
+        (["--table", "a.csv", "--budget-ms", "1", "--table", "a.csv", "--budget-ms", "9"], "given twice"),
+        (["--table", "a/t.csv", "--budget-ms", "1", "--table", "b/t.csv", "--budget-ms", "9"], "both be of the device"),
     ],
 )
 def test_mistakes_are_told(pool, options, message):
@@ -143,6 +146,29 @@ def test_a_device_that_is_not_here_there_and_back(pool, tables):
     again = lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--measured", foreign)
     assert again.exit_code == 2
     assert "never sent" in again.output
+
+
+def test_measurements_of_no_table_that_was_given_are_refused(pool, tables, tmp_path):
+    measured = {"label": "far", "runtime": "onnxruntime-cpu", "device": "a processor", "networks": []}
+    (tmp_path / "measurements.json").write_text(json.dumps(measured))
+    result = lana("select", pool, "--table", tables[0], "--budget-ms", 1, "--measured", tmp_path / "measurements.json")
+    assert result.exit_code == 2
+    assert "measured for the device 'far', the tables given are of near" in result.output
+
+
+def test_another_device_under_a_known_name_is_refused(pool, tables, tmp_path):
+    lana("select", pool, "--table", tables[0], "--budget-ms", 0.25)
+    ours = LatencyTable.read(tables[0])
+    header = dataclasses.replace(ours.header, device="another processor")
+    LatencyTable(header=header, fields=ours.fields).write(tmp_path / "near.csv")
+    result = lana("select", pool, "--table", tmp_path / "near.csv", "--budget-ms", 0.25)
+    assert result.exit_code == 2
+    assert "another processor now" in result.output
+    header = dataclasses.replace(ours.header, runtime="torch-cpu")
+    LatencyTable(header=header, fields=ours.fields).write(tmp_path / "torch.csv")
+    result = lana("select", pool, "--table", tmp_path / "torch.csv", "--budget-ms", 0.25)
+    assert result.exit_code == 2
+    assert "runs no ONNX files" in result.output
 
 
 def test_one_student_for_two_devices(pool, tables):

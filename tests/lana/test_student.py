@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from lana.errors import UserError
 from lana.export import export_onnx, export_program, onnx_parity
@@ -67,6 +68,15 @@ def test_a_damaged_student_is_told(digits_teacher, digits_scan, student, selecti
         (tmp_path / "architecture.json").write_text("{")
     with pytest.raises(UserError, match=r"model\.safetensors|architecture\.json"):
         load_student(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_the_system(digits_teacher, digits_scan, student, selection, tmp_path, monkeypatch):
+    def full(module, path):  # as safetensors tells it
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("lana.student.save_model", full)
+    with pytest.raises(OSError, match=r"No space left on device.*model\.safetensors"):
+        save_student(student, tmp_path, digits_teacher, digits_scan.layers, selection)
 
 
 def test_onnx_gives_what_pytorch_gives(digits_teacher, student, tmp_path):

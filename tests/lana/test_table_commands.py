@@ -1,4 +1,4 @@
-"""`lana profile` and `lana table`, as a user types them, on one layer of the bundled network."""
+"""`lana profile`, `lana measure` and `lana table`, as a user types them, on one layer of the bundled network."""
 
 import json
 import shutil
@@ -85,6 +85,24 @@ def test_machines_read_the_same_as_json(table, tmp_path):
     assert (again["table"], again["rows"], again["failed"]) == (str(table), 3, 0)
     sent = read(*PROFILE, "--runtime", "tensorrt", "--bundle", tmp_path / "out.zip")
     assert sent == {"bundle": str(tmp_path / "out.zip"), "computations": 3}
+
+
+def test_merging_into_a_folder_is_told(table, tmp_path):
+    result = run("table", "merge", table, table, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path}: " in result.output
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
+
+
+def test_a_file_of_open_batch_is_measured_at_the_batch_that_is_given(tmp_path):
+    import torch
+
+    x = torch.zeros(2, 4, 8, 8)
+    module, file = torch.nn.Conv2d(4, 4, 3).eval(), tmp_path / "open.onnx"
+    torch.onnx.export(module, (x,), str(file), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    result = run("measure", file, "--batch", 8, "--processes", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["latency_ms"] > 0
 
 
 def test_a_changed_figure_is_refused(table, tmp_path):

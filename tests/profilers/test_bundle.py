@@ -75,6 +75,26 @@ def test_in_a_bare_environment(tmp_path):
     assert len(LatencyTable.read(device / TABLE)) == 2
 
 
+def test_the_package_is_named_as_pip_calls_it(tmp_path):
+    more = {"runtime": "onnxruntime-cuda", "settings": RuntimeSettings()}
+    archive = zipfile.ZipFile(write_bundle(tmp_path / "out.zip", [onnx_convolution(tmp_path)], **more))
+    assert "pip install numpy onnxruntime-gpu\n" in archive.read("README.txt").decode()
+    assert "numpy onnxruntime-gpu." in archive.read("run.py").decode()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        ("torch-cpu", "runs no ONNX files.*Give one of: onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt"),
+        ("onnxruntime-gpu", "There is no runtime 'onnxruntime-gpu'"),
+    ],
+)
+def test_a_runtime_that_cannot_run_what_the_archive_holds_is_refused(tmp_path, runtime, message):
+    with pytest.raises(ProfilerError, match=message):
+        write_bundle(tmp_path / "o.zip", [onnx_convolution(tmp_path)], runtime=runtime, settings=RuntimeSettings())
+    assert not (tmp_path / "o.zip").exists()
+
+
 def test_what_is_no_measurement_is_refused(tmp_path):
     (tmp_path / "m.json").write_text("{}")
     with pytest.raises(ProfilerError, match=r"Expected the measurements\.json"):

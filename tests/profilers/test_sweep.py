@@ -1,7 +1,11 @@
 """Real measurements of small computations on ONNX Runtime, in fresh processes."""
 
 import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from profilers import (
 )
 from profilers import profile as measure
 from profilers.isolation import Blame, run_job
+from profilers.worker import Status
 
 pytestmark = pytest.mark.serial
 
@@ -107,6 +112,42 @@ def test_one_that_hangs_is_given_up(tmp_path, monkeypatch):
     assert blame.item == 0
     assert "no answer within 1 s" in blame.message
     assert time.monotonic() - start_s < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads from /proc whether a process is alive")
+def test_a_worker_ends_with_its_parent(tmp_path):
+    onnx_convolution(tmp_path).save(tmp_path / "computation.json")
+    parent = (
+        "import subprocess, profilers\n"
+        "class Told(subprocess.Popen):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        "        super().__init__(*arguments, **options)\n"
+        "        print(self.pid, options['cwd'], flush=True)\n"
+        "subprocess.Popen = Told\n"
+        f"one = profilers.Computation.load({str(tmp_path / 'computation.json')!r})\n"
+        "settings = profilers.RuntimeSettings()\n"
+        "profilers.compare(one, [one], runtime='onnxruntime-cpu', settings=settings, seconds_per_process=300)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        worker, folder = process.stdout.readline().split()
+        try:
+            wait_until(lambda: Status.read(Path(folder) / "status")[1] >= 0)  # it measures
+        finally:
+            process.kill()
+    shutil.rmtree(folder)
+    wait_until(lambda: not alive(int(worker)))
+
+
+def wait_until(true, seconds=60):
+    until_s = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
+def alive(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_networks_are_compared_side_by_side(tmp_path):

@@ -177,6 +177,13 @@ def test_a_merged_table_is_written_and_read(table, tmp_path):
     assert LatencyTable.read(tmp_path / "again.csv").fields == found.fields
 
 
+def test_a_write_that_fails_leaves_nothing_behind(table, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        LatencyTable.read(table).write(tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "table.csv"]
+
+
 def test_differences_are_ratios(table, tmp_path):
     append(tmp_path / "b.csv", HEADER, [row("aa", 1.5), row("zz", 1.0)])
     found = LatencyTable.read(table).diff(LatencyTable.read(tmp_path / "b.csv"))
