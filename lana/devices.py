@@ -214,7 +214,7 @@ def choose(setting: Setting, devices: Sequence[Device], operations: stages.Opera
     common = set.intersection(*(set(keys) for keys in within))
     first = devices[0].selector
     if common:
-        chosen = min((within[0][key] for key in common), key=first.expected_loss)
+        chosen = min((within[0][key] for key in common), key=lambda s: first.known_loss(s, devices[0].budget_ms))
         return Chosen(selection=dict(chosen), verified=True, archives=())
     minimum = max(1, round(0.1 * problem.layers))
     found = solve_diverse(problem, count=count, minimum_distance=minimum)
@@ -314,7 +314,7 @@ def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Devic
         selected_accuracy=evaluate_module(
             student, setting.data.test, setting.task, device=setting.recipe.device
         ).metric,
-        expected_loss=first.expected_loss(selection),
+        expected_loss=first.expected_loss(selection, devices[0].budget_ms),
         budgets_ms={device.name: device.budget_ms for device in devices},
         predicted_ms={device.name: device.selector.predicted_ms(selection) for device in devices},
         measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},

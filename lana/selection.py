@@ -205,7 +205,7 @@ class Selector:
             selection = self.solve(between)
             if selection is not None and self.expected_loss(selection, between) <= max_loss:
                 self.measure_losses([selection])
-            if selection is not None and self._known_loss(selection, between) <= max_loss:
+            if selection is not None and self.known_loss(selection, between) <= max_loss:
                 found, enough = selection, between
             else:
                 too_low = between
@@ -299,9 +299,9 @@ class Selector:
         solved = self.solve(budget_ms)
         measured = [s for s, _ in self.loss_log.rows if self._allowed(s) and self.predicted_ms(s) <= budget_ms]
         known = [*([solved] if solved else []), *map(dict, measured)]
-        return min(known, key=lambda selection: self._known_loss(selection, budget_ms), default=None)
+        return min(known, key=lambda selection: self.known_loss(selection, budget_ms), default=None)
 
-    def _known_loss(self, selection: Mapping[str, str], around_ms: float) -> float:
+    def known_loss(self, selection: Mapping[str, str], around_ms: float) -> float:
         """Measured, or what is expected around a latency: one for all that are compared, since no correction holds far
         from where losses were measured."""
         measured = self.loss_log.of(selection)
@@ -326,7 +326,7 @@ class Selector:
         """Those whose median is, least loss first."""
         limit = self._limit(budget_ms)
         within = [m for m in self.log.pooled() if m.ratio <= limit and self._allowed(m.selection)]
-        return sorted(within, key=lambda m: self._known_loss(m.selection, budget_ms))
+        return sorted(within, key=lambda m: self.known_loss(m.selection, budget_ms))
 
     def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
         """Accepted selections for the budget, least expected loss first, at most `candidates`.
@@ -370,8 +370,8 @@ class Selector:
             targets = [target_ms * LOWER**step for step in range(1, STEPS_LOWER + 1)]
             ahead = [self.solve_diverse(each, candidates, around_ms=budget_ms) for each in targets]
             target_ms = targets[-1]
-            least = min((self._known_loss(selection, budget_ms) for selection in ahead[0]), default=math.inf)
-            if accepted and self._known_loss(accepted[0].selection, budget_ms) <= least:
+            least = min((self.known_loss(selection, budget_ms) for selection in ahead[0]), default=math.inf)
+            if accepted and self.known_loss(accepted[0].selection, budget_ms) <= least:
                 return accepted
             lower = [selection for step in ahead for selection in step]
             self.measure_new(lower or [self.fastest()], PROCESSES if lower else 2 * PROCESSES)
