@@ -65,6 +65,8 @@ def refused(result, *expected):
         (["finetune", "nowhere"], "not a student's folder"),
         (["measure", "nowhere.onnx"], "neither an ONNX file nor a student's folder"),
         (["evaluate", "digits-resnet"], "No data was given"),
+        (["evaluate", "digits-resnet", "--data", "digits", "--device", "gpu"], "--device gpu cannot be used here"),
+        ([*DIGITS, "--budget", "0.4x", "--device", "cuda:99"], "There are: cpu"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, monkeypatch, arguments, expected):
