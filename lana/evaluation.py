@@ -80,6 +80,22 @@ def evaluating(module: nn.Module, device: str = "cpu", precision: str = "fp32") 
                 submodule.training = modes.get(name, submodule.training)
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that torch has not here, before there is work to lose.
+
+    Raises:
+        UserError: see above; the devices that there are.
+    """
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        there = ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())))
+        raise UserError(
+            f"--device {device} cannot be used here. There are: {', '.join(there)}. "
+            f"(torch: {str(error).splitlines()[0][:200]})"
+        ) from error
+
+
 def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
     """Refuse labels that the network has no output for.
 

@@ -36,8 +36,8 @@ class FineTuning:
     """How to fine-tune: one cycle of the learning rate, an exponential moving average of the weights.
 
     `distillation` is the weight of the teacher's outputs, the rest goes to the labels; 0.9 leans on the teacher,
-    who knows more than the labels do, and 1 needs no labels. `patience` is the number of epochs without a better
-    validation metric after which it stops. What the other fields mean is told by `lana.recipe.Recipe`.
+    who knows more than the labels do, and 1 leaves the labels out of the loss. `patience` is the number of epochs
+    without a better validation metric after which it stops. What the other fields mean is told by `lana.recipe.Recipe`.
     """
 
     epochs: float = 10.0

@@ -28,7 +28,7 @@ from torch import nn
 from lana import delivery, devices, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
-from lana.evaluation import Evaluation, check_labels, evaluate_module
+from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
 from lana.forms import Exported, Options, export_as, form_of
 from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
@@ -111,6 +111,7 @@ def dry_run(recipe: Recipe) -> Plan:
 
 def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
+    check_device(recipe.device)
     pool_names(recipe.pool)
     create_runtime(recipe.runtime, recipe.runtime_settings)
     teacher = teacher_of(recipe)
@@ -256,10 +257,11 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     """The metric on the test split of a model reference, or of a student's folder.
 
     Raises:
-        UserError: unknown references; labels that the model has no class for.
+        UserError: unknown references; a device that is not here; labels that the model has no class for.
     """
     from lana.teacher import load_teacher
 
+    check_device(device)
     network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
     loaded, judged = load_data(data, network), load_task(task)
     check_labels(network, loaded, judged)

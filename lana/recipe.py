@@ -6,7 +6,10 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import operator
 import re
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +41,6 @@ FINETUNING = (
 )
 # Of the pool's users: another choice of them needs no other pool.
 SELECTING = ("candidates", "score_by", "refine", "calibrate")
-STAGES = ("teacher", "profile", "distill", "score", "student", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Recipe:
     """What to compress, for which device and budget, and how much work to spend on it.
 
     Raises:
-        UserError: a value is out of its range; the message says what was expected.
+        UserError: a value is of another type or out of its range; the message says what was expected.
 
     >>> Recipe(model="digits-resnet", budget="0.4x").budget_ratio
     0.4
@@ -87,7 +89,8 @@ class Recipe:
     max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1)
     pool: str = option(
         "default",
-        "Operations offered at a layer: preset names and .py files, comma separated; -FAMILY leaves one out.",
+        "Operations offered at a layer: preset names, operation names (linear_k3) and .py files, comma separated; "
+        "-FAMILY or -OPERATION leaves one out.",
         stage="profile",
     )
     runtime: str = option(
@@ -147,11 +150,15 @@ class Recipe:
         "adamw", "Of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", stage="student", choices=("adamw", "sgd")
     )
     warmup: float = option(
-        0.1, "Share of fine-tuning in which the rate rises, before its cosine.", stage="student", least=0
+        0.1, "Share of fine-tuning in which the rate rises, before its cosine.", stage="student", least=0, below=1
     )
     weight_decay: float = option(0.01, "Of weights in fine-tuning (not of biases).", stage="student", least=0)
     distillation: float = option(
-        0.9, "Weight of the teacher's outputs; the rest is the labels'. 1 needs no labels.", stage="student", least=0
+        0.9,
+        "Weight of the teacher's outputs; the rest is the labels'. 1 leaves the labels out of the loss.",
+        stage="student",
+        least=0,
+        most=1,
     )
     temperature: float = option(
         1.0, "Both outputs are divided by it before they are compared.", stage="student", above=0
@@ -176,7 +183,7 @@ class Recipe:
     )
     precision: str = option(
         "auto",
-        "Of fine-tuning: auto (bf16 where the device gains), fp32 or bf16.",
+        "Of training (distilling, scoring, fine-tuning): auto (bf16 where the device gains), fp32 or bf16.",
         stage="student",
         choices=("auto", "fp32", "bf16"),
     )
@@ -192,21 +199,19 @@ class Recipe:
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", stage="none", above=0)
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(Recipe)
         for spec in dataclasses.fields(self):
-            value = getattr(self, spec.name)
-            object.__setattr__(self, spec.name, tuple(value) if isinstance(value, list) else value)
+            value = _of_type(hints[spec.name], spec.name, getattr(self, spec.name))
+            object.__setattr__(self, spec.name, value)
             if value is None:
                 continue
-            least, above, choices = (spec.metadata.get(name) for name in ("least", "above", "choices"))
-            if least is not None and not value >= least:
-                raise UserError(f"{flag(spec.name)} {value}: expected at least {least}.")
-            if above is not None and not value > above:
-                raise UserError(f"{flag(spec.name)} {value}: expected a number above {above}.")
+            for name, holds, expected in _BOUNDS:
+                bound = spec.metadata.get(name)
+                if bound is not None and not holds(value, bound):
+                    raise UserError(f"{flag(spec.name)} {value}: expected {expected} {bound}.")
+            choices = spec.metadata.get("choices")
             if choices is not None and value not in choices:
                 raise UserError(f"{flag(spec.name)} {value!r}: expected one of {', '.join(choices)}.")
-        for name in ("warmup", "distillation"):
-            if getattr(self, name) > 1:
-                raise UserError(f"{flag(name)} {getattr(self, name)}: expected a share from 0 to 1.")
         if self.budget:
             parse_budget(self.budget)
 
@@ -262,7 +267,7 @@ class Recipe:
         """Read a recipe; `changes` win over the file.
 
         Raises:
-            UserError: the file is missing, not YAML, or names an option that does not exist.
+            UserError: the file is missing, not YAML, names an option that does not exist or holds a value amiss.
         """
         try:
             content = yaml.safe_load(Path(path).read_text())
@@ -280,10 +285,53 @@ class Recipe:
                 raise UserError(
                     f"The recipe {path} names the option {name!r}, which does not exist.{near(str(name), known)}"
                 )
-        try:
-            return cls(**{**content, **changes})
-        except TypeError as error:
-            raise UserError(f"The recipe {path} holds a value of the wrong type: {error}.") from error
+        return cls(**{**content, **changes})
+
+
+_BOUNDS = (
+    ("least", operator.ge, "at least"),
+    ("most", operator.le, "at most"),
+    ("above", operator.gt, "a number above"),
+    ("below", operator.lt, "a number below"),
+)
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple[int, ...]: "whole numbers like 3,32,32",
+    tuple[float, ...]: "numbers like 0.5,0.5,0.5",
+}
+
+
+def _of_type(hint: Any, name: str, value: Any) -> Any:
+    """The value as its field's type: YAML reads 1e-3 as text and, where there may be several numbers, 0.5 as one.
+
+    Raises:
+        UserError: it is none of that type.
+    """
+    kind, *rest = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and rest:
+        return None
+    try:
+        if typing.get_origin(kind) is tuple:
+            parts = value.split(",") if isinstance(value, str) else value
+            parts = parts if isinstance(parts, (list, tuple)) else [parts]
+            return tuple(_number(typing.get_args(kind)[0], part) for part in parts)
+        if kind in (int, float):
+            return _number(kind, value)
+        if isinstance(value, kind):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{flag(name)} {value!r}: expected {_EXPECTED[kind]}.")
+
+
+def _number(kind: type, value: Any) -> Any:
+    number = float(value)
+    if isinstance(value, bool) or (kind is int and not number.is_integer()):
+        raise ValueError
+    return kind(value if isinstance(value, int) else number)
 
 
 def parse_budget(text: str) -> tuple[float, str]:

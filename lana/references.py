@@ -53,7 +53,9 @@ def check_model(model: str) -> None:
         return
     if kind in LIBRARIES and name:
         if importlib.util.find_spec(kind) is None:
-            raise UserError(f"{model} needs the package {kind!r}. Install it with: pip install 'lana-nas[vision]'.")
+            raise UserError(
+                f"{model} needs the package {kind!r}. Install it with: pip install -e '.[vision]' in lana's folder."
+            )
     elif kind.endswith(".py") and name:
         python_file(kind, what="a model")
     elif kind.endswith(".py"):

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from lana.errors import UserError
@@ -179,7 +178,3 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, default=str) + "\n")
-
-
-def read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())

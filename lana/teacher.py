@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import inspect
+import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -169,29 +171,36 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
 
     >>> parse_arguments("num_classes=10,act=relu")
     {'num_classes': 10, 'act': 'relu'}
+    >>> parse_arguments("layers=[2,2]")
+    {'layers': [2, 2]}
+
+    Raises:
+        UserError: a value without a name, or one that is not YAML.
     """
-    arguments = {}
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise UserError(f"--model-args {text!r}: expected NAME=VALUE pairs, separated by commas.")
-        arguments[name.strip()] = yaml.safe_load(value)
-    return arguments
+    flow, pairs = re.subn(r"(^|[,{])\s*([^\s=,{]+)\s*=", r'\1"\2": ', text or "")
+    try:
+        arguments = yaml.safe_load(f"{{{flow}}}")
+    except yaml.YAMLError:
+        arguments = None
+    if arguments is None or len(arguments) > pairs:
+        raise UserError(
+            f"--model-args {text!r}: expected NAME=VALUE pairs, separated by commas, e.g. num_classes=10,act=relu."
+        )
+    return dict(arguments)
 
 
 def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any] | None]:
     check_model(model)
-    if model in BUNDLED:
-        from lana.bundled import digits_resnet
-
-        return digits_resnet(pretrained=pretrained, **kwargs)
     kind, _, name = model.partition(":")
-    if kind == "timm":
-        return _from_timm(name, kwargs, pretrained=pretrained)
-    if kind == "torchvision":
-        return _from_torchvision(name, kwargs, pretrained=pretrained)
+    with _explain_arguments(model, kwargs):
+        if model in BUNDLED:
+            from lana.bundled import digits_resnet
+
+            return digits_resnet(pretrained=pretrained, **kwargs)
+        if kind == "timm":
+            return _from_timm(name, kwargs, pretrained=pretrained)
+        if kind == "torchvision":
+            return _from_torchvision(name, kwargs, pretrained=pretrained)
     module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
     if not isinstance(module, nn.Module):
         raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
@@ -204,6 +213,20 @@ def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> A
     except TypeError as error:
         raise UserError(f"{model} cannot be called with {kwargs}: {error}. Use --model-args NAME=VALUE.") from error
     return function(**kwargs)
+
+
+@contextlib.contextmanager
+def _explain_arguments(model: str, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Turn a library's refusal of the user's arguments into a message."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        if not kwargs:
+            raise
+        raise UserError(
+            f"{model} cannot be built with {kwargs}: {error}. Check --model-args; "
+            "where they make another network than the pretrained one, give its weights with --weights."
+        ) from error
 
 
 def _from_timm(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -279,12 +302,13 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"The package {module!r} could not be imported ({error}). Install it with: pip install 'lana-nas[{extra}]'."
+            f"The package {module!r} could not be imported ({error}). "
+            f"Install it with: pip install -e '.[{extra}]' in lana's folder."
         ) from error
 
 
 def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]:
-    """The function `name` of the Python file `path`.
+    """The function `name` of the Python file `path`; it may import its neighbours.
 
     Raises:
         UserError: no such file, the file fails to import, or it has no such function (near names offered).
@@ -294,7 +318,27 @@ def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{path} has no function {name!r}.{near(name, public)}")
-    return function
+    return beside_its_neighbours(function, path)
+
+
+def beside_its_neighbours(function: Callable[..., Any], path: str | Path) -> Callable[..., Any]:
+    """The function of a file with the file's folder to import from while it runs."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with _importing_from(Path(path).expanduser().resolve().parent):
+            return function(*args, **kwargs)
+
+    return called
+
+
+@contextlib.contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def import_file(path: str, *, what: str) -> ModuleType:
@@ -310,13 +354,11 @@ def import_file(path: str, *, what: str) -> ModuleType:
         raise UserError(f"{file} is not a Python file. Expected path/to/file.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    sys.path.insert(0, str(file.parent))
     try:
-        spec.loader.exec_module(module)
+        with _importing_from(file.parent):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
-    finally:
-        sys.path.remove(str(file.parent))
     return module
 
 

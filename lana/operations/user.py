@@ -23,7 +23,7 @@ from torch import nn
 from lana.errors import UserError
 from lana.layers import Layer
 from lana.operations.base import example_of
-from lana.teacher import import_file
+from lana.teacher import beside_its_neighbours, import_file
 
 if TYPE_CHECKING:
     from lana.operations import Family
@@ -54,7 +54,7 @@ def operations_in(path: str) -> list[str]:
         raise UserError(f"{file} has no function marked with @operation (from lana.operations.user import operation).")
     names = []
     for name, builder in builders.items():
-        family = f"user:{file}:{name}"
+        family, builder = f"user:{file}:{name}", beside_its_neighbours(builder, file)
         FAMILIES[family] = Family(build=_checked(name, builder), applies=_fits(builder), grid={})
         names.append(family)
     return names

@@ -48,7 +48,7 @@ def refused(result, *expected):
         ([*DIGITS, "--budget", "0.4x", "--runtime", "onnxruntime-gpu"], "onnxruntime"),
         ([*DIGITS, "--budget", "0.4x", "--pool", "defualt"], "default"),
         ([*DIGITS, "--budget", "0.4x", "--max-minutes", "0.01"], "is too short"),
-        ([*DIGITS, "--budget", "0.4x", "--distillation", "1.5"], "expected a share from 0 to 1"),
+        ([*DIGITS, "--budget", "0.4x", "--distillation", "1.5"], "expected at most 1"),
         ([*DIGITS, "--budget", "0.4x", "--optimiser", "adam"], "expected one of adamw, sgd"),
         ([*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"], "Install it with: pip install tensorrt"),
         ([*DIGITS, "--budget", "0.4x", "--pool", "default,none.py"], "should hold operations, but there is no file"),
@@ -68,6 +68,8 @@ def refused(result, *expected):
         (["profile", "digits-resnet", "--tables", "nowhere"], "--tables nowhere: there is no such folder"),
         (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "torch-cpu"], "runs no ONNX files"),
         (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "onnxruntime"], "There is no runtime"),
+        (["evaluate", "digits-resnet", "--data", "digits", "--device", "gpu"], "--device gpu cannot be used here"),
+        ([*DIGITS, "--budget", "0.4x", "--device", "cuda:99"], "There are: cpu"),
     ],
 )
 def test_bad_input_is_refused(tmp_path, monkeypatch, arguments, expected):

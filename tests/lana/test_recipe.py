@@ -19,6 +19,8 @@ def test_yaml_holds_every_field_and_reads_back(tmp_path):
     [
         ("threads", 0, "--threads 0: expected at least 1"),
         ("lr", 0.0, "--lr 0.0: expected a number above 0"),
+        ("warmup", 1, "--warmup 1.0: expected a number below 1"),
+        ("distillation", 1.5, "--distillation 1.5: expected at most 1"),
         ("granularity", "huge", "expected one of block, fine"),
         ("budget", "0x", "not above zero"),
         ("budget", "-1ms", "not above zero"),
@@ -36,7 +38,15 @@ def test_a_value_out_of_range_is_refused(field, value, expected):
         ("modle: x", "Did you mean: model"),
         ("- model", "holds list"),
         ("a: [", "not valid YAML"),
-        ("threads: many", "wrong type"),
+        ("threads: many", "--threads 'many': expected a whole number"),
+        ("seed: 1.5", "--seed 1.5: expected a whole number"),
+        ("threads: true", "--threads True: expected a whole number"),
+        ("seed:", "--seed None: expected a whole number"),
+        ("epochs: [1]", r"--epochs \[1\]: expected a number"),
+        ("layers: [a, b]", r"--layers \['a', 'b'\]: expected text"),
+        ('compile: "no"', "--compile 'no': expected true or false"),
+        ("mean: [a]", r"--mean \['a'\]: expected numbers like 0.5,0.5,0.5"),
+        ("input_shape: [3, 32.5]", "expected whole numbers like 3,32,32"),
     ],
 )
 def test_a_bad_recipe_file_is_refused(tmp_path, content, expected):
@@ -44,6 +54,24 @@ def test_a_bad_recipe_file_is_refused(tmp_path, content, expected):
     path.write_text(content)
     with pytest.raises(UserError, match=expected):
         Recipe.from_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "value"),
+    [
+        ("lr: 1e-3", "lr", 1e-3),  # YAML's numbers have a point, this is text
+        ("distill_batch: 8.0", "distill_batch", 8),
+        ("patience: null", "patience", None),
+        ("mean: 0.5", "mean", (0.5,)),
+        ("input_shape: [3, 32, 32]", "input_shape", (3, 32, 32)),
+        ("input_shape: 3,32,32", "input_shape", (3, 32, 32)),
+    ],
+)
+def test_a_value_is_read_as_its_field_s_type(tmp_path, content, field, value):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    read = getattr(Recipe.from_yaml(path), field)
+    assert (read, type(read)) == (value, type(value))
 
 
 def test_a_missing_recipe_file_is_refused(tmp_path):

@@ -1,10 +1,12 @@
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from lana.errors import UserError
-from lana.teacher import import_torchvision, load_teacher, load_weights, read_state_dict
+from lana.teacher import import_torchvision, load_teacher, load_weights, parse_arguments, read_state_dict
 
 NET = """
 import torch
@@ -15,6 +17,10 @@ def small(channels=4):
 
 def not_a_module():
     return 3
+
+def of_a_neighbour():
+    from beside_net import make
+    return make()
 """
 
 
@@ -22,6 +28,7 @@ def not_a_module():
 def net(tmp_path):
     path = tmp_path / "net.py"
     path.write_text(NET)
+    (tmp_path / "beside_net.py").write_text("from net import small\nmake = small\n")
     return path
 
 
@@ -52,9 +59,37 @@ def test_unknown_models_are_refused(net, model, expected):
         load_teacher(model.format(net=net))
 
 
-def test_arguments_that_the_function_does_not_take(net):
-    with pytest.raises(UserError, match="cannot be called with"):
-        load_teacher(f"{net}:small", model_args="width=3")
+def test_a_function_imports_its_neighbours_when_it_is_called(net):
+    assert load_teacher(f"{net}:of_a_neighbour", image_size=8).example().shape == (1, 3, 8, 8)
+    assert str(net.parent) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("model", "model_args", "expected"),
+    [
+        ("{net}:small", "width=3", "cannot be called with"),
+        ("digits-resnet", "num_classes=10", "cannot be built with {'num_classes': 10}.*Check --model-args"),
+        ("timm:resnet10t", "foo=1", "cannot be built with {'foo': 1}.*'foo'"),
+        ("torchvision:resnet18", "num_classes=10", "expected value 1000 but got 10.*--weights"),
+        ("digits-resnet", "num_classes", "expected NAME=VALUE pairs"),
+        ("digits-resnet", "a=1,b", "expected NAME=VALUE pairs"),
+        ("digits-resnet", "a=[1", "expected NAME=VALUE pairs"),
+    ],
+)
+def test_wrong_arguments_are_refused(net, model, model_args, expected):
+    with pytest.raises(UserError, match=expected):
+        load_teacher(model.format(net=net), model_args=model_args)
+
+
+def test_arguments_hold_lists_and_text():
+    assert parse_arguments(" a = [2,2], b={c=1,d: x},url=http://a/x=y,on=, e='f,g' ") == {
+        "a": [2, 2],
+        "b": {"c": 1, "d": "x"},
+        "url": "http://a/x=y",
+        "on": None,
+        "e": "f,g",
+    }
+    assert parse_arguments(None) == parse_arguments(" ") == {}
 
 
 def test_a_wrong_size_is_told_with_the_options_to_check(net):

@@ -77,5 +77,5 @@ def test_what_cannot_be_done_together_is_told(tmp_path, options, message):
 
 def test_without_accelerate_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(UserError, match=r"pip install 'lana-nas\[gpu\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[gpu\]'"):
         fine_tune_together(tmp_path, Recipe(processes=2), quiet=True)
