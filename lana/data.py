@@ -7,7 +7,7 @@ reported figures only.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from lana.teacher import Preprocessing, Teacher, function_from_file, require
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # of a data set that comes without a test split
+HELD_OUT = ("test", "val", "valid", "validation")  # folders of a test part, beside train
+LABELS = ("label", "fine_label", "labels")  # columns
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
 
@@ -160,8 +162,17 @@ def _split(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 
 def from_arrays(inputs: np.ndarray | Tensor, labels: np.ndarray | Tensor, preprocessing: Preprocessing | None) -> Split:
-    """A split that lies in memory."""
+    """A split that lies in memory; whole numbers as labels are classes.
+
+    Raises:
+        UserError: there is not one label for each input, or no input at all.
+    """
     held, targets = torch.as_tensor(inputs), torch.as_tensor(labels)
+    if len(held) == 0 or len(held) != len(targets):
+        raise UserError(f"The data hold {len(held)} inputs and {len(targets)} labels. Give one label for each input.")
+    if not targets.is_floating_point():
+        targets = targets.long()  # the only one that losses take
+        targets = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
     return Split(
         read=lambda indices: (held[torch.from_numpy(indices)], targets[torch.from_numpy(indices)]),
         indices=np.arange(len(held)),
@@ -249,13 +260,14 @@ def _images(open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, p
 
 
 def _folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...]]:
-    """A folder per class; PATH/train with PATH/test (or PATH/val), or all in one."""
+    """A folder per class; PATH/train, perhaps with PATH/test (or PATH/val), or all in one."""
     root = data_folder(place)
     preprocessing = _need_images(teacher, f"folder:{place}")
-    held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if not (root / "train").is_dir():
-        held_out = None
-    trained = root / "train" if held_out else root
+    held_out = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and (held_out or _class_folders(root) == {"train"}):
+        trained = root / "train"
+    else:
+        trained, held_out = root, None
     classes = tuple(sorted(_class_folders(trained)))
     test = _folder_split(held_out, classes, preprocessing) if held_out else None
     return (_folder_split(trained, classes, preprocessing), test), classes
@@ -308,13 +320,30 @@ def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
         raise UserError(f"{files[0]} is not a readable parquet file ({str(error)[:200]}).") from error
     columns = tables[0].column_names
     image = next((name for name in ("image", "img") if name in columns), None)
-    label = next((name for name in ("label", "fine_label", "labels") if name in columns), None)
-    if image is None or label is None:
+    label = _label_of(columns, f"{files[0]} has the columns")
+    if image is None:
         raise UserError(f"{files[0]} has the columns {', '.join(columns)}; expected 'image' and 'label'.")
     cells = [cell for table in tables for cell in table.column(image).to_pylist()]
     labels = np.array([value for table in tables for value in table.column(label).to_pylist()])
+    if labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{files[0]}: {label!r} holds {labels[0]!r} among others. Expected the numbers of classes, from 0."
+        )
     encoded = [cell["bytes"] if isinstance(cell, Mapping) else cell for cell in cells]
     return _images(encoded, [f"{files[0].name} row {row}" for row in range(len(encoded))], labels, preprocessing)
+
+
+def _label_of(columns: Iterable[str], told: str) -> str:
+    """The column that holds the labels.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = list(columns)
+    found = next((name for name in LABELS if name in names), None)
+    if found is None:
+        raise UserError(f"{told} {', '.join(names)}; expected 'image' and 'label'.")
+    return found
 
 
 def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
@@ -325,8 +354,7 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
             arrays = {name: content[name] for name in content.files}
     except Exception as error:
         raise UserError(f"npz:{place}: {path} cannot be read ({type(error).__name__}: {error}).") from error
-    missing = [name for name in ("x_train", "y_train") if name not in arrays]
-    if missing:
+    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
         raise UserError(
             f"{path} has the arrays {', '.join(arrays)}; expected x_train and y_train (and x_test, y_test)."
         )
@@ -338,13 +366,22 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
 
 
 def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place: str) -> Split:
+    if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8:
+        raise UserError(f"npz:{place} holds inputs of type {inputs.dtype}. Expected uint8 images, or floats.")
     if inputs.dtype != np.uint8:
         return _check_shape(from_arrays(inputs.astype(np.float32), labels, None), teacher, f"npz:{place}")
     from PIL import Image
 
     preprocessing = _need_images(teacher, f"npz:{place}")
-    images = torch.stack([to_pixels(Image.fromarray(image.squeeze()), preprocessing) for image in inputs])
-    return from_arrays(images, labels, preprocessing)
+    if inputs.ndim == 4 and inputs.shape[3] not in (1, 3) and inputs.shape[1] in (1, 3):
+        inputs = inputs.transpose(0, 2, 3, 1)  # channels first
+    if inputs.ndim not in (3, 4) or (inputs.ndim == 4 and inputs.shape[3] not in (1, 3)):
+        raise UserError(
+            f"npz:{place} holds uint8 of shape {inputs.shape}. Expected images (N, H, W) or (N, H, W, 1 or 3)."
+        )
+    pictures = inputs[..., 0] if inputs.ndim == 4 and inputs.shape[3] == 1 else inputs
+    images = [to_pixels(Image.fromarray(np.ascontiguousarray(picture)), preprocessing) for picture in pictures]
+    return from_arrays(torch.stack(images) if images else inputs, labels, preprocessing)
 
 
 def _hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...] | None]:
@@ -358,20 +395,21 @@ def _hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tupl
     if "train" not in content:
         raise UserError(f"hf:{place} has the splits {', '.join(content)}; expected 'train'.")
     held_out = next((name for name in ("test", "validation") if name in content), None)
-    classes = getattr(content["train"].features.get("label"), "names", None)
-    splits = [_hub_split(content[name], preprocessing) if name else None for name in ("train", held_out)]
+    label = _label_of(content["train"].features, f"hf:{place} has the columns")
+    classes = getattr(content["train"].features[label], "names", None)
+    splits = [_hub_split(content[name], label, preprocessing) if name else None for name in ("train", held_out)]
     return (splits[0], splits[1]), tuple(classes) if classes else None  # type: ignore[return-value]
 
 
-def _hub_split(part: Any, preprocessing: Preprocessing) -> Split:
+def _hub_split(part: Any, label: str, preprocessing: Preprocessing) -> Split:
     image = "image" if "image" in part.features else "img"
 
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = part[indices.tolist()]
         pixels = torch.stack([to_pixels(picture, preprocessing) for picture in rows[image]])
-        return pixels, torch.tensor(rows["label"])
+        return pixels, torch.tensor(rows[label])
 
-    return Split(read=read, indices=np.arange(len(part)), labels=np.array(part["label"]), preprocessing=preprocessing)
+    return Split(read=read, indices=np.arange(len(part)), labels=np.array(part[label]), preprocessing=preprocessing)
 
 
 def _from_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:

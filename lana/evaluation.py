@@ -100,7 +100,7 @@ def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
     """Refuse labels that the network has no output for.
 
     Raises:
-        UserError: a label is outside the network's classes.
+        UserError: a label is outside the network's classes, or no whole number.
     """
     if task.metric_name != "accuracy":
         return
@@ -108,6 +108,9 @@ def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
         classes = tensor_of(teacher.module(teacher.example())).shape[1]
     for name, split in _splits(data):
         if split.labels is None:
+            one = split.read(split.indices[:1])[1]
+            if one.ndim == 1 and one.is_floating_point():
+                raise UserError(f"The {name} labels are of type {one.dtype}. Expected the numbers of classes, from 0.")
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= classes:

@@ -7,6 +7,8 @@ from pyarrow import parquet
 
 from lana.data import from_arrays, load_data, shift_and_flip
 from lana.errors import UserError
+from lana.evaluation import check_labels
+from lana.task import Classification
 from lana.teacher import Preprocessing, Teacher
 
 PREPROCESSING = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -53,6 +55,67 @@ def test_train_and_test_folders(tmp_path, teacher):
     fill(tmp_path / "test", count=2)
     data = load_data(f"folder:{tmp_path}", teacher)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [27, 3, 6]
+
+
+@pytest.mark.parametrize("name", [None, "valid", "validation"])
+def test_a_train_folder_alone_or_with_a_part_of_another_name(tmp_path, teacher, name):
+    fill(tmp_path / "train")
+    if name:
+        fill(tmp_path / name, count=2)
+    data = load_data(f"folder:{tmp_path}", teacher)
+    assert data.classes == ("cat", "dog", "eel")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == ([27, 3, 6] if name else [21, 3, 6])
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [0, None], [0.5, 1.5]])
+def test_labels_of_parquet_that_are_no_classes_are_refused(tmp_path, teacher, labels):
+    picture(1).save(tmp_path / "one.png")
+    rows = [{"bytes": (tmp_path / "one.png").read_bytes(), "path": None}] * 2
+    parquet.write_table(pa.table({"image": rows, "label": labels}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"'label' holds .* Expected the numbers of classes"):
+        load_data(f"parquet:{tmp_path}", teacher)
+
+
+IMAGES, NUMBERS = np.zeros((30, 8, 8, 3), np.uint8), np.arange(30) % 3
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES.transpose(0, 3, 1, 2), NUMBERS),
+        (IMAGES[..., :1], NUMBERS[:, None]),
+        (IMAGES[..., 0], NUMBERS.astype(np.int32)),
+        (IMAGES, NUMBERS.astype(np.uint8)),
+    ],
+)
+def test_arrays_as_others_store_them(tmp_path, teacher, images, labels):
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels)
+    inputs, targets = next(load_data(f"npz:{tmp_path}/a.npz", teacher).test.batches(2))
+    assert inputs.shape == (2, 3, 8, 8)
+    assert (targets.dtype, targets.shape) == (torch.int64, (2,))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"x_train": IMAGES, "y_train": NUMBERS[:9]}, "30 inputs and 9 labels"),
+        ({"x_train": IMAGES[:0], "y_train": NUMBERS[:0]}, "0 inputs and 0 labels"),
+        ({"x_train": IMAGES, "y_train": NUMBERS, "x_test": IMAGES}, "expected x_train and y_train"),
+        ({"x_train": IMAGES.astype(np.int64), "y_train": NUMBERS}, "inputs of type int64. Expected uint8 images"),
+        ({"x_train": IMAGES[..., :2], "y_train": NUMBERS}, r"of shape \(30, 8, 8, 2\). Expected images"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path, teacher, arrays, expected):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=expected):
+        load_data(f"npz:{tmp_path}/a.npz", teacher)
+
+
+def test_labels_that_are_no_whole_numbers_are_none_of_classes(tmp_path, teacher):
+    np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=NUMBERS + 0.5)
+    data = load_data(f"npz:{tmp_path}/a.npz", teacher)
+    with pytest.raises(UserError, match=r"labels are of type torch\.float64"):
+        check_labels(teacher, data, Classification())
 
 
 def test_parquet_as_the_hub_stores_it(tmp_path, teacher):
