@@ -6,16 +6,15 @@ The process that starts them holds the run's lock, delivers and measures; these 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from lana.errors import LanaError, UserError
 from lana.recipe import Recipe
 from lana.run import Run, explain_disk
+from profilers.worker import end_with_the_starter
 
 
 def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
@@ -59,17 +58,6 @@ def _check(recipe: Recipe) -> None:
             )
 
 
-def _end_with_the_starter() -> None:
-    """Its end, however it comes, closes the pipe that this reads: nobody trains on behind its back."""
-
-    def watch() -> None:
-        while os.read(0, 1):  # not sys.stdin: its lock, held at the end, would abort the process
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(student: str, told: str, *, quiet: bool) -> None:
     from lana import delivery, pipeline
     from lana.team import Together
@@ -81,7 +69,7 @@ def main(student: str, told: str, *, quiet: bool) -> None:
 
 
 if __name__ == "__main__":
-    _end_with_the_starter()
+    end_with_the_starter()
     try:
         with explain_disk(Path(sys.argv[1])):
             main(*sys.argv[1:3], quiet="--quiet" in sys.argv)

@@ -51,7 +51,7 @@ class Status:
 
 def main(job_path: str) -> None:
     """Do the job of this file and write `result.json` beside it."""
-    _end_with_the_starter()
+    end_with_the_starter()
     path = Path(job_path)
     job = json.loads(path.read_text())
     status = Status(path.with_name("status"))
@@ -71,8 +71,10 @@ def main(job_path: str) -> None:
     os._exit(0)
 
 
-def _end_with_the_starter() -> None:
-    """Its end, however it comes, closes the pipe that this reads: a worker left behind would disturb the next ones."""
+def end_with_the_starter() -> None:
+    """End this process when the one that started it, with a pipe as standard input, does: left behind, it would disturb
+    what is measured next.
+    """
 
     def watch() -> None:
         while os.read(0, 1):  # blocked in the system, it takes nothing from what is timed
