@@ -24,7 +24,7 @@ SMALL = {
     "model": "digits-resnet",
     "data": "digits",
     "budget": "0.5x",
-    "pool": "default",
+    "pool": "linear_k1,linear_k3,pruned_w0.5,pruned_w0.25,cb_res_k3_w0.25",
     "layers": "blocks.*",
     "max_span": 1,
     "distill_epochs": 1.0,

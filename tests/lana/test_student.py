@@ -75,7 +75,7 @@ def test_a_full_disk_is_an_error_of_the_system(digits_teacher, digits_scan, stud
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("lana.student.save_model", full)
-    with pytest.raises(OSError, match=r"No space left on device.*model\.safetensors"):
+    with pytest.raises(OSError, match=r"No space left on device.*\.safetensors"):
         save_student(student, tmp_path, digits_teacher, digits_scan.layers, selection)
 
 
