@@ -233,7 +233,7 @@ def test_a_student_that_was_cut_off_is_gone_on_with(pool):
 
 def test_fine_tuning_begins_with_what_was_selected(pool):
     """The same options give the same student, whatever it was tuned with before."""
-    select(pool, "0.75x", name="tuned", verify=False, quiet=True)
+    select(pool, "0.95x", name="tuned", verify=False, quiet=True)
     weights, found = pool / "students" / "tuned" / "model.safetensors", []
     for epochs in (1.0, 2.0, 1.0):
         result = lana("finetune", pool / "students" / "tuned", "--epochs", epochs, "--lr", 1e-3, "--quiet")
