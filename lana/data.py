@@ -24,6 +24,7 @@ from lana.teacher import Preprocessing, Teacher, function_from_file, require
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # of a data set that comes without a test split
 HELD_OUT = ("test", "val", "valid", "validation")  # folders of a test part, beside train
+CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 LABELS = ("label", "fine_label", "labels")  # columns
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
@@ -85,6 +86,8 @@ class Split:
     def _batch(self, indices: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
         inputs, labels = self.read(indices)
         inputs, labels = inputs.to(device), labels.to(device)
+        if not labels.is_floating_point():
+            labels = labels.long()  # the only one that losses take
         if self.preprocessing is not None:
             mean, std = (
                 torch.tensor(values, device=device).view(1, -1, 1, 1)
@@ -170,9 +173,8 @@ def from_arrays(inputs: np.ndarray | Tensor, labels: np.ndarray | Tensor, prepro
     held, targets = torch.as_tensor(inputs), torch.as_tensor(labels)
     if len(held) == 0 or len(held) != len(targets):
         raise UserError(f"The data hold {len(held)} inputs and {len(targets)} labels. Give one label for each input.")
-    if not targets.is_floating_point():
-        targets = targets.long()  # the only one that losses take
-        targets = targets.squeeze(1) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+    if not targets.is_floating_point() and targets.shape[1:] == (1,):
+        targets = targets.squeeze(1)
     return Split(
         read=lambda indices: (held[torch.from_numpy(indices)], targets[torch.from_numpy(indices)]),
         indices=np.arange(len(held)),
@@ -373,9 +375,9 @@ def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place
     from PIL import Image
 
     preprocessing = _need_images(teacher, f"npz:{place}")
-    if inputs.ndim == 4 and inputs.shape[3] not in (1, 3) and inputs.shape[1] in (1, 3):
+    if inputs.ndim == 4 and inputs.shape[3] not in CHANNELS and inputs.shape[1] in CHANNELS:
         inputs = inputs.transpose(0, 2, 3, 1)  # channels first
-    if inputs.ndim not in (3, 4) or (inputs.ndim == 4 and inputs.shape[3] not in (1, 3)):
+    if inputs.ndim not in (3, 4) or (inputs.ndim == 4 and inputs.shape[3] not in CHANNELS):
         raise UserError(
             f"npz:{place} holds uint8 of shape {inputs.shape}. Expected images (N, H, W) or (N, H, W, 1 or 3)."
         )

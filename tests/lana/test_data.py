@@ -83,6 +83,7 @@ IMAGES, NUMBERS = np.zeros((30, 8, 8, 3), np.uint8), np.arange(30) % 3
     ("images", "labels"),
     [
         (IMAGES.transpose(0, 3, 1, 2), NUMBERS),
+        (np.zeros((30, 8, 8, 4), np.uint8), NUMBERS),
         (IMAGES[..., :1], NUMBERS[:, None]),
         (IMAGES[..., 0], NUMBERS.astype(np.int32)),
         (IMAGES, NUMBERS.astype(np.uint8)),
@@ -141,10 +142,12 @@ def test_arrays_of_images_and_of_ready_inputs(tmp_path, teacher):
 def test_a_function_of_a_file(tmp_path, teacher):
     (tmp_path / "mine.py").write_text(
         "import torch\ndef both():\n"
-        "    part = [(torch.ones(3, 8, 8), n % 3) for n in range(20)]\n    return part, part[:5]\n"
+        "    part = [(torch.ones(3, 8, 8), torch.tensor(n % 3, dtype=torch.int32)) for n in range(20)]\n"
+        "    return part, part[:5]\n"
     )
     data = load_data(f"{tmp_path}/mine.py:both", teacher)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [18, 2, 5]
+    assert next(data.train.batches(2))[1].dtype == torch.int64
 
 
 @pytest.mark.parametrize(
