@@ -19,8 +19,8 @@ def not_a_module():
     return 3
 
 def of_a_neighbour():
-    from beside_net import make
-    return make()
+    from beside_net import CHANNELS
+    return small(CHANNELS)
 """
 
 
@@ -28,7 +28,7 @@ def of_a_neighbour():
 def net(tmp_path):
     path = tmp_path / "net.py"
     path.write_text(NET)
-    (tmp_path / "beside_net.py").write_text("from net import small\nmake = small\n")
+    (tmp_path / "beside_net.py").write_text("CHANNELS = 6\n")
     return path
 
 
