@@ -55,10 +55,11 @@ def judge(selector: Selector, folds: Sequence[tuple[Sequence[Known], Sequence[Kn
 def groups(path: Path, selector: Selector) -> list[list[Known]]:
     """The students whose loss was measured, by the budget they were measured for, in order."""
     found: dict[str, list[Known]] = {}
-    for row in pd.read_csv(path, keep_default_na=False).itertuples():
-        selection = json.loads(row.selection)
-        if row.loss > 0 and all(pair in selector.losses for pair in selection.items()):
-            found.setdefault(row.loop, []).append((selection, row.loss))
+    frame = pd.read_csv(path, keep_default_na=False)
+    for loop, told, loss in zip(frame["loop"], frame["selection"], frame["loss"].astype(float), strict=True):
+        selection = json.loads(told)
+        if loss > 0 and all(pair in selector.losses for pair in selection.items()):
+            found.setdefault(str(loop), []).append((selection, loss))
     return [group for group in found.values() if len(group) >= LEAST_MEASURED]
 
 
