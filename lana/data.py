@@ -7,7 +7,7 @@ reported figures only.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # of a data set that comes without a test split
 HELD_OUT = ("test", "val", "valid", "validation")  # folders of a test part, beside train
 CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
-LABELS = ("label", "fine_label", "labels")  # columns
+IMAGES, LABELS = ("image", "img"), ("label", "fine_label", "labels")  # columns
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
 
@@ -321,10 +321,7 @@ def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{files[0]} is not a readable parquet file ({str(error)[:200]}).") from error
     columns = tables[0].column_names
-    image = next((name for name in ("image", "img") if name in columns), None)
-    label = _label_of(columns, f"{files[0]} has the columns")
-    if image is None:
-        raise UserError(f"{files[0]} has the columns {', '.join(columns)}; expected 'image' and 'label'.")
+    image, label = _image_and_label(columns, str(files[0]))
     cells = [cell for table in tables for cell in table.column(image).to_pylist()]
     labels = np.array([value for table in tables for value in table.column(label).to_pylist()])
     if labels.dtype.kind not in "iu":
@@ -335,17 +332,16 @@ def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
     return _images(encoded, [f"{files[0].name} row {row}" for row in range(len(encoded))], labels, preprocessing)
 
 
-def _label_of(columns: Iterable[str], told: str) -> str:
-    """The column that holds the labels.
+def _image_and_label(columns: Collection[str], where: str) -> tuple[str, str]:
+    """The columns that hold the images and the labels.
 
     Raises:
-        UserError: there is none.
+        UserError: one of them is not there.
     """
-    names = list(columns)
-    found = next((name for name in LABELS if name in names), None)
-    if found is None:
-        raise UserError(f"{told} {', '.join(names)}; expected 'image' and 'label'.")
-    return found
+    image, label = (next((name for name in known if name in columns), None) for known in (IMAGES, LABELS))
+    if image is None or label is None:
+        raise UserError(f"{where} has the columns {', '.join(columns)}; expected 'image' and 'label'.")
+    return image, label
 
 
 def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
@@ -379,7 +375,8 @@ def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place
         inputs = inputs.transpose(0, 2, 3, 1)  # channels first
     if inputs.ndim not in (3, 4) or (inputs.ndim == 4 and inputs.shape[3] not in CHANNELS):
         raise UserError(
-            f"npz:{place} holds uint8 of shape {inputs.shape}. Expected images (N, H, W) or (N, H, W, 1 or 3)."
+            f"npz:{place} holds uint8 of shape {inputs.shape}. "
+            "Expected images (N, H, W), or (N, H, W, C) of 1, 3 or 4 channels."
         )
     pictures = inputs[..., 0] if inputs.ndim == 4 and inputs.shape[3] == 1 else inputs
     images = [to_pixels(Image.fromarray(np.ascontiguousarray(picture)), preprocessing) for picture in pictures]
@@ -397,15 +394,14 @@ def _hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tupl
     if "train" not in content:
         raise UserError(f"hf:{place} has the splits {', '.join(content)}; expected 'train'.")
     held_out = next((name for name in ("test", "validation") if name in content), None)
-    label = _label_of(content["train"].features, f"hf:{place} has the columns")
-    classes = getattr(content["train"].features[label], "names", None)
-    splits = [_hub_split(content[name], label, preprocessing) if name else None for name in ("train", held_out)]
+    features = content["train"].features
+    image, label = _image_and_label(features, f"hf:{place}")
+    classes = getattr(features[label], "names", None)
+    splits = [_hub_split(content[name], image, label, preprocessing) if name else None for name in ("train", held_out)]
     return (splits[0], splits[1]), tuple(classes) if classes else None  # type: ignore[return-value]
 
 
-def _hub_split(part: Any, label: str, preprocessing: Preprocessing) -> Split:
-    image = "image" if "image" in part.features else "img"
-
+def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) -> Split:
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = part[indices.tolist()]
         pixels = torch.stack([to_pixels(picture, preprocessing) for picture in rows[image]])

@@ -482,13 +482,13 @@ class PadsItself(nn.Conv2d):
         lambda: PadsItself(8, 8, 3),
     ],
 )
-def test_convolutions_that_pad_otherwise_are_given_other_operations(conv, operation):
+def test_what_stands_for_a_block_whose_convolutions_pad_otherwise_is_built_from_its_features(conv, operation):
     block = made(0, lambda: nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)))
     layer = Layer(name="b", input_shape=(8, 6, 6), output_shape=(8, 6, 6), layout="nchw", macs=1, members=("b",))
     inputs = torch.randn(16, 8, 6, 6)
     with torch.no_grad():
         features = (inputs, block(inputs))
-    if operation in [found.name for found in offered(layer, block, operation)]:
-        built = parse_operation(operation).build(layer, block, features)
-        assert built(inputs).shape == inputs.shape
-        assert torch.isfinite(built(inputs)).all()
+    assert operation in [found.name for found in offered(layer, block, operation)]
+    built = parse_operation(operation).build(layer, block, features)
+    assert built(inputs).shape == inputs.shape
+    assert torch.isfinite(built(inputs)).all()
