@@ -427,8 +427,14 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         examples = [dataset[int(index)] for index in indices]
         inputs = torch.stack([torch.as_tensor(example[0]) for example in examples])
-        return inputs, torch.stack([torch.as_tensor(example[1]) for example in examples])
+        return inputs.float(), torch.stack([torch.as_tensor(example[1]) for example in examples])
 
+    first = torch.as_tensor(dataset[0][0])
+    if not first.is_floating_point():
+        raise UserError(
+            f"{reference} gives inputs of type {str(first.dtype).removeprefix('torch.')}. Expected floats, as the network "
+            "takes them: images scaled and normalised."
+        )
     split = Split(read=read, indices=np.arange(len(dataset)), labels=None, preprocessing=None)
     return _check_shape(split, teacher, reference)
 

@@ -46,7 +46,6 @@ def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
         fine_tune_together(folder, recipe, quiet=setting.quiet)
     else:
         train(setting, folder, recipe, Alone(recipe.device))
-    (folder / "summary.json").unlink(missing_ok=True)  # of the network before
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
@@ -76,6 +75,7 @@ def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
         write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
+        (folder / "summary.json").unlink(missing_ok=True)  # of the network before: never beside the new weights
         save_weights(student, folder / WEIGHTS)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,18 @@ def write_bundle(
         "threads": settings.threads,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Written beside its place: an archive that is there is whole.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
+        beside = Path(name) / path.name
+        _fill(beside, computations, said, job)
+        beside.replace(path)
+    return path
+
+
+def _fill(
+    path: Path, computations: Sequence[Computation], said: Mapping[str, object], job: Mapping[str, object]
+) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("run.py", _RUN.format(**said))
         archive.writestr("README.txt", _README.format(**said))
         for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -107,9 +118,8 @@ def write_bundle(
         for index, computation in enumerate(computations):
             inside = f"computations/{index:04d}{computation.file.suffix}"
             archive.write(computation.file, inside)
-            listed.append({**computation.to_json(Path(name)), "file": inside})
+            listed.append({**computation.to_json(path.parent), "file": inside})
         archive.writestr("job.json", json.dumps({**job, "computations": listed}, indent=1))
-    return path
 
 
 def run(folder: Path, arguments: Sequence[str]) -> Path:

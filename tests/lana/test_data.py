@@ -150,6 +150,18 @@ def test_a_function_of_a_file(tmp_path, teacher):
     assert next(data.train.batches(2))[1].dtype == torch.int64
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float64"])
+def test_a_function_gives_floats(tmp_path, teacher, kind):
+    (tmp_path / "mine.py").write_text(
+        f"import numpy\ndef train():\n    return [(numpy.ones((3, 8, 8), numpy.{kind}), n % 3) for n in range(20)]\n"
+    )
+    if kind == "float64":  # what numpy computes in; networks do not
+        assert next(load_data(f"{tmp_path}/mine.py:train", teacher).train.batches(2))[0].dtype == torch.float32
+    else:
+        with pytest.raises(UserError, match=r"mine.py:train gives inputs of type uint8\. Expected floats"):
+            load_data(f"{tmp_path}/mine.py:train", teacher)
+
+
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [

@@ -95,6 +95,15 @@ def test_a_runtime_that_cannot_run_what_the_archive_holds_is_refused(tmp_path, r
     assert not (tmp_path / "o.zip").exists()
 
 
+def test_an_archive_is_there_whole_or_not_at_all(tmp_path):
+    gone = onnx_convolution(tmp_path)
+    gone.file.unlink()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        write_bundle(tmp_path / "out" / "o.zip", [gone], runtime="onnxruntime-cpu", settings=RuntimeSettings())
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_what_is_no_measurement_is_refused(tmp_path):
     (tmp_path / "m.json").write_text("{}")
     with pytest.raises(ProfilerError, match=r"Expected the measurements\.json"):
