@@ -432,8 +432,8 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
     first = torch.as_tensor(dataset[0][0])
     if not first.is_floating_point():
         raise UserError(
-            f"{reference} gives inputs of type {str(first.dtype).removeprefix('torch.')}. Expected floats, as the network "
-            "takes them: images scaled and normalised."
+            f"{reference} gives inputs of type {str(first.dtype).removeprefix('torch.')}. Expected floats, as the "
+            "network takes them: images scaled and normalised."
         )
     split = Split(read=read, indices=np.arange(len(dataset)), labels=None, preprocessing=None)
     return _check_shape(split, teacher, reference)

@@ -27,6 +27,7 @@ from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
 from lana.precision import autocast, channels_last, in_full
 from lana.schedule import learning_rate
+from lana.strides import strides_as_slices
 from lana.task import Task
 from lana.team import Alone
 
@@ -91,7 +92,7 @@ def finetune(
     """
     team = team or Alone(settings.device)
     student.to(team.device)
-    with channels_last([student], team.device, settings.precision):
+    with strides_as_slices([student]), channels_last([student], team.device, settings.precision):
         course = Course(student, _optimiser(student, settings), start_share)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():

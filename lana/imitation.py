@@ -20,6 +20,7 @@ from lana.layers import Layer
 from lana.precision import autocast, channels_last
 from lana.run import write
 from lana.schedule import learning_rate
+from lana.strides import strides_as_slices
 
 CHECKPOINT_EVERY_S = 30.0
 CLIP_NORM = 1.0
@@ -158,8 +159,9 @@ def train(
     first = _resume(checkpoint, trained, optimiser) if checkpoint else 0
     saved_s, judged = time.monotonic(), [round(share * steps) for share in JUDGED_AT] if checkpoint else []
     batches = _batches(split, batch_size, seed, device, first)
-    laid_out = channels_last([teacher, *(job.module for job in trained)], device, precision)
-    with laid_out, captured(teacher, layers_of(trained)) as features:
+    modules = [job.module for job in trained]
+    laid_out = channels_last([teacher, *modules], device, precision)
+    with strides_as_slices(modules), laid_out, captured(teacher, layers_of(trained)) as features:
         for step in range(first, steps):
             if step in judged:
                 stop_dominated(trained, CLEARLY[judged.index(step)])
