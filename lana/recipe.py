@@ -89,8 +89,8 @@ class Recipe:
     max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", stage="profile", least=1)
     pool: str = option(
         "default",
-        "Operations offered at a layer: preset names, operation names (linear_k3) and .py files, comma separated; "
-        "-FAMILY or -OPERATION leaves one out.",
+        "Operations offered at a layer: presets, families (linear), operations (linear_k3) and .py files, comma "
+        "separated; -FAMILY or -OPERATION leaves one out.",
         stage="profile",
     )
     runtime: str = option(

@@ -196,11 +196,11 @@ def parse_operation(name: str) -> Operation:
 
 
 def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
-    """The operations of a pool: preset names, operation names and .py files, separated by commas.
+    """The operations of a pool: names of presets, families and operations, and .py files, separated by commas.
 
-    A family or an operation with a minus before it is left out. At a span a preset gives of the operations that are
-    trained from nothing only those of the default pool: there are several times as many spans as layers, and few of a
-    span's operations are kept.
+    A family or an operation with a minus before it is left out. At a span a preset or a family gives of the operations
+    that are trained from nothing only those of the default pool: there are several times as many spans as layers, and
+    few of a span's operations are kept.
 
     Raises:
         UserError: an unknown name, or a file without operations.
@@ -213,8 +213,9 @@ def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
     for part in filter(None, (part.strip() for part in pool.split(","))):
         if part.startswith("-") and part != "-teacher":
             left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))
-        elif part in PRESETS:
-            names += [name for name in PRESETS[part]() if not at_span or _stands_for_several(name)]
+        elif part in PRESETS or part in FAMILIES:
+            given = PRESETS[part]() if part in PRESETS else _grid(part)
+            names += [name for name in given if not at_span or _stands_for_several(name)]
         elif part.endswith(".py"):
             names += user.operations_in(part)
         else:
@@ -233,7 +234,7 @@ def _named(part: str, pool: str) -> str:
     except UserError as error:
         raise UserError(
             f"--pool {pool!r}: {part!r} is neither a preset ({', '.join(PRESETS)}), "
-            f"an operation, nor a .py file.{near(part, [*PRESETS, *FAMILIES])}"
+            f"a family, an operation, nor a .py file.{near(part, [*PRESETS, *FAMILIES])}"
         ) from error
 
 

@@ -369,11 +369,18 @@ def test_families_and_operations_can_be_left_out_of_a_pool():
     assert set(whole) - set(without) == {n for n in whole if n.startswith("efn_")} | {"pruned_w0.5", "identity"}
 
 
+def test_a_family_stands_for_its_operations():
+    assert pool_names("merged,no_se") == ["teacher", "identity", "merged_w0.25", "merged_w0.5", "merged_w1", "no_se"]
+    assert pool_names("cb_res", at_span=True) == [
+        n for n in pool_names("default") if n in pool_names("skip") or "cb_res" in n
+    ]
+
+
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
         ("defualt", "Did you mean: default"),
-        ("pruned", "neither a preset"),
+        ("prunned", "Did you mean: pruned"),
         ("cb_stack_k3", "neither a preset"),
         ("none.py", r"none\.py"),
         ("default,-prunned", "Did you mean: pruned"),
