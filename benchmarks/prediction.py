@@ -167,10 +167,11 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     return found
 
 
-def evaluate(bench: Bench, held_out: int, draw: int) -> list[dict[str, float | str]]:
+def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
     selector, rows = bench.selector, []
     selector.measure_spread()
+    selector.log.rows = [row for row in selector.log.rows if row.ratio >= fit_from]
     drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
@@ -226,6 +227,9 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--threads", default=1)
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
 @click.option("--calibrate", default=Recipe().calibrate, help="Students that the correction is fitted on.")
+@click.option(
+    "--fit-from", default=0.0, help="Fit on those alone that take this share of the teacher's latency or more."
+)
 @click.option("--draw", default=0, help="Which students are held out: another number, others.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Append a row a student.")
@@ -235,6 +239,7 @@ def main(
     threads: int,
     held_out: int,
     calibrate: int,
+    fit_from: float,
     draw: int,
     out: Path,
     table: Path | None,
@@ -242,7 +247,7 @@ def main(
     for model in models:
         folder = out / f"{model.replace(':', '-')}-{runtime}-{threads}"
         bench = Bench(Recipe(model=model, runtime=runtime, threads=threads, calibrate=calibrate), folder)
-        rows = evaluate(bench, held_out, draw)
+        rows = evaluate(bench, held_out, draw, fit_from)
         tell(bench, rows)
         shutil.rmtree(bench.networks)
         if table:
