@@ -1,9 +1,9 @@
 """A way around a kernel that writes beyond its memory.
 
 For the weights' gradient of a strided 1×1 convolution in channels-last order, with fewer input channels than a vector
-holds (8, with AVX-512 16), oneDNN up to 3.14 writes past its workspace (its issue 6035): a training crashes, hangs, or
-goes on with wrong gradients. Images often lie in that order, and a stem has few channels. Taking the pixels first that
-a stride would leave is the same convolution.
+holds (8, with AVX-512 16), oneDNN as torch 2.13 has it writes past its workspace (its issue 6035): a training crashes,
+hangs, or goes on with wrong gradients. Images often lie in that order, and a stem has few channels. Taking first the
+pixels that a stride would leave is the same convolution.
 """
 
 from __future__ import annotations
