@@ -34,7 +34,7 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 STEPS_LOWER = 3  # of these measured together: what a process costs is mostly its start
-LOWEST_BUDGET = 0.2  # of the teacher's latency: from here on students are measured for the correction
+LOWEST_BUDGET = 0.2  # of the teacher's latency: from here on latencies are corrected, and students measured for that
 SHAKEN = 1.0  # deviation of the logarithm of the factors that others are chosen under
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
 PERTURBATIONS = (0.3, 1.0)  # deviations of the logarithm of the losses that other students are drawn with
@@ -87,9 +87,17 @@ class Selector:
     # --- prediction ------------------------------------------------------------------------------------------------
 
     def wholes(self) -> list[Whole]:
-        """The teacher and every measured student, as the prediction's fit reads them."""
+        """The teacher and measured students, as the prediction's fit reads them.
+
+        Those that came out below all budgets that are likely would bend it for all others: they are left out, unless
+        they were measured for a budget.
+        """
         teacher = Whole(columns=self._columns({}), measured_ms=self.teacher_ms)
-        measured = [m for m in self.log.pooled() if self._known(m.selection)]
+        measured = [
+            m
+            for m in self.log.pooled()
+            if self._known(m.selection) and (m.ratio >= LOWEST_BUDGET or len(m.ratios) >= PROCESSES)
+        ]
         return [
             teacher,
             *(Whole(columns=self._columns(m.selection), measured_ms=m.ratio * self.teacher_ms) for m in measured),

@@ -11,7 +11,7 @@ from lana.layers import Layer
 from lana.losses import LossLog
 from lana.profiling import Offer
 from lana.selection import MARGIN, Selector
-from lana.wholes import PROCESSES, Log, replaced
+from lana.wholes import PROCESSES, Log, Measured, replaced
 from profilers.comparison import Comparison
 
 LAYERS = 6
@@ -116,6 +116,17 @@ def test_the_correction_is_learned_from_the_wholes(tmp_path):
     assert error.mean_absolute < 0.02
     selection = {"block0": "half", "block3": "identity"}
     assert selector.predicted_ms(selection) == pytest.approx(device_ms(selection), rel=0.03)
+
+
+def test_the_smallest_students_bend_the_correction_only_where_they_were_asked_for(tmp_path):
+    selector, _, _ = make_selector(tmp_path)
+    selector.measure_spread()
+    before, tiny = selector.prediction(), {f"block{i}": "identity" if i else "third" for i in range(LAYERS)}
+    assert selector.log.of(tiny) is None
+    selector.log.rows.append(Measured(selection=tiny, ratios=(0.02,) * (PROCESSES - 1)))  # as in calibrating
+    assert selector.prediction() == before
+    selector.log.rows.append(Measured(selection=tiny, ratios=(0.02,)))  # as for a budget
+    assert selector.prediction() != before
 
 
 @pytest.mark.parametrize("count", [0, 6])
