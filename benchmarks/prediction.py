@@ -30,7 +30,7 @@ from lana.prediction import COLUMNS, held_out_error
 from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
 from lana.recipe import Recipe
 from lana.run import write_json
-from lana.selection import Selection, Selector
+from lana.selection import LOWEST_BUDGET, Selection, Selector
 from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
@@ -169,9 +169,9 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
 
 def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
-    selector, rows = bench.selector, []
-    selector.measure_spread()
-    selector.log.rows = [row for row in selector.log.rows if row.ratio >= fit_from]
+    bench.selector.measure_spread()
+    bench.selector = selector = dataclasses.replace(bench.selector, lowest=fit_from)
+    rows: list[dict[str, float | str]] = []
     drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
@@ -228,7 +228,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
 @click.option("--calibrate", default=Recipe().calibrate, help="Students that the correction is fitted on.")
 @click.option(
-    "--fit-from", default=0.0, help="Fit on those alone that take this share of the teacher's latency or more."
+    "--fit-from", default=LOWEST_BUDGET, help="Calibrating students below this share of the latency are left out."
 )
 @click.option("--draw", default=0, help="Which students are held out: another number, others.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")

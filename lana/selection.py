@@ -47,7 +47,7 @@ class Selector:
     `offers` are those that are kept; `losses` maps (layer, operation) to its score. `measure(selections, processes)`
     builds and measures whole students beside the teacher; `measure_loss(selections)` is their distance to it, on
     `refine` students for each budget (none: the paper's plain sum of scores). Latencies are predicted by a fit on
-    measured students, `calibrate` of them before the first solve.
+    measured students, `calibrate` of them before the first solve, from a share `lowest` of the teacher's latency on.
     """
 
     layers: Sequence[str]
@@ -60,6 +60,7 @@ class Selector:
     measure_loss: MeasureLoss
     refine: int = 0
     calibrate: int = 0
+    lowest: float = LOWEST_BUDGET
     pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
     solver: str = "HiGHS"
@@ -96,7 +97,7 @@ class Selector:
         measured = [
             m
             for m in self.log.pooled()
-            if self._known(m.selection) and (m.ratio >= LOWEST_BUDGET or len(m.ratios) >= PROCESSES)
+            if self._known(m.selection) and (m.ratio >= self.lowest or len(m.ratios) >= PROCESSES)
         ]
         return [
             teacher,
@@ -267,7 +268,7 @@ class Selector:
         return [selection for selection in found if selection]
 
     def _budgets(self, shares: Iterable[float]) -> list[float]:
-        low = max(self.predicted_ms(self.fastest()), LOWEST_BUDGET * self.teacher_ms)
+        low = max(self.predicted_ms(self.fastest()), self.lowest * self.teacher_ms)
         return [low + share * (self.teacher_ms - low) for share in shares]
 
     def measure_new(self, selections: Sequence[Mapping[str, str]], processes: int) -> None:
