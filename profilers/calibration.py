@@ -16,12 +16,13 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from profilers import tiny_onnx
+from profilers.clock import Clock, Clocks
 from profilers.computation import Computation, TensorSpec
 from profilers.errors import ProfilerError
 from profilers.runtime import Runtime, RuntimeSettings, Session
@@ -77,22 +78,21 @@ def onnx_kernel(name: str, folder: Path) -> Computation:
 class Calibrator:
     """The kernels' sessions in a measuring process, and the index that they give."""
 
-    def __init__(
-        self, runtime: Runtime, folder: Path, clock: Callable[[], float], reference_s: Mapping[str, float] | None
-    ) -> None:
+    def __init__(self, runtime: Runtime, folder: Path, clocks: Clocks, reference_s: Mapping[str, float] | None) -> None:
         self.sessions: dict[str, Session] = {name: runtime.kernel(name, folder) for name in KERNELS}
-        self.clock = clock
+        self.clocks: dict[str, Clock] = {}
         self.counts: dict[str, int] = {}
         for name, session in self.sessions.items():
-            session.durations(3, clock)
-            run_s = min(session.durations(3, clock))
+            session.durations(3, clocks.plain)
+            run_s = min(session.durations(3, clocks.plain))
+            self.clocks[name] = clocks.of(run_s)
             self.counts[name] = max(1, min(20, math.ceil(VISIT_S / run_s)))
         self.reference_s = dict(reference_s) if reference_s else self._new_reference()
 
     def visit(self) -> dict[str, float]:
         """Seconds of one run of each kernel, now; the first run after others only warms up."""
         return {
-            name: statistics.median(session.durations(1 + self.counts[name], self.clock)[1:])
+            name: statistics.median(session.durations(1 + self.counts[name], self.clocks[name])[1:])
             for name, session in self.sessions.items()
         }
 

@@ -51,6 +51,9 @@ class OnnxRuntime(Runtime):
             onnxruntime.set_global_thread_pool_sizes(self.settings.threads, 1)
             self.shared = True
 
+    def computes_in_caller(self) -> bool:
+        return self.settings.threads == 1 and self.provider == _PROVIDERS["onnxruntime-cpu"]
+
     def _prepare(self, computation: Computation) -> Session:
         import onnxruntime
 

@@ -166,6 +166,10 @@ class Runtime(ABC):
     @abstractmethod
     def _prepare(self, computation: Computation) -> Session: ...
 
+    def computes_in_caller(self) -> bool:
+        """Whether all of a run is computed in the thread that calls it: what that one waits, the run waits."""
+        return False
+
     def kernel(self, name: str, folder: Path) -> Session:
         """The calibration kernel of this name as a session; `folder` is there for files."""
         from profilers.calibration import onnx_kernel

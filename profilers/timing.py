@@ -1,21 +1,20 @@
-"""The sampling loop: shuffled rounds of visits, its clock an argument."""
+"""The sampling loop: shuffled rounds of visits, its clocks an argument."""
 
 from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from profilers.clock import Clocks
 from profilers.errors import ProfilerError
 from profilers.measurement import Round
 from profilers.runtime import Session
 
-Clock = Callable[[], float]
 T = TypeVar("T")
 
 DISTURBED = 0.3  # of a logarithm: a time that far from its item's median says nothing of the machine's speed
@@ -108,7 +107,7 @@ def sample(
     *,
     protocol: Protocol,
     calibrate: Callable[[], float],
-    clock: Clock = time.perf_counter,
+    clocks: Clocks,
     process: int = 0,
     at: Callable[[int], None] = lambda item: None,
 ) -> None:
@@ -126,7 +125,7 @@ def sample(
             visits = []
             for i in chunk:
                 at(i)
-                visits.append((items[i], *visit(items[i], protocol, cache, clock)))
+                visits.append((items[i], *visit(items[i], protocol, cache, clocks)))
             after = calibrate()
             for item, cold_s, runs in visits:
                 index = math.sqrt(before * after)
@@ -161,15 +160,16 @@ def _about_median(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(times - np.median(times), -DISTURBED, DISTURBED), indices - np.median(indices)
 
 
-def visit(item: Item, protocol: Protocol, cache: Cache, clock: Clock) -> tuple[float, list[float]]:
+def visit(item: Item, protocol: Protocol, cache: Cache, clocks: Clocks) -> tuple[float, list[float]]:
     """Seconds of a run with cold caches, then of runs with warm ones."""
     cache.evict()
-    started_s = clock()
-    cold_s = item.session.durations(1, clock)[0]
-    count = run_count(min(item.run_s, cold_s), protocol.visit_ms / 1e3, protocol.visit_runs)
-    runs = item.session.durations(count, clock)
+    started_s = clocks.plain()
+    cold_s = item.session.durations(1, clocks.of(item.run_s))[0]
+    about_s = min(item.run_s, cold_s)
+    count = run_count(about_s, protocol.visit_ms / 1e3, protocol.visit_runs)
+    runs = item.session.durations(count, clocks.of(about_s))
     item.run_s = min(item.run_s, *runs)
-    item.spent_s += clock() - started_s
+    item.spent_s += clocks.plain() - started_s
     return cold_s, runs
 
 
@@ -181,7 +181,7 @@ def paired_ratios(
     least_rounds: int = 7,
     visit_ms: float = WHOLE_VISIT_MS,
     seed: int = 0,
-    clock: Clock = time.perf_counter,
+    clocks: Clocks,
     at: Callable[[int], None] = lambda item: None,
 ) -> tuple[list[list[float]], list[float]]:
     """Time of each candidate over that of the reference beside it, round by round; and the reference's seconds.
@@ -190,21 +190,22 @@ def paired_ratios(
     each visit a first run only warms up, and the median of the others counts: a network of a few milliseconds is
     not warm after one run. `at` is told -1 for the reference.
     """
-    generator, deadline = random.Random(seed), clock() + seconds
+    generator, deadline = random.Random(seed), clocks.plain() + seconds
     fastest: dict[int, float] = {}
 
     def look(i: int) -> float:
         at(i)
         session = reference if i < 0 else candidates[i]
-        warm = session.durations(1, clock)[0]
-        runs = session.durations(run_count(min(warm, fastest.get(i, warm)), visit_ms / 1e3, 50), clock)
+        warm = session.durations(1, clocks.of(fastest.get(i, math.inf)))[0]
+        about_s = min(warm, fastest.get(i, warm))
+        runs = session.durations(run_count(about_s, visit_ms / 1e3, 50), clocks.of(about_s))
         fastest[i] = min(*runs, warm, fastest.get(i, warm))
         return float(np.median(runs))
 
     ratios: list[list[float]] = [[] for _ in candidates]
     seen: list[float] = []
     rounds = 0
-    while rounds < least_rounds or clock() < deadline:
+    while rounds < least_rounds or clocks.plain() < deadline:
         order = list(range(len(candidates)))
         generator.shuffle(order)
         before = look(-1)

@@ -47,6 +47,9 @@ class TorchRuntime(Runtime):
         torch.set_num_interop_threads(1)
         torch.set_flush_denormal(True)
 
+    def computes_in_caller(self) -> bool:
+        return self.settings.threads == 1 and not self.cuda
+
     def device(self) -> str:
         if not self.cuda:
             return ""

@@ -13,12 +13,12 @@ import os
 import struct
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from profilers.calibration import Calibrator
+from profilers.clock import Clocks, working_clock
 from profilers.computation import Computation
 from profilers.environment import environment
 from profilers.errors import BuildFailed
@@ -106,11 +106,16 @@ def _prepare(
     return sessions, errors
 
 
+def _clocks(runtime: Runtime) -> Clocks:
+    return Clocks(working=working_clock() if runtime.computes_in_caller() else None)
+
+
 def _sweep(
     job: Mapping[str, Any], runtime: Runtime, computations: Sequence[Computation], status: Status, folder: Path
 ) -> dict[str, Any]:
     status.write(CALIBRATING)
-    calibrator = Calibrator(runtime, folder, time.perf_counter, job["reference_s"])
+    clocks = _clocks(runtime)
+    calibrator = Calibrator(runtime, folder, clocks, job["reference_s"])
     sessions, errors = _prepare(runtime, computations, status)
     places, items = list(sessions), [Item(session, []) for session in sessions.values()]
 
@@ -123,6 +128,7 @@ def _sweep(
         items,
         protocol=protocol,
         calibrate=calibrate,
+        clocks=clocks,
         process=job["process"],
         at=lambda item: status.write(places[item]),
     )
@@ -148,6 +154,7 @@ def _compare(
         [sessions[i] for i in range(1, len(computations))],
         seconds=job["seconds"],
         seed=job["seed"],
+        clocks=_clocks(runtime),
         at=lambda item: status.write(item + 1),
     )
     return {"errors": {}, "ratios": ratios, "reference_s": reference_s, "environment": environment()}

@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from profilers import ProfilerError, Protocol
+from profilers.clock import Clocks
 from profilers.measurement import Measurement, Round, median_interval
 from profilers.timing import Item, paired_ratios, sample, steady
 
@@ -57,7 +58,7 @@ def test_calibration_takes_the_drift_out():
     machine = Machine(drift=0.3)
     truths = [1e-3 * (1 + i) for i in range(20)]
     items = [Item(FakeSession(machine, seconds), []) for seconds in truths]
-    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clock=machine.clock)
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clocks=Clocks(machine.clock))
     for truth, item in zip(truths, items, strict=True):
         found = Measurement(rounds=tuple(item.rounds))
         assert found.latency_ms == pytest.approx(truth * 1e3, rel=0.03)
@@ -67,7 +68,7 @@ def test_calibration_takes_the_drift_out():
 def test_without_it_the_drift_would_show():
     machine = Machine(drift=0.3)
     items = [Item(FakeSession(machine, 2e-3), []) for _ in range(20)]
-    sample(items, protocol=Protocol(evict_mb=0), calibrate=lambda: 1.0, clock=machine.clock)
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=lambda: 1.0, clocks=Clocks(machine.clock))
     spread = [one.latency_s for item in items for one in item.rounds]
     assert max(spread) / min(spread) > 1.2
 
@@ -85,7 +86,7 @@ def test_an_index_that_only_scatters_adds_nothing():
         items,
         protocol=Protocol(evict_mb=0),
         calibrate=lambda: math.exp(scatter.gauss(0, 0.1)),
-        clock=machine.clock,
+        clocks=Clocks(machine.clock),
     )
     assert spread(items) < 0.02  # the square root of two of them would scatter by 0.07
 
@@ -93,7 +94,7 @@ def test_an_index_that_only_scatters_adds_nothing():
 def test_an_index_that_is_true_is_followed():
     machine = Machine(drift=0.3, noise=0.01)
     items = [Item(FakeSession(machine, 1e-3 * (1 + i)), []) for i in range(20)]
-    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clock=machine.clock)
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=calibrate_on(machine), clocks=Clocks(machine.clock))
     assert spread(items) < 0.05  # without calibration 0.2
     assert steady(items) > 0.5
 
@@ -101,7 +102,9 @@ def test_an_index_that_is_true_is_followed():
 def test_slow_items_get_fewer_rounds_but_three():
     machine = Machine(drift=0)
     slow, fast = Item(FakeSession(machine, 2.0), []), Item(FakeSession(machine, 1e-3), [])
-    sample([slow, fast], protocol=Protocol(evict_mb=0, limit_s=3.0), calibrate=lambda: 1.0, clock=machine.clock)
+    sample(
+        [slow, fast], protocol=Protocol(evict_mb=0, limit_s=3.0), calibrate=lambda: 1.0, clocks=Clocks(machine.clock)
+    )
     assert len(slow.rounds) == 3
     assert len(fast.rounds) == Protocol().rounds
 
@@ -111,7 +114,11 @@ def test_the_order_is_shuffled_and_a_seed_repeats_it():
         seen, machine = [], Machine()
         items = [Item(FakeSession(machine, 1e-3), []) for _ in range(10)]
         sample(
-            items, protocol=Protocol(evict_mb=0, seed=seed), calibrate=lambda: 1.0, clock=machine.clock, at=seen.append
+            items,
+            protocol=Protocol(evict_mb=0, seed=seed),
+            calibrate=lambda: 1.0,
+            clocks=Clocks(machine.clock),
+            at=seen.append,
         )
         return seen
 
@@ -125,10 +132,38 @@ def test_paired_ratios_hold_under_drift():
     machine = Machine(drift=0.3, noise=0.01)
     reference = FakeSession(machine, 4e-3)
     candidates = [FakeSession(machine, 4e-3 * ratio) for ratio in (0.25, 0.5, 0.9, 1.0, 1.7)]
-    ratios, seen = paired_ratios(reference, candidates, seconds=2.0, clock=machine.clock)
+    ratios, seen = paired_ratios(reference, candidates, seconds=2.0, clocks=Clocks(machine.clock))
     assert [sorted(r)[len(r) // 2] for r in ratios] == pytest.approx([0.25, 0.5, 0.9, 1.0, 1.7], rel=0.02)
     assert len(ratios[0]) >= 7
     assert all(second > 0 for second in seen)
+
+
+class SharedMachine(Machine):
+    """One whose processor another process takes, for as long again, every 3 ms."""
+
+    slice_s = 3e-3
+
+    def __init__(self):
+        super().__init__(drift=0)
+        self.waited, self.left = 0.0, self.slice_s
+
+    def work(self, seconds):
+        while seconds >= self.left:
+            self.now, self.waited = self.now + self.left + self.slice_s, self.waited + self.slice_s
+            seconds, self.left = seconds - self.left, self.slice_s
+        self.now, self.left = self.now + seconds, self.left - seconds
+
+
+def ratio_on_a_shared_machine(*, working):
+    machine = SharedMachine()
+    clocks = Clocks(machine.clock, (lambda: machine.now - machine.waited) if working else None)
+    ratios, _ = paired_ratios(FakeSession(machine, 5e-3), [FakeSession(machine, 1e-3)], seconds=1.0, clocks=clocks)
+    return statistics.median(ratios[0])
+
+
+def test_a_processor_that_is_shared_makes_no_other_ratio():
+    assert ratio_on_a_shared_machine(working=True) == pytest.approx(0.2, rel=0.01)
+    assert ratio_on_a_shared_machine(working=False) < 0.15  # the plain clock: the short network is seldom interrupted
 
 
 def test_a_protocol_is_checked():

@@ -1,0 +1,79 @@
+"""Do ratios hold where another process wants the same processor?
+
+    python benchmarks/shared_processor.py resnet_cifar.py:resnet56 resnet_cifar.py:resnet20 … --image-size 32
+
+The first network is the reference. Measured in turns with the processor for itself and beside a process that never
+rests, both kept on it. Weights do not matter and are not read. The last lines are medians over the turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from lana import stages
+from lana.export import to_computation
+from lana.teacher import load_teacher
+from profilers import RuntimeSettings, compare
+
+BUSY = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+import numpy as np
+a = np.random.default_rng(0).standard_normal((600, 600))
+while True:
+    a @ a
+"""
+
+
+@contextlib.contextmanager
+def busy(processor: int) -> Iterator[None]:
+    """Something else that wants this processor."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY, str(processor)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--runtime", default="onnxruntime-cpu")
+@click.option("--image-size", type=int)
+@click.option("--processor", type=int, default=0)
+@click.option("--turns", type=int, default=3)
+def main(models: tuple[str, ...], runtime: str, image_size: int | None, processor: int, turns: int) -> None:
+    settings = RuntimeSettings(affinity=(processor,))
+    form = stages.runtime_form(runtime, settings)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for index, model in enumerate(models):
+            loaded = load_teacher(model, image_size=image_size, pretrained=False)
+            example, name = loaded.example(1), model.rpartition(":")[2]
+            files.append(to_computation(loaded.module, example, Path(folder), name=name, form=form, stem=f"n{index}"))
+        for _ in range(turns):
+            for kind, neighbour in (("alone", contextlib.nullcontext()), ("shared", busy(processor))):
+                with neighbour:
+                    compared = compare(files[0], files[1:], runtime=runtime, settings=settings)
+                found[files[0].name, kind].append(statistics.median(compared[0].reference_ms))
+                for file, one in zip(files[1:], compared, strict=True):
+                    found[file.name, kind].append(one.ratio)
+                print(kind, *(f"{file.name} {found[file.name, kind][-1]:.3f}" for file in files), flush=True)
+    for file in files:
+        alone, shared = (statistics.median(found[file.name, kind]) for kind in ("alone", "shared"))
+        unit = " ms" if file is files[0] else "x"
+        print(f"{file.name}: {alone:.3f}{unit} alone, {shared:.3f}{unit} shared ({shared / alone - 1:+.1%})")
+
+
+if __name__ == "__main__":
+    main()
