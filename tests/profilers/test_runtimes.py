@@ -79,6 +79,20 @@ class RuntimeContract:
             with runtime.kernel(kernel, tmp_path) as session:
                 assert min(session.durations(2, time.perf_counter)) > 0
 
+    def test_computes_in_the_calling_thread_if_it_says_so(self, tmp_path):
+        import torch
+
+        runtime, threads = self.runtime(), torch.get_num_threads()
+        torch.set_num_threads(1)
+        with runtime.kernel("compute", tmp_path) as session:
+            session.run()
+            thread_s, process_s = time.thread_time(), time.process_time()
+            for _ in range(50):
+                session.run()
+            share = (time.thread_time() - thread_s) / (time.process_time() - process_s)
+        torch.set_num_threads(threads)
+        assert share > 0.7 or not runtime.computes_in_caller()
+
     def test_names_the_versions_that_decide_its_speed(self):
         assert all(self.runtime().versions().values())
 
