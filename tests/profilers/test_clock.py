@@ -1,5 +1,6 @@
 """The clock that stands still while another process has the processor, on a real processor that two want."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_it_counts_what_the_thread_worked(shared_processor):
     found_s, plain_s, worked_s = clock() - began_s, time.perf_counter() - plain_s, time.thread_time() - worked_s
     assert found_s == pytest.approx(worked_s, rel=0.02)
     assert plain_s > 1.3 * found_s
+
+
+def test_a_processor_lost_while_reading_is_no_step_back(shared_processor):
+    clock = working_clock()
+    stamps, worked_s = [clock()], time.thread_time()
+    while time.thread_time() - worked_s < 0.3:
+        stamps.append(clock())
+    between = [after - before for before, after in itertools.pairwise(stamps)]
+    assert min(between) > -LONG_S / 2
 
 
 def test_sleeping_is_no_waiting(shared_processor):
