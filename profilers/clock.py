@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,13 +23,13 @@ class Clocks:
     working: Clock | None = None
 
     def of(self, run_s: float) -> Clock:
-        """For a run of about these seconds.
+        """For a run of about these seconds; infinite stands for what is not known yet.
 
         >>> clocks = Clocks(plain=lambda: 1.0, working=lambda: 2.0)
-        >>> clocks.of(5e-6)(), clocks.of(5e-3)(), Clocks(plain=lambda: 1.0).of(5e-3)()
-        (1.0, 2.0, 1.0)
+        >>> clocks.of(5e-6)(), clocks.of(5e-3)(), clocks.of(math.inf)(), Clocks(plain=lambda: 1.0).of(5e-3)()
+        (1.0, 2.0, 1.0, 1.0)
         """
-        return self.working if self.working is not None and run_s >= LONG_S else self.plain
+        return self.working if self.working is not None and LONG_S <= run_s < math.inf else self.plain
 
 
 def working_clock() -> Clock | None:
