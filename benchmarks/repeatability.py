@@ -10,13 +10,11 @@ Goals: median difference at most 3%, 95% of the rows within 10%. Killed, the sam
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from neighbour import beside
 
 from lana.layers import find_layers
 from lana.profiling import make_offers
@@ -25,6 +23,7 @@ from lana.recipe import Recipe
 from lana.teacher import teacher_of
 from profilers import LatencyTable, create_runtime, profile
 
+# Computes and walks over memory for 50 ms, sleeps for 50 ms, and so on.
 NEIGHBOUR = """
 import time
 import numpy as np
@@ -37,20 +36,6 @@ while True:
         big += 1.0
     time.sleep(0.05)
 """
-
-
-@contextlib.contextmanager
-def busy_neighbour(wanted: bool) -> Iterator[None]:
-    """A process that computes and walks over memory for 50 ms, sleeps for 50 ms, and so on."""
-    if not wanted:
-        yield
-        return
-    process = subprocess.Popen([sys.executable, "-c", NEIGHBOUR])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def tell(name: str, first: LatencyTable, other: LatencyTable) -> None:
@@ -87,7 +72,7 @@ def main(model: str, runtime: str, threads: int, apart_min: float, out: Path) ->
             time.sleep(max(0.0, first_s + 60 * apart_min - time.time()))
         if name == "first" and not path.exists():
             (out / "first.began").touch()
-        with busy_neighbour(name == "busy"):
+        with beside(NEIGHBOUR) if name == "busy" else contextlib.nullcontext():
             tables[name] = profile(computations, runtime=runtime, settings=settings, table=path)
         print(f"{name}: {len(tables[name])} rows in {duration(time.monotonic() - begun_s)}", flush=True)
     tell("two tables", tables["first"], tables["second"])

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from neighbour import beside
 
 from lana import stages
 from lana.export import to_computation
@@ -34,17 +32,6 @@ while True:
 """
 
 
-@contextlib.contextmanager
-def busy(processor: int) -> Iterator[None]:
-    """Something else that wants this processor."""
-    process = subprocess.Popen([sys.executable, "-c", BUSY, str(processor)])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--runtime", default="onnxruntime-cpu")
@@ -52,6 +39,8 @@ def busy(processor: int) -> Iterator[None]:
 @click.option("--processor", type=int, default=0)
 @click.option("--turns", type=int, default=3)
 def main(models: tuple[str, ...], runtime: str, image_size: int | None, processor: int, turns: int) -> None:
+    if len(models) < 2:
+        raise click.UsageError(f"One network, {models[0]}: expected a reference and at least one to compare with it.")
     settings = RuntimeSettings(affinity=(processor,))
     form = stages.runtime_form(runtime, settings)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -62,7 +51,7 @@ def main(models: tuple[str, ...], runtime: str, image_size: int | None, processo
             example, name = loaded.example(1), model.rpartition(":")[2]
             files.append(to_computation(loaded.module, example, Path(folder), name=name, form=form, stem=f"n{index}"))
         for _ in range(turns):
-            for kind, neighbour in (("alone", contextlib.nullcontext()), ("shared", busy(processor))):
+            for kind, neighbour in (("alone", contextlib.nullcontext()), ("shared", beside(BUSY, str(processor)))):
                 with neighbour:
                     compared = compare(files[0], files[1:], runtime=runtime, settings=settings)
                 found[files[0].name, kind].append(statistics.median(compared[0].reference_ms))

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 Clock = Callable[[], float]
 
 UNBROKEN_S = 5e-5  # a reading that took longer lost its processor between one figure and the other
-LONG_S = (
-    1e-3  # shorter runs are seldom interrupted: a median over them is right by the plain clock, which costs nothing
-)
+LONG_S = 1e-3  # shorter runs are seldom interrupted: their median is right by the plain clock, which costs nothing
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
 class OpenVino(Runtime):
-    """One stream, tuned for latency, denormals flushed, arithmetic in the precision that the settings name."""
+    """One stream, synchronous requests, denormals flushed, arithmetic in the precision that the settings name."""
 
     packages = ("openvino",)
     precisions = ("fp32", "fp16", "bf16")
@@ -62,7 +62,7 @@ class OpenVinoSession(Session):
         self.inputs = [np.ascontiguousarray(sample) for sample in computation.samples()]
         for name, sample in zip(self.names, self.inputs, strict=True):
             self.request.set_tensor(name, openvino.Tensor(sample, shared_memory=True))
-        # Asynchronous requests run in a thread of their own: a hop of 15 µs, as long as many an operation takes.
+        # An asynchronous one runs in a thread of its own: a hop that takes as long as many an operation.
         self.infer = functools.partial(self.request.infer, share_outputs=True)
 
     def _run(self) -> None:

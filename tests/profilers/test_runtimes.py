@@ -20,12 +20,14 @@ from profilers.runtime import RUNTIMES
 
 
 @pytest.fixture(autouse=True)
-def _denormals_as_they_were():
+def _torch_as_it_was():
     """Runtimes flush denormals on the threads they run on, which a measuring process wants and later tests do not."""
-    yield
     import torch
 
+    threads = torch.get_num_threads()
+    yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
 
 
 class RuntimeContract:
@@ -82,7 +84,7 @@ class RuntimeContract:
     def test_computes_in_the_calling_thread_if_it_says_so(self, tmp_path):
         import torch
 
-        runtime, threads = self.runtime(), torch.get_num_threads()
+        runtime = self.runtime()
         torch.set_num_threads(1)
         with runtime.kernel("compute", tmp_path) as session:
             session.run()
@@ -90,7 +92,6 @@ class RuntimeContract:
             for _ in range(50):
                 session.run()
             share = (time.thread_time() - thread_s) / (time.process_time() - process_s)
-        torch.set_num_threads(threads)
         assert share > 0.7 or not runtime.computes_in_caller()
 
     def test_names_the_versions_that_decide_its_speed(self):
