@@ -29,7 +29,7 @@ from profilers import Comparison, Computation, RuntimeSettings, compare
 if TYPE_CHECKING:
     from lana.pipeline import Setting
 
-MORE_MEASUREMENTS = 3  # of the delivered file, where noise hides whether it is within the budget
+MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is within the budget
 
 
 def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
