@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import json
+import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,7 +31,9 @@ from profilers import Comparison, compare
 
 BOOTSTRAPS = 1_000
 BATCH = 128
-COMPILED_EPOCHS = 2  # compiling takes about as long as an epoch gains
+WAITING = ".network"  # suffix of a network that is to be tuned elsewhere
+# Compiling takes about as long as an epoch gains; on a GPU it takes minutes, and in a forked process it never ends.
+COMPILED_EPOCHS = 2
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,52 +86,31 @@ def student(
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 
-def correct_on_test(setting: Setting, module: nn.Module) -> np.ndarray:
+def correct_on_test(setting: Setting, module: nn.Module, device: str) -> np.ndarray:
     """Whether each test image is classified rightly."""
     found = []
-    with evaluating(module, setting.recipe.device), torch.no_grad():
-        for inputs, labels in setting.data.test.batches(250, device=setting.recipe.device):
+    with evaluating(module, device), torch.no_grad():
+        for inputs, labels in setting.data.test.batches(250, device=device):
             found.append((module(inputs).argmax(1) == labels).cpu().numpy())
     return np.concatenate(found)
 
 
-def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path) -> None:
+def tune(
+    setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path, elsewhere: bool = False
+) -> None:
     """The same fine-tuning for everybody: the teacher's outputs alone, on blends of images.
 
-    Images that the teacher was trained on tell little of what it knows, blends of them do (Beyer et al. 2022,
-    "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana finetune`.
-    The checkpoint is chosen on the validation part of train; test is read once, at the end. A row is kept under the
-    name of the weights it began with, so whatever else changes, it is computed once. Interrupted, it goes on.
+    A row is kept under the name of the weights it began with, so whatever else changes, it is computed once.
+    With `elsewhere` what is not there yet is written for `tune.py`, on another machine.
     """
-    row = f"{contender.name}-{digest(contender.module)}-{epochs:g}-{seed}"
-    result, checkpoint = folder / f"{row}.npz", folder / f"{row}.pt"
+    begun = f"{contender.name}-{digest(contender.module)}"
+    result = result_of(folder / begun, epochs, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not result.is_file() and elsewhere:
+        save(contender.module, folder / f"{begun}{WAITING}")
+        return
     if not result.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        module, began_s = copy.deepcopy(contender.module), time.monotonic()
-        before = correct_on_test(setting, module)
-        settings = FineTuning(
-            epochs=epochs,
-            seed=seed,
-            batch_size=BATCH,
-            distillation=1.0,
-            mixup=1.0,
-            compile=epochs >= COMPILED_EPOCHS,
-            device=setting.recipe.device,
-        )
-        torch.compiler.reset()  # what was compiled for the last contender counts against a limit
-        curve = finetune(
-            module,
-            setting.teacher.module,
-            setting.data,
-            setting.task,
-            settings,
-            checkpoint=checkpoint,
-            expected=folder / "expected",
-        )
-        validation = [epoch.validation_metric for epoch in curve]
-        correct = correct_on_test(setting, module)
-        np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
-        checkpoint.unlink(missing_ok=True)
+        tune_row(setting, contender.module, result, epochs=epochs, seed=seed, device=setting.recipe.device)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())
         contender.correct.append(found["correct"])
@@ -137,6 +120,54 @@ def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, fo
         f" (seed {seed}; validation {validation}; {seconds:.0f} s)",
         flush=True,
     )
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Pickle a network; its classes may be of a file that has been imported again since."""
+    for part in network.modules():
+        setattr(sys.modules[type(part).__module__], type(part).__qualname__, type(part))
+    torch.save(network, path)
+
+
+def result_of(begun: Path, epochs: float, seed: int) -> Path:
+    """Where the row of a network is kept, or `begun` without its suffix in `tune.py`."""
+    return begun.with_name(f"{begun.name}-{epochs:g}-{seed}.npz")
+
+
+def tuning(epochs: float, seed: int, device: str) -> FineTuning:
+    """How everybody is tuned.
+
+    Images that the teacher was trained on tell little of what it knows, blends of them do (Beyer et al. 2022,
+    "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana finetune`.
+    """
+    return FineTuning(epochs=epochs, seed=seed, device=device, batch_size=BATCH, distillation=1.0, mixup=1.0)
+
+
+def tune_row(setting: Setting, network: nn.Module, result: Path, *, epochs: float, seed: int, device: str) -> None:
+    """Tune a copy of a network and write what comes of it; interrupted, it goes on.
+
+    The checkpoint is chosen on the validation part of train; test is read once, at the end.
+    """
+    module, began_s = copy.deepcopy(network), time.monotonic()
+    before = correct_on_test(setting, module, device)
+    settings = tuning(epochs, seed, device)
+    if epochs >= COMPILED_EPOCHS and device == "cpu" and multiprocessing.parent_process() is None:
+        settings = dataclasses.replace(settings, compile=True)
+    torch.compiler.reset()  # what was compiled for the last contender counts against a limit
+    checkpoint = result.with_suffix(".pt")
+    curve = finetune(
+        module,
+        setting.teacher.module,
+        setting.data,
+        setting.task,
+        settings,
+        checkpoint=checkpoint,
+        expected=result.parent / "expected",
+    )
+    validation = [epoch.validation_metric for epoch in curve]
+    correct = correct_on_test(setting, module, device)
+    np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
+    checkpoint.unlink(missing_ok=True)
 
 
 def digest(module: nn.Module) -> str:

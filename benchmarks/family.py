@@ -23,6 +23,7 @@ from lana.pipeline import open_finished
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
+@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
 def main(
     run: Path,
@@ -31,6 +32,7 @@ def main(
     batches: tuple[int, ...],
     epochs: float,
     seeds: int,
+    elsewhere: bool,
     out: Path,
 ) -> None:
     with open_finished(run) as (setting, baseline, selector):
@@ -45,8 +47,10 @@ def main(
     contenders = [*further, *family, *matched, teacher]
     for seed in range(seeds):
         for one in contenders:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
+    if elsewhere:
+        return
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):
         mean, low, high = difference(ours, one)

@@ -226,6 +226,7 @@ def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], sear
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
+@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/peers"))
 def main(
     run: Path,
@@ -234,6 +235,7 @@ def main(
     batches: tuple[int, ...],
     epochs: float,
     seeds: int,
+    elsewhere: bool,
     out: Path,
 ) -> None:
     groups: dict[float, list[Contender]] = {}
@@ -252,8 +254,10 @@ def main(
         measure(setting, everybody, batches=batches)
     for seed in range(seeds):
         for one in everybody:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
             write_results(out / "peers.json", everybody, {"run": str(run), "epochs": epochs})
+    if elsewhere:
+        return
     print(table(everybody))
     for ratio, (ours, *others) in groups.items():
         for other in others:

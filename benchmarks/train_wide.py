@@ -39,7 +39,13 @@ def main(
     )
     examples, task = load_data(data, loaded), load_task("classification")
     settings = FineTuning(
-        epochs=epochs, lr=lr, batch_size=128, weight_decay=0.05, distillation=0.0, compile=True, device=device
+        epochs=epochs,
+        lr=lr,
+        batch_size=128,
+        weight_decay=0.05,
+        distillation=0.0,
+        compile=device == "cpu",  # on a GPU it takes minutes
+        device=device,
     )
     shown = -1
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lana.run import write
 
@@ -50,16 +51,15 @@ class Course:
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
-        """Move the averaged weights towards the student's; buffers (BatchNorm statistics) likewise, counters copied."""
-        ours, theirs = self.average.state_dict(), self.student.state_dict()
-        for name, value in ours.items():
-            if value.is_floating_point():
-                value.lerp_(theirs[name], 1 - decay)
-            else:
-                value.copy_(theirs[name])
+        """Move the averaged weights towards the student's; buffers (BatchNorm statistics) likewise."""
+        ours, theirs = ([t for t in _tensors(m) if t.is_floating_point()] for m in (self.average, self.student))
+        get_ema_multi_avg_fn(decay)(ours, theirs, None)  # all at once: one by one is a launch each on a GPU
 
     def record(self, train_loss: float, metric: float) -> None:
         """An epoch is over; of equal ones the later is the best."""
+        for ours, theirs in zip(_tensors(self.average), _tensors(self.student), strict=True):
+            if not ours.is_floating_point():
+                ours.copy_(theirs)  # counters are no averages
         if metric >= self.best_metric:
             self.best = copy.deepcopy(self.average.state_dict())
         self.curve.append(Epoch(epoch=len(self.curve), train_loss=train_loss, validation_metric=metric))
@@ -123,3 +123,8 @@ class Course:
         self.optimiser.load_state_dict(state["optimiser"])
         self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
         self.rate_share = state["rate_share"]
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

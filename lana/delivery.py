@@ -71,7 +71,6 @@ def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
             team=team,
             on_progress=progress.update,
         )
-    setting.teacher.module.cpu()
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
         write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))

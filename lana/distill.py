@@ -74,13 +74,14 @@ def distill(
     exists are not trained again; a group in training is checkpointed every half minute. The result of an interrupted
     and repeated call is that of an uninterrupted one. `on_progress` takes the share done.
     """
+    groups = _groups(teacher, pool, batch_size, group_bytes)
     teacher.to(device)
     results: dict[tuple[str, str], Distilled] = read_results(folder)
     split, check = data.train.take(images, seed), data.validation.take(CHECK_IMAGES, seed)
     steps = round(epochs * split.steps(batch_size))
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
     total, checkpoint = len(pool) or 1, folder / "training.pt"
-    for together in _groups(teacher, pool, batch_size, group_bytes):
+    for together in groups:
         group = [(layer, name) for layer, name in together if (layer.name, name) not in results]
         if not group:
             continue
@@ -106,6 +107,7 @@ def distill(
             )
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
+    teacher.cpu()
     return [results[layer.name, name] for layer, name in pool]
 
 
@@ -163,22 +165,28 @@ def _start(
     seed: int,
     device: str,
 ) -> list[Job]:
-    """Build the group's operations, each from the layer's features where it has a closed form."""
+    """Build the group's operations, each from the layer's features where it has a closed form.
+
+    They are built on the CPU, as everywhere else, whatever the device they are trained on.
+    """
+    layers = list({layer.name: layer for layer, _ in group}.values())
+    inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64)])
     jobs = []
-    inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64, device=device)])
-    for layer in {layer.name: layer for layer, _ in group}.values():
+    for layer in layers:
         with captured(teacher, [layer]) as features, torch.no_grad():
-            forward_until(teacher, inputs)
+            forward_until(teacher, inputs.to(device))
+        shown = (features[layer.name][0].cpu(), features[layer.name][1].cpu())
+        teacher.cpu()
         for _, name in (pair for pair in group if pair[0].name == layer.name):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 try:
-                    module = build_operation(layer, teacher, name, features[layer.name])
+                    module = build_operation(layer, teacher, name, shown)
                 except Exception:  # a block whose parts compute what no closed form foresaw: begun as it was profiled
                     module = build_operation(layer, teacher, name)
-                module = module.to(device)
             expected_ms = latency_ms.get((layer.name, name), math.nan)
-            jobs.append(Job(layer=layer, operation=name, module=module, latency_ms=expected_ms))
+            jobs.append(Job(layer=layer, operation=name, module=module.to(device), latency_ms=expected_ms))
+        teacher.to(device)
     errors = errors_of(teacher, jobs, check, device)
     for job in jobs:
         job.start_error = errors[job.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,6 @@ class DistanceToTeacher:
         self.split, self.task, self.device, self.precision = split, task, device, precision
         with evaluating(teacher, device, precision), torch.no_grad():
             self.expected = [teacher(inputs) for inputs, _ in split.batches(EVALUATION_BATCH, device=device)]
-        teacher.cpu()
 
     def of(self, module: nn.Module) -> Tensor:
         """The task's distance between the outputs, (N,), in evaluation mode."""
@@ -70,14 +70,17 @@ class DistanceToTeacher:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module, device: str = "cpu", precision: str = "fp32") -> Iterator[nn.Module]:
-    """Evaluation mode on a device, in a precision; afterwards every submodule's mode is as it was."""
-    modes = {name: submodule.training for name, submodule in module.to(device).named_modules()}
+    """Evaluation mode on a device, in a precision; afterwards every submodule's mode, and where it is, is as it was."""
+    modes = {name: submodule.training for name, submodule in module.named_modules()}
+    home = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), device)
+    module.to(device)
     with channels_last([module], device, precision), autocast(device, precision):
         try:
             yield module.eval()
         finally:
             for name, submodule in module.named_modules():
                 submodule.training = modes.get(name, submodule.training)
+            module.to(home)
 
 
 def check_device(device: str) -> None:

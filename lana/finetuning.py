@@ -25,6 +25,7 @@ from lana.data import Data
 from lana.evaluation import evaluate_module
 from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
+from lana.graphs import recorded
 from lana.precision import autocast, channels_last, in_full
 from lana.schedule import learning_rate
 from lana.strides import strides_as_slices
@@ -98,15 +99,16 @@ def finetune(
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
-        for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
-            if course.stopped(settings.patience):
-                break
-            loss = team.mean(training.epoch(epoch))
-            course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
-            if course.diverged:
-                course.go_back()
-            if team.first:
-                course.save(checkpoint, settings.decisive)
+        with training.recorded():
+            for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
+                if course.stopped(settings.patience):
+                    break
+                loss = team.mean(training.epoch(epoch))
+                course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
+                if course.diverged:
+                    course.go_back()
+                if team.first:
+                    course.save(checkpoint, settings.decisive)
         student.load_state_dict(course.best)
         if team.first and not course.start_is_best:
             _settle_batchnorm(student, data, task, team, course.best_metric)
@@ -138,48 +140,29 @@ class _Training:
         self.terms = FeatureTerms(course.student, teacher) if settings.feature_weight else None
         self.teacher = teacher if settings.distillation or self.terms else None
         self.expected = expected if self.terms is None else None
-        shape = tuple(data.train.read(data.train.indices[:1])[0].shape[1:])
-        self.augmentation = resolve(settings.augmentation, shape)
         forward = team.wrap(course.student)
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
+
+    def recorded(self) -> contextlib.AbstractContextManager[object]:
+        """The student's passes as CUDA graphs, where neither hooks nor other processes come between."""
+        if self.settings.compile or self.terms is not None or self.team.count > 1:
+            return contextlib.nullcontext()
+        example = next(self.data.train.epoch(self.settings.batch_size, seed=0, device=self.team.device))[0]
+        return recorded(self.course.student, example, self.settings.precision)
 
     def epoch(self, epoch: int) -> float:
         """Train for one; the mean loss. What is random in it depends on the seed and the epoch alone."""
         team, settings, losses = self.team, self.settings, []
-        seed = settings.seed * 1000 + epoch
         self.course.student.train()
-        taught = self._taught(epoch, seed)
-        torch.manual_seed(team.seed(seed))  # dropout: an epoch draws the same numbers when resumed
+        batches = taught(self.teacher, self.data, settings, epoch, expected=self.expected, team=team)
+        torch.manual_seed(team.seed(_seed(settings, epoch)))  # dropout: an epoch draws the same numbers when resumed
         with self.terms.watching() if self.terms is not None else contextlib.nullcontext():
-            for step, (inputs, labels, target) in enumerate(taught, start=epoch * self.steps_an_epoch):
+            for step, (inputs, labels, target) in enumerate(batches, start=epoch * self.steps_an_epoch):
                 if step >= self.steps:
                     break
                 losses.append(self._step(step, inputs, labels, target))
                 self.on_progress((step + 1) / self.steps, f"loss {losses[-1]:.3f}")
         return sum(losses) / max(len(losses), 1)
-
-    def _taught(self, epoch: int, seed: int) -> Iterator[tuple[Tensor, Any, Any]]:
-        """This process's share of every batch of an epoch, augmented, with the teacher's outputs on it."""
-        settings, team, train = self.settings, self.team, self.data.train
-        shift, crop = (self.augmentation == name for name in ("shift", "crop"))
-        batches = augmented(
-            train.epoch(
-                settings.batch_size, seed=seed, augment=shift, device=team.device, share=(team.index, team.count)
-            ),
-            crop=crop and train.preprocessing is not None,
-            mixup=settings.mixup,
-            cutmix=settings.cutmix,
-            seed=team.seed(seed),
-        )
-        view = _view(settings, self.augmentation) + (f"-{team.index}of{team.count}" if team.count > 1 else "")
-        name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}{view}.pt"
-        return with_expected(
-            self.teacher,
-            batches,
-            device=team.device,
-            precision=settings.precision,
-            kept=self.expected / name if self.expected is not None else None,
-        )
 
     def _step(self, step: int, inputs: Tensor, labels: Any, target: Any) -> float:
         settings, optimiser = self.settings, self.course.optimiser
@@ -197,6 +180,44 @@ class _Training:
         optimiser.step()
         self.course.follow(min(self.decay, (step + 1) / (step + 10)))
         return loss.item()
+
+
+def taught(
+    teacher: nn.Module | None,
+    data: Data,
+    settings: FineTuning,
+    epoch: int,
+    *,
+    expected: Path | None = None,
+    team: Alone | None = None,
+) -> Iterator[tuple[Tensor, Any, Any]]:
+    """A process's share of every batch of an epoch, augmented, with the teacher's outputs on it.
+
+    They are kept in the folder `expected`, for every student of the same teacher, data and settings of this kind.
+    """
+    team, train, seed = team or Alone(settings.device), data.train, _seed(settings, epoch)
+    augmentation = resolve(settings.augmentation, tuple(train.read(train.indices[:1])[0].shape[1:]))
+    shift, crop = (augmentation == name for name in ("shift", "crop"))
+    batches = augmented(
+        train.epoch(settings.batch_size, seed=seed, augment=shift, device=team.device, share=(team.index, team.count)),
+        crop=crop and train.preprocessing is not None,
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+        seed=team.seed(seed),
+    )
+    view = _view(settings, augmentation) + (f"-{team.index}of{team.count}" if team.count > 1 else "")
+    name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}{view}.pt"
+    return with_expected(
+        teacher,
+        batches,
+        device=team.device,
+        precision=settings.precision,
+        kept=expected / name if expected is not None else None,
+    )
+
+
+def _seed(settings: FineTuning, epoch: int) -> int:
+    return settings.seed * 1000 + epoch
 
 
 def _loss(output: Any, expected: Any, labels: Tensor | Mixed, task: Task, settings: FineTuning) -> Tensor:
@@ -240,7 +261,7 @@ def _optimiser(student: nn.Module, settings: FineTuning) -> torch.optim.Optimize
     groups = _decayed(student, settings.weight_decay)
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -84,7 +84,6 @@ def baseline(setting: Setting) -> Baseline:
         with run.stage("teacher", wanted):
             evaluation = evaluate_module(teacher.module, setting.data.test, setting.task, device=recipe.device)
             check_teacher(evaluation, teacher, setting.data, setting.task)
-            teacher.module.cpu()
             itself = teacher_computation(setting)
             reference = compare(
                 itself,
@@ -233,7 +232,6 @@ def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[
                 precision=recipe.precision,
                 on_progress=progress.update,
             )
-            setting.teacher.module.cpu()
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     offers = [
         dataclasses.replace(offer, kept=False, reason=given_up[offer.layer.name, offer.operation])
@@ -264,7 +262,6 @@ def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> 
                 precision=recipe.precision,
                 on_progress=progress.update,
             )
-            setting.teacher.module.cpu()
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
 
 

@@ -84,8 +84,8 @@ def quiet_evaluation(*modules: nn.Module) -> Iterator[None]:
     try:
         for module in modules:
             module.eval()
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # a GPU's would begin to use it
+            torch.default_generator.manual_seed(0)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

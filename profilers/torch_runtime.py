@@ -59,8 +59,12 @@ class TorchRuntime(Runtime):
 
     def _prepare(self, computation: Computation) -> Session:
         import torch
+        from torch.export.passes import move_to_device_pass
 
-        return self._session(torch.export.load(computation.file).module(), computation.inputs, computation.samples())
+        program = torch.export.load(computation.file)
+        if self.cuda:  # the constants and devices that the program was written with as well
+            program = move_to_device_pass(program, "cuda")
+        return self._session(program.module(), computation.inputs, computation.samples())
 
     def kernel(self, name: str, folder: Path) -> Session:
         import torch
@@ -83,8 +87,6 @@ class TorchRuntime(Runtime):
     def _session(self, function: Callable[..., Any], specs: Sequence[TensorSpec], samples: Sequence[Any]) -> Session:
         import torch
 
-        if self.cuda and isinstance(function, torch.nn.Module):
-            function = function.cuda()
         if self.compiled:
             torch._dynamo.reset()  # or it would give up compiling after eight computations of one process
             function = torch.compile(function)

@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from torch import nn
 
 from lana.distill import _groups, distill, load_pool, read_results
 from lana.imitation import RACE_RATES, Job, errors_of, find_rates, stop_dominated, train
-from lana.student import build_operation
+from lana.operations import offered
+from lana.student import build_operation, own_module
 
 HOW = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
 
@@ -30,6 +32,27 @@ def test_every_operation_imitates_better_and_is_loaded_again(digits_teacher, dig
     again = errors_of(digits_teacher.module, jobs, digits_data.validation.take(256, 0), "cpu")
     for found, one in zip(results, jobs, strict=True):
         assert again[one.name] == pytest.approx(found.end_error, rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_begins_where_the_cpu_does_and_imitates_as_well(digits_teacher, digits_data, digits_scan, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("DID NOT RUN: there is no CUDA device")
+    at = {**{layer.name: layer for layer in digits_scan.layers}, **{span.name: span for span in digits_scan.spans}}
+    pool = [
+        (layer, operation.name)
+        for layer in at.values()
+        for operation in offered(layer, own_module(digits_teacher.module, layer), "default")
+        if operation.name not in ("teacher", "identity")
+    ]
+    how = {"epochs": 1, "images": 256, "batch_size": 32, "precision": "fp32"}
+    here = distill(digits_teacher.module, pool, digits_data, tmp_path / "cpu", **how)
+    there = distill(digits_teacher.module, pool, digits_data, tmp_path / "cuda", device="cuda", **how)
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.start_error == pytest.approx(ours.start_error, rel=0.02, abs=1e-4)
+        assert theirs.end_error <= theirs.start_error
+    both = [(ours.end_error, theirs.end_error) for ours, theirs in zip(here, there, strict=True)]
+    assert statistics.median(theirs / ours for ours, theirs in both if ours > 0) == pytest.approx(1, abs=0.1)
 
 
 def test_an_operation_that_is_added_later_trains_alone(digits_teacher, digits_data, pool, tmp_path):
@@ -96,8 +119,6 @@ def test_operations_of_unknown_latency_dominate_nothing(digits_scan):
 
 
 def test_the_rate_is_found_for_each_operation(digits_teacher, digits_data, pool):
-    from lana.student import build_operation
-
     layer = pool[0][0]
     scratch = Job(layer=layer, operation="a", module=build_operation(layer, digits_teacher.module, "cb_res_k3_w0.5"))
     at_its_optimum = Job(layer=layer, operation="b", module=build_operation(layer, digits_teacher.module, "teacher"))

@@ -1,0 +1,99 @@
+"""Tune what `family.py` and `peers.py` wrote with --elsewhere: on a machine with a GPU.
+
+    python benchmarks/family.py RUN … --elsewhere --out runs/here                  # writes the networks that wait
+    python benchmarks/tune.py RUN runs/here/tuned --epochs 10 --seeds 3            # there
+    python benchmarks/family.py RUN … --epochs 10 --seeds 3 --out runs/here        # finds the results
+
+Of RUN its recipe is read: the teacher and the data. Several processes share the device, for one small network leaves
+most of a large GPU idle.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from contenders import WAITING, result_of, tune_row, tuning
+
+from lana.finetuning import taught
+from lana.pipeline import Setting, prepare
+from lana.recipe import Recipe
+from lana.run import Run
+
+Row = tuple[Path, int]  # a network that waits, and a seed
+
+
+def side_by_side(work: Callable[[Any], None], tasks: Sequence[Any], processes: int) -> None:
+    """Do all tasks in order, several at once; one that fails does not stop the others."""
+
+    def take() -> None:
+        while (task := queue.get()) is not None:
+            try:
+                work(task)
+            except Exception:
+                traceback.print_exc()
+
+    context = multiprocessing.get_context("fork")  # shares the decoded images
+    queue: multiprocessing.SimpleQueue[Any] = context.SimpleQueue()
+    workers = [context.Process(target=take) for _ in range(min(processes, len(tasks)))]
+    for worker in workers:
+        worker.start()
+    for task in [*tasks, *[None] * len(workers)]:
+        queue.put(task)
+    for worker in workers:
+        worker.join()
+
+
+def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: str, processes: int) -> None:
+    """The teacher's outputs first, once for all rows of a seed; then the rows."""
+
+    def expect(task: tuple[Path, int, int]) -> None:
+        folder, seed, epoch = task
+        settings = tuning(epochs, seed, device)
+        for _ in taught(setting.teacher.module, setting.data, settings, epoch, expected=folder):
+            pass
+
+    def tune(row: Row) -> None:
+        path, seed = row
+        network, result = torch.load(path, weights_only=False), result_of(path.with_suffix(""), epochs, seed)
+        tune_row(setting, network, result, epochs=epochs, seed=seed, device=device)
+
+    seeds = dict.fromkeys((path.parent / "expected", seed) for path, seed in rows)
+    side_by_side(expect, [(*one, epoch) for one in seeds for epoch in range(math.ceil(epochs))], processes)
+    side_by_side(tune, rows, processes)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.option("--epochs", type=float, default=3.0)
+@click.option("--seeds", type=int, default=1)
+@click.option("--last", multiple=True, help="Networks of such names (teacher*) after all others.")
+@click.option("--device", default="cuda", show_default=True)
+@click.option("--processes", default=12, show_default=True)
+def main(
+    run: Path, folder: Path, epochs: float, seeds: int, last: tuple[str, ...], device: str, processes: int
+) -> None:
+    torch.set_num_threads(1)  # before the processes part: threads do not come along
+    recipe = Recipe.from_yaml(run / "recipe.yaml")
+    networks = sorted(
+        folder.glob(f"*{WAITING}"), key=lambda path: (any(path.match(pattern) for pattern in last), path.name)
+    )
+    everything = [(path, seed) for seed, path in itertools.product(range(seeds), networks)]
+    rows = [(path, seed) for path, seed in everything if not result_of(path.with_suffix(""), epochs, seed).is_file()]
+    with Run.open(run, recipe) as opened:
+        setting = prepare(opened, recipe, quiet=True)
+        tune_rows(setting, rows, epochs=epochs, device=device, processes=processes)
+    missing = [row for row in rows if not result_of(row[0].with_suffix(""), epochs, row[1]).is_file()]
+    print(f"{len(rows) - len(missing)} of {len(rows)} tuned")
+
+
+if __name__ == "__main__":
+    main()
