@@ -122,6 +122,12 @@ def tune(
     )
 
 
+def as_it_is(setting: Setting, contender: Contender) -> None:
+    """Its accuracy without any tuning, in place of a seed's."""
+    contender.correct.append(correct_on_test(setting, contender.module, setting.recipe.device))
+    contender.before = float(contender.correct[-1].mean())
+
+
 def save(network: nn.Module, path: Path) -> None:
     """Pickle a network; its classes may be of a file that has been imported again since."""
     for part in network.modules():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from contenders import Contender, difference, measure, sibling, student, table, tune, write_results
+from contenders import Contender, as_it_is, difference, measure, sibling, student, table, tune, write_results
 
 from lana.pipeline import open_finished
 
@@ -23,6 +23,7 @@ from lana.pipeline import open_finished
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
+@click.option("--published", is_flag=True, help="Siblings and the teacher as they are, which tuning may harm.")
 @click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
 def main(
@@ -32,6 +33,7 @@ def main(
     batches: tuple[int, ...],
     epochs: float,
     seeds: int,
+    published: bool,
     elsewhere: bool,
     out: Path,
 ) -> None:
@@ -47,7 +49,10 @@ def main(
     contenders = [*further, *family, *matched, teacher]
     for seed in range(seeds):
         for one in contenders:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
+            if published and one.kind != "lana":
+                as_it_is(setting, one)
+            else:
+                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
     if elsewhere:
         return
@@ -57,6 +62,12 @@ def main(
         gap = teacher.accuracy - one.accuracy
         closed = f"{mean / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
         print(f"at {one.name}'s latency: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%}), {closed}")
+        for faster in (each for each in further if each.ratio <= one.ratio):
+            mean, low, high = difference(faster, one)
+            print(f"{faster.name}, faster, less {one.name}: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})")
+    for other in further:
+        mean, low, high = difference(other, teacher)
+        print(f"{other.name} less the teacher: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})")
 
 
 if __name__ == "__main__":

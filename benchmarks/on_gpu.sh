@@ -45,7 +45,8 @@ tune)
     # One small network leaves most of a large GPU idle: processes that share it through MPS compute side by side.
     command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
     timed "tune-$2" timeout "$SECONDS_AT_MOST" "$python" "$here/tune.py" "$2" "$2-here/tuned" --epochs "${EPOCHS:-10}" \
-        --seeds "${SEEDS:-1}" --last "*resnet44*" --last "teacher*" --processes "${PROCESSES:-8}"
+        --seeds "${SEEDS:-1}" --last "*resnet44*" --last "teacher*" --last "single-shot*" \
+        --last "*-fastest*" --processes "${PROCESSES:-8}"
     ;;
 speed)
     timed speed "$python" "$here/tuning_speed.py" "$1" --device cuda --batch 128

@@ -18,7 +18,8 @@ from lana.run import write
 
 KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
 # Of the start's metric, as a candidate for the best. The validation part is of the images that the teacher was trained
-# on, so a start that holds its weights knows some by heart, and tuning gives up about 2 points of that (RESULTS.md).
+# on, so a start that holds its weights knows some by heart, and tuning gives up about 2 points of that (RESULTS.md),
+# little by little: of an early epoch's metric less counts than of a late one's.
 NOT_BY_HEART = 0.98
 
 
@@ -34,12 +35,19 @@ class Epoch:
 class Course:
     """The student in training, an exponential moving average of its weights, and the best average by validation.
 
-    The start counts for `start_share` of its metric, for it may know the validation images by heart.
+    The start counts for `start_share` of its metric, for it may know the validation images by heart, the last of
+    `epochs` for all of it, those between for what lies between.
     `rate_share` is the part of the learning rate that the student has been found to bear.
     """
 
-    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, start_share: float = NOT_BY_HEART) -> None:
-        self.student, self.optimiser, self.start_share = student, optimiser, start_share
+    def __init__(
+        self,
+        student: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        start_share: float = NOT_BY_HEART,
+        epochs: float = 1.0,
+    ) -> None:
+        self.student, self.optimiser, self.start_share, self.epochs = student, optimiser, start_share, epochs
         self.average = copy.deepcopy(student)
         self.best = copy.deepcopy(student.state_dict())
         self.curve: list[Epoch] = []
@@ -60,9 +68,9 @@ class Course:
         for ours, theirs in zip(_tensors(self.average), _tensors(self.student), strict=True):
             if not ours.is_floating_point():
                 ours.copy_(theirs)  # counters are no averages
-        if metric >= self.best_metric:
-            self.best = copy.deepcopy(self.average.state_dict())
         self.curve.append(Epoch(epoch=len(self.curve), train_loss=train_loss, validation_metric=metric))
+        if self._candidates[-1] >= self.best_metric:
+            self.best = copy.deepcopy(self.average.state_dict())
 
     @property
     def diverged(self) -> bool:
@@ -95,8 +103,11 @@ class Course:
 
     @property
     def _candidates(self) -> list[float]:
-        first, *later = (row.validation_metric for row in self.curve)
-        return [first - (1 - self.start_share) * abs(first), *later]
+        return [self._counted(row) for row in self.curve]
+
+    def _counted(self, row: Epoch) -> float:
+        by_heart = (1 - self.start_share) * max(0.0, 1 - row.epoch / self.epochs)
+        return row.validation_metric - by_heart * abs(row.validation_metric)
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Write a checkpoint, all of it or nothing; `settings` are what the training follows."""

@@ -83,7 +83,8 @@ def finetune(
 ) -> list[Epoch]:
     """Train `student` in place; returns the curve. The best epoch by the validation part is kept.
 
-    The start is kept only where no epoch has `start_share` of its metric: it may know those images by heart.
+    The start is kept only where no epoch comes near `start_share` of its metric: it may know those images by heart, and
+    early epochs still some of them (`lana.course`).
 
     After every epoch a checkpoint is written, from which the same call goes on and ends with the same weights. One of
     other settings is not taken up.
@@ -94,7 +95,7 @@ def finetune(
     team = team or Alone(settings.device)
     student.to(team.device)
     with strides_as_slices([student]), channels_last([student], team.device, settings.precision):
-        course = Course(student, _optimiser(student, settings), start_share)
+        course = Course(student, _optimiser(student, settings), start_share, settings.epochs)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)

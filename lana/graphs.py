@@ -31,13 +31,13 @@ def recorded(module: nn.Module, example: Tensor, precision: str) -> Iterator[boo
     before = copy.deepcopy(module.state_dict())  # recording runs it some times, which moves BatchNorm's statistics
     half = torch.autocast("cuda", torch.bfloat16, enabled=computes_in_bf16("cuda", precision), cache_enabled=False)
     could = False
-    with contextlib.suppress(Exception), half:  # in whatever way recording fails, it trains without
-        torch.cuda.make_graphed_callables(module, (example,), allow_unused_input=True)
-        could = True
-    module.load_state_dict(before)
-    try:
-        with warnings.catch_warnings():  # gradients were first gathered on the stream of the recording
-            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+    with warnings.catch_warnings():  # gradients were first gathered on the stream of the recording
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+        with contextlib.suppress(Exception), half:  # in whatever way recording fails, it trains without
+            torch.cuda.make_graphed_callables(module, (example,), allow_unused_input=True)
+            could = True
+        module.load_state_dict(before)
+        try:
             yield could
-    finally:
-        vars(module).pop("forward", None)  # where the recording stands
+        finally:
+            vars(module).pop("forward", None)  # where the recording stands

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,9 +209,16 @@ def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -
         "teacher_parameters": count_parameters(setting.teacher.module),
         "seed": recipe.seed,
         "versions": {
-            "lana": version("lana-nas"),
+            "lana": _version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
             **baseline.runtime_versions,
         },
     }
+
+
+def _version() -> str:
+    try:
+        return version("lana-nas")
+    except PackageNotFoundError:  # run from its sources, as on a machine where nothing can be installed
+        return "not installed"

@@ -7,10 +7,10 @@ from torch import nn
 from lana.course import Course
 
 
-def course_of(*metrics):
+def course_of(*metrics, epochs=1):
     """A course whose student has weight i after epoch i."""
     student = nn.Linear(1, 1, bias=False)
-    course = Course(student, torch.optim.SGD(student.parameters(), lr=0.1))
+    course = Course(student, torch.optim.SGD(student.parameters(), lr=0.1), epochs=epochs)
     with torch.no_grad():
         for module in (student, course.average):
             module.weight.fill_(0)
@@ -37,6 +37,19 @@ def test_the_best_epoch_and_the_start_only_where_none_comes_near(metrics, best):
     course = course_of(*metrics)
     assert course.best["weight"].item() == best
     assert course.start_is_best == (best == 0)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [
+        ([0.952, 0.956, 0.95, 0.954, 0.955], 4),  # what the first epoch still knows by heart is less than it is ahead
+        ([0.8, 0.99, 0.8, 0.8, 0.8], 1),
+        ([0.9, 0.88, 0.88, 0.88, 0.881], 0),
+        ([0.5, 0.8, 0.9, 0.91, 0.905], 3),
+    ],
+)
+def test_an_early_epoch_counts_for_less_than_a_late_one(metrics, best):
+    assert course_of(*metrics, epochs=4).best["weight"].item() == best
 
 
 def test_patience_counts_from_the_best_whichever_it_is():
