@@ -1,9 +1,9 @@
 """Distil and score the pool of a profiled run in several processes: on a machine with a GPU, for a run of another.
 
-    python benchmarks/pool.py RUN --device cuda --processes 12
+    python benchmarks/pool.py RUN --recipe recipe.yaml                # where its students are to run: profile
+    python benchmarks/pool.py RUN --device cuda --processes 12        # there: distil and score
 
-RUN was profiled where its students are to run; it goes back there with its pool finished, and `lana select` measures
-there. A process takes whole layers, so every operation is trained as it is by `lana compress`: one process of small
+Then RUN goes back with its pool finished, and `lana select` measures where it was profiled. A process takes whole layers, so every operation is trained as it is by `lana compress`: one process of small
 operations keeps a GPU waiting for their kernels to be launched.
 """
 
@@ -109,10 +109,16 @@ def together(files: Sequence[Path], path: Path) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--recipe", "begun_by", type=click.Path(path_type=Path, exists=True), help="Begin RUN and profile.")
 @click.option("--device", default="cuda", show_default=True)
 @click.option("--processes", default=12, show_default=True)
-def main(run: Path, device: str, processes: int) -> None:
+def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
+    if begun_by is not None:
+        recipe = Recipe.from_yaml(begun_by)
+        with Run.open(run, recipe) as opened:
+            stages.profile(prepare(opened, recipe))
+        return
     torch.set_num_threads(1)  # before the processes part: threads do not come along
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:

@@ -106,7 +106,7 @@ class Course:
         return [self._counted(row) for row in self.curve]
 
     def _counted(self, row: Epoch) -> float:
-        by_heart = (1 - self.start_share) * max(0.0, 1 - row.epoch / self.epochs)
+        by_heart = (1 - self.start_share) * max(0.0, 1 - row.epoch / max(self.epochs, 1.0))
         return row.validation_metric - by_heart * abs(row.validation_metric)
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
