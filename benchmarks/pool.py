@@ -3,8 +3,9 @@
     python benchmarks/pool.py RUN --recipe recipe.yaml                # where its students are to run: profile
     python benchmarks/pool.py RUN --device cuda --processes 12        # there: distil and score
 
-Then RUN goes back with its pool finished, and `lana select` measures where it was profiled. A process takes whole layers, so every operation is trained as it is by `lana compress`: one process of small
-operations keeps a GPU waiting for their kernels to be launched.
+Then RUN goes back with its pool finished, and `lana select` measures where it was profiled. A process takes whole
+layers, so every operation is trained as it is by `lana compress`: one process of small operations keeps a GPU waiting
+for their kernels to be launched.
 """
 
 from __future__ import annotations
