@@ -52,6 +52,10 @@ def test_an_early_epoch_counts_for_less_than_a_late_one(metrics, best):
     assert course_of(*metrics, epochs=4).best["weight"].item() == best
 
 
+def test_part_of_an_epoch_counts_in_full():
+    assert course_of(0.9, 0.89, epochs=0.5).best["weight"].item() == 1
+
+
 def test_patience_counts_from_the_best_whichever_it_is():
     assert course_of(0.9, 0.8, 0.8).stopped(2)
     assert not course_of(0.9, 0.8, 0.89).stopped(2)
