@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -95,22 +94,17 @@ def correct_on_test(setting: Setting, module: nn.Module, device: str) -> np.ndar
     return np.concatenate(found)
 
 
-def tune(
-    setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path, elsewhere: bool = False
-) -> None:
+def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path) -> None:
     """The same fine-tuning for everybody: the teacher's outputs alone, on blends of images.
 
     A row is kept under the name of the weights it began with, so whatever else changes, it is computed once.
-    With `elsewhere` what is not there yet is written for `tune.py`, on another machine.
     """
-    begun = f"{contender.name}-{digest(contender.module)}"
-    result = result_of(folder / begun, epochs, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not result.is_file() and elsewhere:
-        save(contender.module, folder / f"{begun}{WAITING}")
-        return
+    result, device = result_of(begun(contender, folder), epochs, seed), setting.recipe.device
     if not result.is_file():
-        tune_row(setting, contender.module, result, epochs=epochs, seed=seed, device=setting.recipe.device)
+        folder.mkdir(parents=True, exist_ok=True)
+        compiled = epochs >= COMPILED_EPOCHS and device == "cpu"
+        settings = dataclasses.replace(tuning(epochs, seed, device), compile=compiled)
+        tune_row(setting, contender.module, result, settings)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())
         contender.correct.append(found["correct"])
@@ -124,8 +118,20 @@ def tune(
 
 def as_it_is(setting: Setting, contender: Contender) -> None:
     """Its accuracy without any tuning, in place of a seed's."""
-    contender.correct.append(correct_on_test(setting, contender.module, setting.recipe.device))
-    contender.before = float(contender.correct[-1].mean())
+    if not contender.correct:
+        contender.correct.append(correct_on_test(setting, contender.module, setting.recipe.device))
+        contender.before = float(contender.correct[0].mean())
+    else:
+        contender.correct.append(contender.correct[0])
+
+
+def leave(contenders: Sequence[Contender], folder: Path, *, epochs: float, seeds: int) -> None:
+    """Write the networks of which a row is missing, for `tune.py` on another machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for contender in contenders:
+        path = begun(contender, folder)
+        if not all(result_of(path, epochs, seed).is_file() for seed in range(seeds)):
+            save(contender.module, path.with_name(path.name + WAITING))
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -135,8 +141,13 @@ def save(network: nn.Module, path: Path) -> None:
     torch.save(network, path)
 
 
+def begun(contender: Contender, folder: Path) -> Path:
+    """What the files of a network begin with: named by the weights it began with."""
+    return folder / f"{contender.name}-{digest(contender.module)}"
+
+
 def result_of(begun: Path, epochs: float, seed: int) -> Path:
-    """Where the row of a network is kept, or `begun` without its suffix in `tune.py`."""
+    """Where a row of a network is kept."""
     return begun.with_name(f"{begun.name}-{epochs:g}-{seed}.npz")
 
 
@@ -149,16 +160,13 @@ def tuning(epochs: float, seed: int, device: str) -> FineTuning:
     return FineTuning(epochs=epochs, seed=seed, device=device, batch_size=BATCH, distillation=1.0, mixup=1.0)
 
 
-def tune_row(setting: Setting, network: nn.Module, result: Path, *, epochs: float, seed: int, device: str) -> None:
+def tune_row(setting: Setting, network: nn.Module, result: Path, settings: FineTuning) -> None:
     """Tune a copy of a network and write what comes of it; interrupted, it goes on.
 
     The checkpoint is chosen on the validation part of train; test is read once, at the end.
     """
     module, began_s = copy.deepcopy(network), time.monotonic()
-    before = correct_on_test(setting, module, device)
-    settings = tuning(epochs, seed, device)
-    if epochs >= COMPILED_EPOCHS and device == "cpu" and multiprocessing.parent_process() is None:
-        settings = dataclasses.replace(settings, compile=True)
+    before = correct_on_test(setting, module, settings.device)
     torch.compiler.reset()  # what was compiled for the last contender counts against a limit
     checkpoint = result.with_suffix(".pt")
     curve = finetune(
@@ -171,7 +179,7 @@ def tune_row(setting: Setting, network: nn.Module, result: Path, *, epochs: floa
         expected=result.parent / "expected",
     )
     validation = [epoch.validation_metric for epoch in curve]
-    correct = correct_on_test(setting, module, device)
+    correct = correct_on_test(setting, module, settings.device)
     np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
     checkpoint.unlink(missing_ok=True)
 
@@ -220,6 +228,12 @@ def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[floa
     drawn = paired[random.integers(len(paired), size=(BOOTSTRAPS, len(paired)))].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(paired.mean()), float(low), float(high)
+
+
+def in_words(found: tuple[float, float, float]) -> str:
+    """A difference in words."""
+    mean, low, high = found
+    return f"{mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})"
 
 
 def write_results(path: Path, contenders: Sequence[Contender], about: dict[str, object]) -> None:

@@ -11,7 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from contenders import Contender, as_it_is, difference, measure, sibling, student, table, tune, write_results
+from contenders import (
+    Contender,
+    as_it_is,
+    difference,
+    in_words,
+    leave,
+    measure,
+    sibling,
+    student,
+    table,
+    tune,
+    write_results,
+)
 
 from lana.pipeline import open_finished
 
@@ -47,27 +59,28 @@ def main(
         further = [student(setting, baseline, selector, ratio) for ratio in ratios]
         measure(setting, [teacher, *family, *matched, *further], batches=batches)
     contenders = [*further, *family, *matched, teacher]
+    as_published = [one for one in contenders if published and one.kind != "lana"]
+    if elsewhere:
+        tuned = [one for one in contenders if one not in as_published]
+        leave(tuned, out / "tuned", epochs=epochs, seeds=seeds)
+        return
     for seed in range(seeds):
         for one in contenders:
-            if published and one.kind != "lana":
+            if one in as_published:
                 as_it_is(setting, one)
             else:
-                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
+                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
-    if elsewhere:
-        return
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):
-        mean, low, high = difference(ours, one)
+        found = difference(ours, one)
         gap = teacher.accuracy - one.accuracy
-        closed = f"{mean / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
-        print(f"at {one.name}'s latency: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%}), {closed}")
+        closed = f"{found[0] / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
+        print(f"at {one.name}'s latency: {in_words(found)}, {closed}")
         for faster in (each for each in further if each.ratio <= one.ratio):
-            mean, low, high = difference(faster, one)
-            print(f"{faster.name}, faster, less {one.name}: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})")
+            print(f"{faster.name}, faster, less {one.name}: {in_words(difference(faster, one))}")
     for other in further:
-        mean, low, high = difference(other, teacher)
-        print(f"{other.name} less the teacher: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})")
+        print(f"{other.name} less the teacher: {in_words(difference(other, teacher))}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@
 #
 # FOLDER holds data/ (CIFAR-10 as parquet, the networks' code and weights) and the runs; it is where the runs' recipes
 # find them. SECONDS_AT_MOST ends a part early; what is finished by then is kept. An interpreter with lana's packages is
-# taken from PYTHON (default: python3), the numbers of epochs, seeds and processes from EPOCHS, SEEDS and PROCESSES.
+# taken from PYTHON (default: python3), the numbers of epochs, seeds and processes from EPOCHS (of the wide teacher WIDE_EPOCHS),
+# SEEDS and PROCESSES.
 set -u
 python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)

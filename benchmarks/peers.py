@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from contenders import Contender, difference, measure, student, table, tune, write_results
+from contenders import Contender, difference, in_words, leave, measure, student, table, tune, write_results
 from torch import Tensor, nn
 
 from lana import stages
@@ -252,17 +252,17 @@ def main(
             groups[ratio] = [ours, *others]
         everybody = [one for group in groups.values() for one in group]
         measure(setting, everybody, batches=batches)
+    if elsewhere:
+        leave(everybody, out / "tuned", epochs=epochs, seeds=seeds)
+        return
     for seed in range(seeds):
         for one in everybody:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", elsewhere=elsewhere)
+            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
             write_results(out / "peers.json", everybody, {"run": str(run), "epochs": epochs})
-    if elsewhere:
-        return
     print(table(everybody))
     for ratio, (ours, *others) in groups.items():
         for other in others:
-            mean, low, high = difference(ours, other)
-            print(f"{ratio:g}x, lana less {other.kind}: {mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})")
+            print(f"{ratio:g}x, lana less {other.kind}: {in_words(difference(ours, other))}")
 
 
 if __name__ == "__main__":

@@ -10,23 +10,20 @@ for their kernels to be launched.
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
 import torch
+from processes import side_by_side
 
-import lana.distill as distilling
-import lana.scoring as scoring
 from lana import stages
 from lana.layers import Layer
 from lana.pipeline import Setting, prepare
-from lana.profiling import pairs
+from lana.profiling import Offer, pairs
 from lana.recipe import Recipe
 from lana.run import Run
 
@@ -44,37 +41,20 @@ def parts_of(pool: Pairs, count: int) -> list[list[tuple[Layer, str]]]:
     return [part for part in parts if part]
 
 
-def side_by_side(work: Callable[[int], None], count: int) -> None:
-    """`work(0)` … `work(count - 1)`, each in a process that shares what is loaded here: the data above all."""
-    processes = [multiprocessing.get_context("fork").Process(target=work, args=(index,)) for index in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
+def in_parts(work: Callable[[int], None], count: int) -> None:
+    """`work(0)` … `work(count - 1)` at once.
+
+    Raises:
+        click.ClickException: one failed.
+    """
+    if not side_by_side(work, range(count), count):
         raise click.ClickException("A process failed; its message is above. What is finished is kept.")
 
 
-def distil(setting: Setting, parts: Sequence[Pairs], latency_ms: dict[tuple[str, str], float], device: str) -> None:
-    recipe, folder = setting.recipe, setting.run.pool / "operations"
-
-    def work(index: int) -> None:
-        distilling.distill(
-            setting.teacher.module,
-            parts[index],
-            setting.data,
-            folder / f"part{index}",
-            latency_ms=latency_ms,
-            epochs=recipe.distill_epochs,
-            images=recipe.distill_images,
-            batch_size=recipe.distill_batch,
-            seed=recipe.seed,
-            device=device,
-            precision=recipe.precision,
-        )
-
-    side_by_side(work, len(parts))
+def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:
+    folder = setting.run.pool / "operations"
     made = [folder / f"part{index}" for index in range(len(parts))]
+    in_parts(lambda i: stages.train_operations(setting, parts[i], offers, recipe, made[i], silent), len(parts))
     for part in made:
         for layer in (entry for entry in part.iterdir() if entry.is_dir()):
             shutil.move(layer, folder / layer.name)
@@ -83,25 +63,16 @@ def distil(setting: Setting, parts: Sequence[Pairs], latency_ms: dict[tuple[str,
         shutil.rmtree(part)
 
 
-def score(setting: Setting, parts: Sequence[Pairs], operations: Any, device: str) -> None:
-    recipe, made = setting.recipe, [setting.run.pool / f"scores{index}.csv" for index in range(len(parts))]
-
-    def work(index: int) -> None:
-        scoring.score(
-            setting.teacher.module,
-            parts[index],
-            operations,
-            setting.data.train.take(recipe.score_images, recipe.seed),
-            setting.task,
-            path=made[index],
-            device=device,
-            precision=recipe.precision,
-        )
-
-    side_by_side(work, len(parts))
+def score(setting: Setting, parts: Sequence[Pairs], operations: stages.Operations, recipe: Recipe) -> None:
+    made = [setting.run.pool / f"scores{index}.csv" for index in range(len(parts))]
+    in_parts(lambda i: stages.score_operations(setting, parts[i], operations, recipe, made[i], silent), len(parts))
     together(made, setting.run.scores)
     for path in made:
         path.unlink()
+
+
+def silent(done: float, detail: str) -> None:
+    """Several processes would write over one another's progress."""
 
 
 def together(files: Sequence[Path], path: Path) -> None:
@@ -126,14 +97,13 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
         setting = prepare(opened, recipe, quiet=True)
         offers, began_s = stages.profile(setting), time.monotonic()
         trained = pairs(offers, trainable_only=True)
-        latency_ms = {(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept}
-        if not opened.stages().get("distill"):
-            distil(setting, parts_of(trained, processes), latency_ms, device)
+        if trained and not opened.stages().get("distill"):
+            distil(setting, parts_of(trained, processes), offers, recipe.replace(device=device))
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
         offers, operations = stages.distill(setting, offers, recipe)
         pool, began_s = pairs(offers), time.monotonic()
         if not opened.stages().get("score"):
-            score(setting, parts_of(pool, processes), operations, device)
+            score(setting, parts_of(pool, processes), operations, recipe.replace(device=device))
         stages.score(setting, offers, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from contenders import WAITING, result_of, tune_row, tuning
+from processes import side_by_side
 
 from lana.finetuning import taught
 from lana.pipeline import Setting, prepare
@@ -28,27 +26,6 @@ from lana.recipe import Recipe
 from lana.run import Run
 
 Row = tuple[Path, int]  # a network that waits, and a seed
-
-
-def side_by_side(work: Callable[[Any], None], tasks: Sequence[Any], processes: int) -> None:
-    """Do all tasks in order, several at once; one that fails does not stop the others."""
-
-    def take() -> None:
-        while (task := queue.get()) is not None:
-            try:
-                work(task)
-            except Exception:
-                traceback.print_exc()
-
-    context = multiprocessing.get_context("fork")  # shares the decoded images
-    queue: multiprocessing.SimpleQueue[Any] = context.SimpleQueue()
-    workers = [context.Process(target=take) for _ in range(min(processes, len(tasks)))]
-    for worker in workers:
-        worker.start()
-    for task in [*tasks, *[None] * len(workers)]:
-        queue.put(task)
-    for worker in workers:
-        worker.join()
 
 
 def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: str, processes: int) -> None:
@@ -63,7 +40,7 @@ def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: s
     def tune(row: Row) -> None:
         path, seed = row
         network, result = torch.load(path, weights_only=False), result_of(path.with_suffix(""), epochs, seed)
-        tune_row(setting, network, result, epochs=epochs, seed=seed, device=device)
+        tune_row(setting, network, result, tuning(epochs, seed, device))
 
     seeds = dict.fromkeys((path.parent / "expected", seed) for path, seed in rows)
     side_by_side(expect, [(*one, epoch) for one in seeds for epoch in range(math.ceil(epochs))], processes)

@@ -100,7 +100,7 @@ def finetune(
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
-        with training.recorded():
+        with training.graphs():
             for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
                 if course.stopped(settings.patience):
                     break
@@ -144,7 +144,7 @@ class _Training:
         forward = team.wrap(course.student)
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
 
-    def recorded(self) -> contextlib.AbstractContextManager[object]:
+    def graphs(self) -> contextlib.AbstractContextManager[object]:
         """The student's passes as CUDA graphs, where neither hooks nor other processes come between."""
         if self.settings.compile or self.terms is not None or self.team.count > 1:
             return contextlib.nullcontext()

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,6 +201,8 @@ def _profiled(
 
 
 Operations = dict[tuple[str, str], nn.Module]
+Pairs = Sequence[tuple[Layer, str]]
+OnProgress = Callable[[float, str], None]
 
 
 def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[list[Offer], Operations]:
@@ -218,20 +220,7 @@ def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[
             run.stage("distill", wanted),
             Progress(f"Distilling {len(pool)} operations", 1, quiet=setting.quiet) as progress,
         ):
-            distilling.distill(
-                setting.teacher.module,
-                pool,
-                setting.data,
-                folder,
-                latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
-                epochs=recipe.distill_epochs,
-                images=recipe.distill_images,
-                batch_size=recipe.distill_batch,
-                seed=recipe.seed,
-                device=recipe.device,
-                precision=recipe.precision,
-                on_progress=progress.update,
-            )
+            train_operations(setting, pool, offers, recipe, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     offers = [
         dataclasses.replace(offer, kept=False, reason=given_up[offer.layer.name, offer.operation])
@@ -245,24 +234,51 @@ def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[
     return offers, {**plain, **trained}
 
 
+def train_operations(
+    setting: Setting, pool: Pairs, offers: Sequence[Offer], recipe: Recipe, folder: Path, on_progress: OnProgress
+) -> None:
+    """Distil a part of the pool as the recipe says, into `folder`."""
+    distilling.distill(
+        setting.teacher.module,
+        pool,
+        setting.data,
+        folder,
+        latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
+        epochs=recipe.distill_epochs,
+        images=recipe.distill_images,
+        batch_size=recipe.distill_batch,
+        seed=recipe.seed,
+        device=recipe.device,
+        precision=recipe.precision,
+        on_progress=on_progress,
+    )
+
+
 def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
     """What the network is expected to lose with each operation, in `pool/scores.csv`."""
     run, recipe, pool = setting.run, setting.recipe, pairs(offers)
     wanted = fingerprint([recipe.parts(*POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring", 1, quiet=setting.quiet) as progress:
-            scoring.score(
-                setting.teacher.module,
-                pool,
-                operations,
-                setting.data.train.take(recipe.score_images, recipe.seed),
-                setting.task,
-                path=run.scores,
-                device=recipe.device,
-                precision=recipe.precision,
-                on_progress=progress.update,
-            )
+            score_operations(setting, pool, operations, recipe, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
+
+
+def score_operations(
+    setting: Setting, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
+) -> None:
+    """Score a part of the pool as the recipe says, into the file `path`."""
+    scoring.score(
+        setting.teacher.module,
+        pool,
+        operations,
+        setting.data.train.take(recipe.score_images, recipe.seed),
+        setting.task,
+        path=path,
+        device=recipe.device,
+        precision=recipe.precision,
+        on_progress=on_progress,
+    )
 
 
 def selector(
@@ -394,7 +410,7 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
         student = assembled(setting, selector, measured.selection, operations)
         distance = float(distance_to_teacher.of(student).mean())
         if best is None or distance < best[0]:
-            best = (distance, measured, student.cpu())
+            best = (distance, measured, student)
     if best is None:
         raise LanaError("No accepted selection was given to choose from.")
     return best[1], best[2]
