@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lana import stages
+from lana import selecting, stages
 from lana.evaluation import evaluating
 from lana.export import to_computation
 from lana.finetuning import FineTuning, finetune
@@ -81,7 +81,7 @@ def student(
     recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
     folder = setting.run.student(name)
     if not (folder / "selection.json").is_file():
-        stages.select(setting, selector, baseline, recipe, name)
+        selecting.select(setting, selector, baseline, recipe, name)
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 

@@ -29,7 +29,7 @@ import torch
 from contenders import Contender, difference, in_words, leave, measure, student, table, tune, write_results
 from torch import Tensor, nn
 
-from lana import stages
+from lana import selecting, stages
 from lana.batchnorm import reestimate_batchnorm
 from lana.pipeline import Setting, open_finished
 from lana.selection import Selector
@@ -138,7 +138,7 @@ def single_shot(setting: Setting, selector: Selector, baseline: stages.Baseline)
         selection = alone.solve((1 - share) * baseline.teacher_ms)
         if selection is None:
             raise ValueError(f"no skips reach {1 - share:.2f}x")
-        return assemble(setting.teacher.module, stages.unique_layers(alone.offers), selection)
+        return assemble(setting.teacher.module, selecting.unique_layers(alone.offers), selection)
 
     return make
 
@@ -191,7 +191,7 @@ def measured(setting: Setting, name: str, make: Make, numbers: Sequence[float] |
 
 def finished(setting: Setting, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
-    reestimate_batchnorm(module, setting.data.train.take(stages.CANDIDATE_IMAGES, 2), device=setting.recipe.device)
+    reestimate_batchnorm(module, setting.data.train.take(selecting.CANDIDATE_IMAGES, 2), device=setting.recipe.device)
     return module.cpu().eval()
 
 

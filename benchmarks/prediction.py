@@ -30,8 +30,8 @@ from lana.prediction import COLUMNS, held_out_error
 from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
 from lana.recipe import Recipe
 from lana.run import write_json
+from lana.selecting import unique_layers
 from lana.selection import LOWEST_BUDGET, Selection, Selector
-from lana.stages import unique_layers
 from lana.student import assemble, build_operation
 from lana.teacher import Teacher, teacher_of
 from lana.wholes import Log, replaced

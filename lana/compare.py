@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from lana import stages
+from lana import selecting
 from lana.console import make_console
 from lana.errors import UserError
 from lana.pipeline import open_finished
@@ -85,8 +85,8 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
         budget_ms = baseline.budget_ms(setting.recipe.replace(budget=budget))
         problem = selector.problem(budget_ms)
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
-        operations = stages.trained_operations(setting, selector.offers)
-        distance_to_teacher = stages.reference(setting)
+        operations = selecting.trained_operations(setting, selector.offers)
+        distance_to_teacher = selecting.reference(setting)
         losses: dict[str, float] = {}
         found = []
         for method, search in searches(simple, setting.recipe.seed).items():
@@ -97,7 +97,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                 continue
             selection = selector.selection_of(solution)
             if str(selection) not in losses:
-                student = stages.assembled(setting, selector, selection, operations)
+                student = selecting.assembled(setting, selector, selection, operations)
                 losses[str(selection)] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(
@@ -106,7 +106,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                     measured_loss=losses[str(selection)],
                     predicted_ms=selector.predicted_ms(selection),
                     seconds=solution.runtime_s,
-                    selection=stages.full_selection(setting, selection),
+                    selection=selecting.full_selection(setting, selection),
                 )
             )
         if not losses:

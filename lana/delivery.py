@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import lana.finetuning as finetuning
-from lana import stages
+from lana import selecting, stages
 from lana.card import write_card
 from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
@@ -19,7 +19,7 @@ from lana.recipe import FINETUNING, Recipe
 from lana.references import onnx_file
 from lana.run import write, write_json, write_text
 from lana.selection import Selector
-from lana.student import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
+from lana.student import SELECTED, WEIGHTS, count_parameters, load_student_as_teacher, save_weights
 from lana.summary import Summary, summarise
 from lana.team import Alone
 from lana.teammate import fine_tune_together
@@ -108,7 +108,7 @@ def deliver(
         selection = replaced(json.loads((folder / "selection.json").read_text())["selection"])
         for _ in range(MORE_MEASUREMENTS):
             with setting.progress("Measuring the delivered file") as progress:
-                log.add([selection], stages.compared(setting, [delivered], PROCESSES))
+                log.add([selection], selecting.compared(setting, [delivered], PROCESSES))
                 progress.update(1)
             measured = log.of(selection)
             if measured is not None and measured.ratio_upper95 <= limit:
@@ -122,6 +122,7 @@ def deliver(
         recipe,
         measured=measured,
         metric=metric,
+        parameters=count_parameters(student),
         parity=parity,
         seconds=round(time.monotonic() - start_s, 2),
     )

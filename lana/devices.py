@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+import lana.selecting as selecting
 import lana.stages as stages
 from lana.console import make_console, milliseconds
 from lana.errors import BudgetUnreachable, UserError
@@ -236,7 +237,7 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
         wanted += [selection for selection in spread if selection not in wanted]
     sent = device.folder / "sent.json"
     known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
-    example, layers = setting.teacher.example(setting.recipe.batch), stages.unique_layers(selector.offers)
+    example, layers = setting.teacher.example(setting.recipe.batch), selecting.unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher")]
         for selection in wanted:
@@ -299,11 +300,11 @@ class DeviceSummary:
 def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
     """Choose for devices, save the student, export it, and say what is known of it."""
     first = devices[0].selector
-    operations = stages.trained_operations(setting, first.offers)
+    operations = selecting.trained_operations(setting, first.offers)
     chosen = choose(setting, devices, operations, setting.recipe.candidates)
     folder, selection = setting.run.student(name), chosen.selection
-    student = stages.assembled(setting, first, selection, operations)
-    save_student(student, folder, setting.teacher, stages.unique_layers(first.offers), selection)
+    student = selecting.assembled(setting, first, selection, operations)
+    save_student(student, folder, setting.teacher, selecting.unique_layers(first.offers), selection)
     export_onnx(student, setting.teacher.example(setting.recipe.batch), folder / "model.onnx")
     measured = {device.name: device.selector.log.of(selection) for device in devices}
     known = {d.name: (m, d.teacher_ms) for d in devices if (m := measured[d.name]) is not None}
@@ -320,7 +321,7 @@ def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Devic
         measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
         measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
         archives=[str(path) for path in chosen.archives],
-        selection=stages.full_selection(setting, selection),
+        selection=selecting.full_selection(setting, selection),
     )
     write_json(folder / "devices.json", dataclasses.asdict(summary))
     return summary

@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import nn
 
-from lana import delivery, devices, stages
+from lana import delivery, devices, selecting, stages
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
@@ -93,7 +93,7 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
         selector = make_pool(setting, baseline, recipe)
-        student = stages.select(setting, selector, baseline, recipe, name)
+        student = selecting.select(setting, selector, baseline, recipe, name)
         delivery.finetune(setting, student, recipe)
         return delivery.deliver(setting, selector, baseline, student, recipe)
 
@@ -128,7 +128,7 @@ def make_pool(setting: Setting, baseline: stages.Baseline, recipe: Recipe) -> Se
     """Profile, distil and score: everything that is shared by all students of the run."""
     offers, operations = stages.distill(setting, stages.profile(setting), recipe)
     losses = stages.score(setting, offers, operations)
-    return stages.selector(setting, offers, operations, losses, baseline)
+    return selecting.selector(setting, offers, operations, losses, baseline)
 
 
 def select(
@@ -156,7 +156,7 @@ def select(
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
         if max_loss is not None:
-            budget = f"{stages.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
+            budget = f"{selecting.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         recipe = setting.recipe.replace(budget=budget)
@@ -165,7 +165,7 @@ def select(
             return nothing_to_do(setting, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(setting.run, name, otherwise, recipe)
-        student = stages.select(setting, selector, baseline, recipe, name, verify=verify)
+        student = selecting.select(setting, selector, baseline, recipe, name, verify=verify)
         return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
 
 
@@ -218,7 +218,7 @@ def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str
     """The name of a student that is not there yet, or was not delivered yet: the same command goes on with it."""
     if name and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
-    return name or stages.free_name(run, otherwise, recipe)
+    return name or selecting.free_name(run, otherwise, recipe)
 
 
 def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
@@ -243,7 +243,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
-        recipe = stages.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
+        recipe = selecting.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
         if not recipe.epochs:
             raise UserError(f"{out} was made with --epochs 0, and no --epochs was given. Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from lana import stages
+from lana import selecting
 from lana.console import make_console
 from lana.errors import UserError
 from lana.evaluation import DistanceToTeacher
@@ -120,8 +120,8 @@ def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selec
 
 
 def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
-    operations, recipe = stages.trained_operations(setting, selector.offers), setting.recipe
-    split = setting.data.train.take(stages.LOSS_IMAGES, recipe.seed + 4)
+    operations, recipe = selecting.trained_operations(setting, selector.offers), setting.recipe
+    split = setting.data.train.take(selecting.LOSS_IMAGES, recipe.seed + 4)
     distance = DistanceToTeacher(
         setting.teacher.module, split, setting.task, device=recipe.device, precision=recipe.precision
     )
@@ -131,8 +131,8 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
         for budget, selections in drawn.items():
             losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):
-                student = stages.assembled(
-                    setting, selector, selection, operations, stages.NORM_IMAGES, recipe.precision
+                student = selecting.assembled(
+                    setting, selector, selection, operations, selecting.NORM_IMAGES, recipe.precision
                 )
                 measured.append(
                     Student(

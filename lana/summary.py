@@ -17,7 +17,7 @@ from rich.table import Table
 from lana.console import make_console, milliseconds, percent
 from lana.recipe import Recipe
 from lana.run import write_json
-from lana.student import count_parameters, load_student_as_teacher
+from lana.student import count_parameters
 from lana.wholes import Measured
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ def summarise(
     *,
     measured: Measured | None,
     metric: float,
+    parameters: int,
     parity: float,
     seconds: float,
 ) -> Summary:
@@ -173,7 +174,7 @@ def summarise(
         predicted_ms=chosen["predicted_ms"],
         selected_accuracy=chosen["selected_metric"],
         student_accuracy=metric,
-        student_parameters=count_parameters(load_student_as_teacher(folder).module),
+        student_parameters=parameters,
         onnx_max_relative_error=parity,
         prediction_error=asdict(error) if error else None,
         selection=chosen["selection"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import struct
 import sys
 import threading
@@ -51,8 +52,8 @@ class Status:
 
 def main(job_path: str) -> None:
     """Do the job of this file and write `result.json` beside it."""
-    end_with_the_starter()
     path = Path(job_path)
+    end_with_the_starter(path.parent)
     job = json.loads(path.read_text())
     status = Status(path.with_name("status"))
     status.write(STARTING)
@@ -71,14 +72,15 @@ def main(job_path: str) -> None:
     os._exit(0)
 
 
-def end_with_the_starter() -> None:
+def end_with_the_starter(folder: Path) -> None:
     """End this process when the one that started it, with a pipe as standard input, does: left behind, it would disturb
-    what is measured next.
+    what is measured next. The job's folder, which that one can no longer remove, goes with it.
     """
 
     def watch() -> None:
         while os.read(0, 1):  # blocked in the system, it takes nothing from what is timed
             pass
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -15,7 +15,7 @@ from lana.delivery import finetune
 from lana.errors import UserError
 from lana.pipeline import open_finished, select
 from lana.recipe import Recipe
-from lana.stages import student_recipe
+from lana.selecting import student_recipe
 from profilers import LatencyTable
 
 pytestmark = pytest.mark.serial

@@ -1,7 +1,6 @@
 """Real measurements of small computations on ONNX Runtime, in fresh processes."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -134,8 +133,8 @@ def test_a_worker_ends_with_its_parent(tmp_path):
             wait_until(lambda: Status.read(Path(folder) / "status")[1] >= 0)  # it measures
         finally:
             process.kill()
-    shutil.rmtree(folder)
     wait_until(lambda: not alive(int(worker)))
+    assert not Path(folder).exists()
 
 
 def wait_until(true, seconds=60):
