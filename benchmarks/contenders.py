@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from torch import nn
@@ -58,6 +59,19 @@ class Contender:
     @property
     def accuracy(self) -> float:
         return float(np.mean([c.mean() for c in self.correct])) if self.correct else float("nan")
+
+
+def begin(out: Path, setting: Setting) -> None:
+    """Take a folder for a teacher: what is found and tuned in it is of this one.
+
+    Raises:
+        UsageError: it is another teacher's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    known, ours = out / "teacher.txt", digest(setting.teacher.module)
+    if known.is_file() and known.read_text().strip() != ours:
+        raise click.UsageError(f"{out} holds contenders of another teacher. Give another --out.")
+    known.write_text(ours + "\n")
 
 
 def sibling(setting: Setting, told: str) -> Contender:

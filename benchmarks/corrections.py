@@ -79,7 +79,7 @@ def main(runs: tuple[Path, ...]) -> None:
                 near.append(judge(selector, halves, how))
                 if index:
                     far.append(judge(selector, [(each[0], group)], how))
-            for name, rows in (("near", near), ("far", far)):
+            for name, rows in (("near", near), ("far", far)) if far else (("near", near),):
                 error, _, order = np.mean(rows, axis=0)
                 worst = max(rows, key=lambda row: row[0])
                 print(

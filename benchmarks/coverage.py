@@ -56,6 +56,7 @@ TORCHVISION = (
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
 LIMIT_S = 600  # of processor time: what takes longer hangs
+WAIT_S = 6 * LIMIT_S  # for one that waits for ever
 COVERED = 0.7
 SWAPPED = 6  # layers
 PARITY = 1e-3
@@ -165,10 +166,12 @@ def examine_apart(reference: str) -> dict[str, Any]:
     child.start()
     theirs.close()
     try:
+        if not ours.poll(WAIT_S):
+            child.kill()
         found = ours.recv()
     except EOFError:
         child.join()
-        late = child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        late = child.exitcode == -signal.SIGXCPU or time.monotonic() - start_s > WAIT_S
         reason = f"not done within {LIMIT_S} s of processor time" if late else f"it ended with {child.exitcode}"
         found = {"network": reference, "complete": "no", "failed": "process", "reason": reason}
     child.join()

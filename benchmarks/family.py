@@ -14,6 +14,7 @@ import click
 from contenders import (
     Contender,
     as_it_is,
+    begin,
     difference,
     in_words,
     leave,
@@ -50,6 +51,7 @@ def main(
     out: Path,
 ) -> None:
     with open_finished(run) as (setting, baseline, selector):
+        begin(out, setting)
         teacher = Contender(name="teacher", kind="teacher", module=setting.teacher.module)
         family = [sibling(setting, told) for told in siblings]
         measure(setting, [teacher, *family])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def beside(program: str, *arguments: str) -> Iterator[None]:
     """Run Python source in a process of its own until the block ends."""
-    process = subprocess.Popen([sys.executable, "-c", program, *arguments])
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # thread
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], env={**os.environ, **one})
     try:
         yield
     finally:

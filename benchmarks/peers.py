@@ -26,7 +26,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from contenders import Contender, difference, in_words, leave, measure, student, table, tune, write_results
+from contenders import Contender, begin, difference, in_words, leave, measure, student, table, tune, write_results
 from torch import Tensor, nn
 
 from lana import selecting, stages
@@ -240,6 +240,7 @@ def main(
 ) -> None:
     groups: dict[float, list[Contender]] = {}
     with open_finished(run) as (setting, baseline, selector):
+        begin(out, setting)
         folder = out / "search"
         makes = peers(setting, selector, baseline, folder)
         for ratio in ratios:

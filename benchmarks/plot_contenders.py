@@ -39,7 +39,7 @@ def main(files: tuple[Path, ...], out: Path, least: float) -> None:
     if told:
         axes.set_title(f"below: {told}", fontsize=7)
     axes.set_xlabel("latency, share of the teacher's, measured side by side")
-    axes.set_ylabel("test accuracy after equal tuning, %")
+    axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()

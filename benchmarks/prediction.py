@@ -5,7 +5,8 @@
 The correction is fitted as in a run: on students that the program chose over the range of budgets. Held out are as many
 drawn at random as chosen by the program for other losses, spread over 0.25x to 0.9x. Weights and losses are random:
 neither decides what a student's latency is. Each held-out student is measured twice, all of them once before any again;
-what the two differ by is the limit of what can be predicted. Beside it stands the plain sum of isolated latencies,
+what the two differ by is told as repeatability; about half of it is the noise of their mean, which predictions are
+compared with: the limit of what can be predicted. Beside it stands the plain sum of isolated latencies,
 scaled to be right for the teacher. Killed, the same command goes on where it was.
 Goals: mean absolute error at most 3%, at least 95% within ±10%.
 """

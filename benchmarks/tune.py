@@ -70,6 +70,7 @@ def main(
         tune_rows(setting, rows, epochs=epochs, device=device, processes=processes)
     missing = [row for row in rows if not result_of(row[0].with_suffix(""), epochs, row[1]).is_file()]
     print(f"{len(rows) - len(missing)} of {len(rows)} tuned")
+    raise SystemExit(1 if missing else 0)
 
 
 if __name__ == "__main__":

@@ -47,20 +47,31 @@ def random_resized_crop(inputs: Tensor, generator: torch.Generator, *, flip: boo
     return F.grid_sample(inputs, grid.to(inputs), padding_mode="reflection", align_corners=False)
 
 
-def mix(inputs: Tensor, alpha: float, generator: torch.Generator, *, cut: bool) -> tuple[Tensor, Tensor, float]:
-    """Every example blended with another one, or (`cut`) with a rectangle of it; the partners and the own share."""
+Region = tuple[slice, slice]  # rows and columns
+
+
+def mix(
+    inputs: Tensor, alpha: float, generator: torch.Generator, *, cut: bool
+) -> tuple[Tensor, Tensor, float, Region | None]:
+    """Every example blended with another one, or (`cut`) with a rectangle of it; the partners, the own share and the
+    rectangle."""
     first, second = torch._standard_gamma(torch.full((2,), alpha), generator=generator).tolist()
     share = first / (first + second)
     partners = torch.randperm(len(inputs), generator=generator).to(inputs.device)
     if not cut:
-        return share * inputs + (1 - share) * inputs[partners], partners, share
+        return share * inputs + (1 - share) * inputs[partners], partners, share, None
     height, width = inputs.shape[-2:]
     tall, wide = round(height * math.sqrt(1 - share)), round(width * math.sqrt(1 - share))
     top = int(torch.randint(0, height - tall + 1, (1,), generator=generator))
     left = int(torch.randint(0, width - wide + 1, (1,), generator=generator))
-    mixed = inputs.clone()
-    mixed[..., top : top + tall, left : left + wide] = inputs[partners][..., top : top + tall, left : left + wide]
-    return mixed, partners, 1 - tall * wide / (height * width)
+    region = slice(top, top + tall), slice(left, left + wide)
+    return _pasted(inputs, partners, region), partners, 1 - tall * wide / (height * width), region
+
+
+def _pasted(maps: Tensor, partners: Tensor, region: Region) -> Tensor:
+    pasted = maps.clone()
+    pasted[..., *region] = maps[partners][..., *region]
+    return pasted
 
 
 def augmented(
@@ -75,5 +86,8 @@ def augmented(
             yield inputs, labels
             continue
         cut = cutmix > 0 and (mixup == 0 or bool(torch.rand(1, generator=generator) < 0.5))
-        inputs, partners, share = mix(inputs, cutmix if cut else mixup, generator, cut=cut)
+        inputs, partners, share, region = mix(inputs, cutmix if cut else mixup, generator, cut=cut)
+        if region is not None and labels.ndim > 1 and labels.shape[-2:] == inputs.shape[-2:]:
+            yield inputs, _pasted(labels, partners, region)  # a label for each place
+            continue
         yield inputs, Mixed(labels, labels[partners], share)

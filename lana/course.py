@@ -91,6 +91,11 @@ class Course:
         return max(self._candidates)
 
     @property
+    def metric_of_best(self) -> float:
+        """The best epoch's own metric, of which less may count."""
+        return max(self.curve, key=lambda row: (self._counted(row), row.epoch)).validation_metric
+
+    @property
     def start_is_best(self) -> bool:
         first, *later = self._candidates
         return all(metric < first for metric in later)

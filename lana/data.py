@@ -142,7 +142,7 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
         splits, classes = _from_function(kind, place, teacher), None
     train, test = splits
     if test is None:
-        train, test = _split(train, TEST_SHARE, seed)
+        train, test = _split(train, TEST_SHARE, seed=0)  # the same for every run, and for `lana evaluate`
     train, validation = _split(train, VALIDATION_SHARE, seed)
     return Data(train=train, validation=validation, test=test, classes=classes)
 
@@ -159,6 +159,8 @@ def _split(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     for label in np.unique(labels):
         positions = rng.permutation(np.flatnonzero(labels == label))
         second[positions[: round(share * len(positions))]] = True
+    if not second.any():  # too few of each class for its share to be one
+        second[rng.permutation(len(split))[: round(share * len(split))]] = True
     if not second.any() or second.all():
         raise UserError(f"{len(split)} examples are too few to set {share:.0%} of them apart. Give more data.")
     return split.part(np.flatnonzero(~second)), split.part(np.flatnonzero(second))

@@ -7,6 +7,7 @@ that measures it. One student may have to fit several devices at once: then its 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import statistics
@@ -30,7 +31,7 @@ from lana.profiling import Offer, with_latencies
 from lana.run import write_json
 from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, save_student
-from lana.wholes import PROCESSES, Log
+from lana.wholes import PROCESSES, Log, replaced
 from profilers import LatencyTable, MissingRow
 from profilers.bundle import packages_of, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
@@ -114,7 +115,7 @@ def open_device(
     log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
     for back in measurements:
         if read_measurements(back).label == name:
-            _read_back(folder, log, back)
+            _read_back(folder, log, back, read)
     offers = offers_on(read, selector.offers)
     kept = [offer for offer in offers if offer.kept]
     teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
@@ -161,9 +162,24 @@ def _check_same(table: LatencyTable, folder: Path) -> None:
         )
 
 
-def _read_back(folder: Path, log: Log, path: Path) -> None:
+def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
     """Take measurements into the device's log, once."""
+    seen, fresh = folder / "read.json", hashlib.sha256(path.read_bytes()).hexdigest()
+    before: list[str] = json.loads(seen.read_text()) if seen.is_file() else []
+    if fresh in before:
+        return
     back, sent = read_measurements(path), folder / "sent.json"
+    there = {"device": back.device, "runtime": back.runtime, "settings": back.settings.to_json()}
+    other = [
+        f"{name}: {there[name]} there, {own} in {table.source}"
+        for name, own in _identity(table).items()
+        if there[name] != own
+    ]
+    if other:
+        raise UserError(
+            f"{path} was measured otherwise than the table of {folder.name} ({'; '.join(other)}). "
+            "Run the archive's run.py on that device, with the runtime and threads of the table."
+        )
     known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
     unknown = [name for name in back.networks if name not in known]
     if unknown:
@@ -171,30 +187,31 @@ def _read_back(folder: Path, log: Log, path: Path) -> None:
             f"{path} holds measurements of {unknown[0]!r}, which this run never sent to {folder.name}. "
             "Give the measurements.json of an archive under this run's devices/."
         )
-    fresh = [name for name in back.networks if log.of(known[name]) is None]
-    if fresh:
-        log.add([known[name] for name in fresh], [back.networks[name] for name in fresh])
+    log.add([known[name] for name in back.networks], list(back.networks.values()))
+    write_json(seen, [*before, fresh])
     reference = [ms for comparison in back.networks.values() for ms in comparison.reference_ms]
     if not (folder / "teacher.json").is_file():  # frozen once, as the run's own
         write_json(folder / "teacher.json", {"teacher_ms": statistics.median(reference), "device": back.device})
 
 
-def joint_problem(devices: Sequence[Device]) -> SelectionProblem:
-    """Least loss within every device's budget: over the choices that all of them can run, one cost for each."""
+def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Offer]]:
+    """Least loss within every device's budget, a cost for each, over choices that all of them can run; and these."""
     common = set.intersection(*({(o.layer.name, o.operation) for o in d.selector.offers} for d in devices))
     selectors = [
         dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if (o.layer.name, o.operation) in common])
         for d in devices
     ]
     problems = [
-        s.problem(d.budget_ms * (1 - 2 * MARGIN if d.measured else 1)) for s, d in zip(selectors, devices, strict=True)
+        s.problem(d.budget_ms * (1 - MARGIN - s.margin if d.measured else 1))
+        for s, d in zip(selectors, devices, strict=True)
     ]
     names = [device.name for device in devices]
-    return dataclasses.replace(
+    joint = dataclasses.replace(
         problems[0],
         costs={name: problem.costs["latency_ms"] for name, problem in zip(names, problems, strict=True)},
         limits={name: problem.limits["latency_ms"] for name, problem in zip(names, problems, strict=True)},
     )
+    return joint, selectors[0].offers
 
 
 def choose(setting: Setting, devices: Sequence[Device], operations: stages.Operations, count: int) -> Chosen:
@@ -207,7 +224,7 @@ def choose(setting: Setting, devices: Sequence[Device], operations: stages.Opera
         {json.dumps(m.selection, sort_keys=True): m.selection for m in d.selector.accepted(d.budget_ms)}
         for d in devices
     ]
-    problem = joint_problem(devices)
+    problem, offers = joint_problem(devices)
     best = solve(problem)
     if not best.found:
         why = explain(problem)
@@ -219,14 +236,9 @@ def choose(setting: Setting, devices: Sequence[Device], operations: stages.Opera
         return Chosen(selection=dict(chosen), verified=True, archives=())
     minimum = max(1, round(0.1 * problem.layers))
     found = solve_diverse(problem, count=count, minimum_distance=minimum)
-    selections = [_selection(problem, solution.chosen) for solution in found]
+    selections = [replaced({offers[i].layer.name: offers[i].operation for i in solution.chosen}) for solution in found]
     archives = tuple(_send(setting, device, operations, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
-
-
-def _selection(problem: SelectionProblem, chosen: Sequence[int]) -> Selection:
-    pairs = (problem.name_of(choice).split(" at ", 1) for choice in chosen)
-    return {layer: operation for operation, layer in pairs if operation != "teacher"}
 
 
 def _send(setting: Setting, device: Device, operations: stages.Operations, selections: Sequence[Selection]) -> Path:

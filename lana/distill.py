@@ -65,7 +65,6 @@ def distill(
     seed: int = 0,
     device: str = "cpu",
     precision: str = "auto",
-    group_bytes: int = GROUP_BYTES,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Distilled]:
     """Train the operations of `pool`, (layer, operation) pairs, and write their weights under `folder`.
@@ -74,7 +73,7 @@ def distill(
     exists are not trained again; a group in training is checkpointed every half minute. The result of an interrupted
     and repeated call is that of an uninterrupted one. `on_progress` takes the share done.
     """
-    groups = _groups(teacher, pool, batch_size, group_bytes)
+    groups = _groups(teacher, pool, batch_size)
     teacher.to(device)
     results: dict[tuple[str, str], Distilled] = read_results(folder)
     split, check = data.train.take(images, seed), data.validation.take(CHECK_IMAGES, seed)
@@ -133,9 +132,7 @@ def _train_group(
     train(teacher, jobs, split, steps=steps, seed=seed, **how)
 
 
-def _groups(
-    teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: int, group_bytes: int
-) -> list[list[tuple[Layer, str]]]:
+def _groups(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: int) -> list[list[tuple[Layer, str]]]:
     """Consecutive operations that are trained together: as many as fit in memory.
 
     An operation needs its weights four times (with gradient and Adam's two moments); while it is the one being
@@ -147,7 +144,7 @@ def _groups(
         weights = 16 * sum(p.numel() for p in build_operation(layer, teacher, name).parameters())
         features = 4 * batch_size * (math.prod(layer.input_shape) + 9 * math.prod(layer.output_shape))
         need = weights + (features if layer.name != last else 0)
-        if used + need > group_bytes:
+        if used + need > GROUP_BYTES:
             groups.append([])
             used, need = 0, weights + features
         groups[-1].append((layer, name))

@@ -43,7 +43,7 @@ def with_expected(
         for inputs, labels in batches:
             with torch.no_grad(), autocast(device, precision):
                 expected = in_full(teacher(inputs))
-            if kept is not None and len(found) * _bytes(expected) <= MOST_BYTES:
+            if kept is not None and _plain(expected) and len(found) * _bytes(expected) <= MOST_BYTES:
                 found.append(tree_map(lambda leaf: leaf.cpu(), expected))
             else:
                 kept = None
@@ -52,6 +52,13 @@ def with_expected(
         memory = io.BytesIO()
         torch.save(found, memory)
         write(kept, lambda beside: beside.write_bytes(memory.getvalue()))
+
+
+def _plain(output: Any) -> bool:
+    """Whether an output can be read back: of classes that are not Python's own nothing is unpickled."""
+    if type(output) in (tuple, list):
+        return all(map(_plain, output))
+    return isinstance(output, Tensor) or (type(output) is dict and all(map(_plain, output.values())))
 
 
 def _bytes(output: Any) -> int:

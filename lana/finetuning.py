@@ -112,7 +112,7 @@ def finetune(
                     course.save(checkpoint, settings.decisive)
         student.load_state_dict(course.best)
         if team.first and not course.start_is_best:
-            _settle_batchnorm(student, data, task, team, course.best_metric)
+            _settle_batchnorm(student, data, task, team, course.metric_of_best)
     student.eval().cpu()
     student.load_state_dict(team.agreed(student.state_dict))
     return course.curve

@@ -149,12 +149,17 @@ def export_as(
     return Exported(
         file=str(path),
         form=name,
-        bytes=sum(part.stat().st_size for part in (path, path.with_suffix(".bin")) if part.is_file()),
+        bytes=sum(part.stat().st_size for part in _parts(path)),
         opset=_opset_of(path) if kind.opsets else None,
         batch=None if open_batch else seen,
         arithmetic=options.arithmetic,
         max_relative_error=error,
     )
+
+
+def _parts(path: Path) -> list[Path]:
+    """OpenVINO's weights lie beside its file."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 def _write_onnx(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:

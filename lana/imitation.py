@@ -30,6 +30,7 @@ RACE_RATES = (5e-4, 4e-3, 1.6e-2)
 JUDGED_AT = (0.25, 0.5)  # shares of the training at which dominated operations are stopped
 CLEARLY = (1.5, 1.2)  # how much larger the loss of a dominated one must be then
 SETTLED = 0.97  # of the loss in the first steps: what is above it then is at its optimum (closed forms are) and rests
+SETTLED_FROM = 40  # steps: sooner a running mean over some ten says little of where it goes
 
 
 @dataclass(kw_only=True, eq=False)
@@ -166,8 +167,9 @@ def train(
             if step in judged:
                 stop_dominated(trained, CLEARLY[judged.index(step)])
                 for job in trained:
-                    job.settled |= job.loss > SETTLED * job.first_loss
+                    job.settled |= step >= SETTLED_FROM and job.loss > SETTLED * job.first_loss
             inputs = next(batches)
+            torch.manual_seed(seed * 1_000_003 + step)  # dropout: a step draws the same numbers when resumed
             features.clear()
             with torch.no_grad(), autocast(device, precision):
                 forward_until(teacher, inputs)
@@ -263,14 +265,14 @@ def _checkpoint(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimize
 def begun(path: Path, jobs: Sequence[Job]) -> bool:
     """Whether the checkpoint is of these jobs."""
     trained = [job.name for job in jobs if job.parameters]
-    return path.is_file() and torch.load(path, weights_only=True)["names"] == trained
+    return path.is_file() and torch.load(path, map_location="cpu", weights_only=True)["names"] == trained
 
 
 def _resume(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimizer) -> int:
     """Continue a killed training of the same jobs; the step to begin with."""
     if not begun(path, jobs):
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for job, module, values in zip(jobs, state["modules"], state["jobs"], strict=True):
         job.module.load_state_dict(module)
         job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped = values

@@ -194,7 +194,7 @@ def _looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[A
         try:
             with switched(model, some), quiet_evaluation(model):
                 model(*example_inputs)
-        except AttributeError:
+        except (AttributeError, TypeError):  # a weight of it, or a part by its number
             return False
         return True
 

@@ -8,6 +8,7 @@ with the single scores as the prior: still linear in the choices, and true where
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class LossLog:
             return cls(path)
         frame = pd.read_csv(path, keep_default_na=False)
         found = [
-            (str(loop), json.loads(selection), float(loss))
+            (str(loop), json.loads(selection), float(loss))  # "inf" as well
             for loop, loss, selection in zip(frame["loop"], frame["loss"], frame["selection"], strict=True)
         ]
         return cls(path, rows=[(selection, loss) for _, selection, loss in found], _all=found)
@@ -70,7 +71,8 @@ class LossLog:
         """Take in measured losses and write those that are new."""
         import pandas as pd
 
-        new = [(replaced(s), round(loss, 6)) for s, loss in zip(selections, losses, strict=True)]
+        known = [round(loss, 6) if math.isfinite(loss) else math.inf for loss in losses]  # nothing is worse than nan
+        new = [(replaced(s), loss) for s, loss in zip(selections, known, strict=True)]
         self.rows += new
         fresh = [(self.loop, selection, loss) for selection, loss in new if self.ever(selection) is None]
         if not fresh:

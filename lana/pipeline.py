@@ -32,7 +32,7 @@ from lana.evaluation import Evaluation, check_device, check_labels, evaluate_mod
 from lana.forms import Exported, Options, export_as, form_of
 from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
-from lana.plan import Plan, estimate, fit_to_time
+from lana.plan import Plan, as_distilled, estimate, fit_to_time
 from lana.progress import Progress
 from lana.recipe import FINETUNING, SELECTING, Recipe, near
 from lana.run import Run
@@ -209,7 +209,7 @@ def open_finished(
             raise UserError(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
-        setting = prepare(run, run.recipe().replace(epochs=0.0, **options), quiet=quiet)
+        setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options), quiet=quiet)
         baseline = stages.baseline(setting)
         yield setting, baseline, make_pool(setting, baseline, setting.recipe)
 
@@ -243,7 +243,9 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
-        recipe = selecting.student_recipe(folder).replace(**{"epochs": run.recipe().epochs, **options})
+        recipe = as_distilled(run, selecting.student_recipe(folder)).replace(
+            **{"epochs": run.recipe().epochs, **options}
+        )
         if not recipe.epochs:
             raise UserError(f"{out} was made with --epochs 0, and no --epochs was given. Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)

@@ -14,7 +14,7 @@ from lana.operations import offered
 from lana.profiling import STEPS_OF_A_SPAN, STEPS_OF_LATENCY
 from lana.progress import duration
 from lana.recipe import Recipe
-from lana.run import write_json
+from lana.run import Run, write_json
 from lana.student import own_module
 
 if TYPE_CHECKING:
@@ -72,10 +72,13 @@ def estimate(setting: Setting, recipe: Recipe) -> Plan:
     shapes = {(p.input_shape, p.output_shape, len(p.members)): len(offers[p.name]) for p in places}
     inputs = teacher.example(TRIAL_IMAGES).to(recipe.device)
     module = teacher.module.to(recipe.device)
+    synchronise = torch.cuda.synchronize if recipe.device.startswith("cuda") else lambda: None
     with torch.no_grad():
         module(inputs)
+        synchronise()
         start_s = time.perf_counter()
         module(inputs)
+        synchronise()
     pass_s = (time.perf_counter() - start_s) / TRIAL_IMAGES  # the teacher on one image
     teacher.module.cpu()
     share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in places}
@@ -115,5 +118,14 @@ def fit_to_time(setting: Setting) -> Recipe:
                 "or take fewer layers (--layers)."
             )
         scale = min(1.0, share)
-        write_json(path, {"distill_epochs": recipe.distill_epochs * scale, "epochs": recipe.epochs * scale})
-    return recipe.replace(**json.loads(path.read_text()))
+        fitted = {"distill_epochs": recipe.distill_epochs * scale, "epochs": recipe.epochs * scale}
+        write_json(path, {**fitted, "asked": recipe.epochs})
+    fitted = json.loads(path.read_text())
+    asked = fitted.pop("asked", recipe.epochs)
+    return recipe.replace(**(fitted if recipe.epochs == asked else {"distill_epochs": fitted["distill_epochs"]}))
+
+
+def as_distilled(run: Run, recipe: Recipe) -> Recipe:
+    """The recipe with as many epochs of distilling as the run's pool had, where time was short."""
+    path = run.path / "plan.json"
+    return recipe.replace(distill_epochs=json.loads(path.read_text())["distill_epochs"]) if path.is_file() else recipe

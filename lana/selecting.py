@@ -158,7 +158,7 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
     for measured in accepted:
         student = assembled(setting, selector, measured.selection, operations)
         distance = float(distance_to_teacher.of(student).mean())
-        if best is None or distance < best[0]:
+        if best is None or not distance >= best[0]:
             best = (distance, measured, student)
     if best is None:
         raise LanaError("No accepted selection was given to choose from.")

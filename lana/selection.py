@@ -134,7 +134,8 @@ class Selector:
         )
         if place not in self._corrected:
             teacher: tuple[Mapping[str, str], float] = ({}, 0.0)  # a student of known loss like any other
-            known = [teacher, *((selection, loss) for selection, loss in self.loss_log.rows if self._known(selection))]
+            finite = [(selection, loss) for selection, loss in self.loss_log.rows if math.isfinite(loss)]
+            known = [teacher, *(row for row in finite if self._known(row[0]))]
             latencies_ms = np.array([self.predicted_ms(selection) for selection, _ in known])
             # Below the fastest of them, what holds for that one holds best: the plain sum promises far too much.
             distances = latencies_ms / max(place[0] * self.teacher_ms, latencies_ms.min()) - 1
@@ -145,8 +146,11 @@ class Selector:
         return all(pair in self._by_name for pair in selection.items())
 
     def _allowed(self, selection: Mapping[str, str]) -> bool:
-        pinned = all(selection.get(layer, "teacher") == operation for layer, operation in self.pins.items())
-        return pinned and self._known(selection)
+        if not self._known(selection):
+            return False
+        stands = {member: "" for name in selection for member in self._by_name[name, selection[name]].layer.members}
+        stands |= selection  # under its own name; what a span covers holds nothing else
+        return all(stands.get(layer, "teacher") == operation for layer, operation in self.pins.items())
 
     def _parts(self, selection: Mapping[str, str]) -> list[Offer]:
         covered = {member for name in selection for member in self._by_name[name, selection[name]].layer.members}
@@ -351,7 +355,7 @@ class Selector:
         self.correct_losses(budget_ms)
         target_ms = budget_ms * (1 - MARGIN - self.margin)
         for _ in range(rounds):
-            found = self.solve_diverse(target_ms, candidates)
+            found = [selection for selection in self.solve_diverse(target_ms, candidates) if selection]
             self.measure_new(found or [self.fastest()], PROCESSES)
             accepted = self.accepted(budget_ms)
             best = next((m for m in accepted if m.selection in found), None)
@@ -362,6 +366,7 @@ class Selector:
                 best = None
             if best:  # within, and room is left: aim higher
                 target_ms *= min(1.05, budget_ms * (1 - MARGIN - self.margin) / (best.ratio * self.teacher_ms))
+                target_ms = min(target_ms, 0.99 * self.predicted_ms({}))
             elif found:  # the prediction was refitted; what it still misses is kept below the budget as well
                 measured = [m for s in found if (m := self.log.of(s)) is not None]
                 least = min(measured, key=lambda m: m.ratio_upper95)
@@ -410,11 +415,14 @@ class Selector:
     def unreachable(self, budget_ms: float) -> BudgetUnreachable:
         """The error that says what the fastest reachable latency is, measured."""
         self.measure_new([self.fastest()], PROCESSES)
-        within = {m.ratio: m for m in self.log.pooled() if self._known(m.selection)}
-        best = within[min(within)]
-        fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - self.margin)
+        measured = [m for m in self.log.pooled() if self._allowed(m.selection)]
+        who, fastest_ms = "teacher itself is the fastest and", self.teacher_ms
+        if measured:
+            best = min(measured, key=lambda m: m.ratio)
+            who = "fastest reachable student"
+            fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - self.margin)
         return BudgetUnreachable(
-            f"No selection meets {budget_ms:.4g} ms: the fastest reachable student measures {fastest_ms:.4g} ms "
+            f"No selection meets {budget_ms:.4g} ms: the {who} measures {fastest_ms:.4g} ms "
             f"({fastest_ms / self.teacher_ms:.2f}x of the teacher's {self.teacher_ms:.4g} ms). Raise the budget, widen "
             "--layers, or offer faster operations with --pool.",
             fastest_ms=fastest_ms,

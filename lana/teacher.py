@@ -64,7 +64,7 @@ class Teacher:
         return torch.randn(batch, *self.input_shape, generator=generator)
 
     def to_json(self) -> dict[str, Any]:
-        """What `Teacher.from_json` needs to build the same network again (without weights)."""
+        """What it takes to build the same network again, without weights."""
         preprocessing = self.preprocessing
         return {
             "reference": self.reference,

@@ -19,8 +19,8 @@ from typing import Any
 from profilers.comparison import Comparison, compare
 from profilers.computation import Computation
 from profilers.errors import ProfilerError
-from profilers.runtime import RUNTIMES, RuntimeSettings, find_runtime
-from profilers.sweep import Progress, measure
+from profilers.runtime import RUNTIMES, RuntimeSettings, create_runtime, find_runtime
+from profilers.sweep import Progress, device_of, measure
 
 TABLE, MEASUREMENTS = "table.csv", "measurements.json"
 _KINDS = ("table", "networks")
@@ -148,7 +148,7 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
 def _networks(
     computations: Sequence[Computation], runtime: str, settings: RuntimeSettings, job: dict[str, Any]
 ) -> dict[str, Any]:
-    from profilers.environment import environment, processor
+    from profilers.environment import environment
 
     found = compare(
         computations[0],
@@ -162,7 +162,7 @@ def _networks(
         "label": job["label"],
         "runtime": runtime,
         "settings": settings.to_json(),
-        "device": processor(),
+        "device": device_of(create_runtime(runtime, settings)),
         "environment": environment(),
         "networks": [
             {"name": computation.name, **vars(comparison)}
@@ -177,6 +177,7 @@ class NetworkMeasurements:
 
     label: str
     runtime: str
+    settings: RuntimeSettings
     device: str
     networks: dict[str, Comparison]
 
@@ -196,7 +197,11 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
             for entry in content["networks"]
         }
         return NetworkMeasurements(
-            label=content["label"], runtime=content["runtime"], device=content["device"], networks=networks
+            label=content["label"],
+            runtime=content["runtime"],
+            settings=RuntimeSettings.from_json(content["settings"]),
+            device=content["device"],
+            networks=networks,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProfilerError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor as the system names it, with the number of logical processors that this process may use.
+    """The processor as the system names it, with the number of its logical processors.
 
     The model numbers are part of it, since some machines only call themselves "AMD EPYC".
     """
@@ -32,9 +32,9 @@ def processor() -> str:
 
 
 def gpu() -> str:
-    """The first NVIDIA GPU with its driver, or nothing."""
-    lines = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
-    return lines[0].replace(", ", ", driver ", 1) if lines else ""
+    """The name of the NVIDIA GPU that a program finds first, or nothing."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    return _output("nvidia-smi", "--id", first, "--query-gpu=name", "--format=csv,noheader")
 
 
 def environment() -> dict[str, str]:

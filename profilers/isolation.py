@@ -28,6 +28,7 @@ class Blame:
 
     item: int
     message: str
+    hung: bool = False
 
 
 def run_job(
@@ -84,7 +85,7 @@ def run_job(
                 f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
                 f"It said: {said[-1500:] or last}"
             )
-        return Blame(item=item, message=f"the measuring process failed: {how}; {last}")
+        return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung)
 
 
 def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from profilers.computation import Computation
+from profilers.environment import gpu
 from profilers.errors import BuildFailed
 from profilers.runtime import Runtime, RuntimeSettings, Session
 
@@ -50,6 +51,14 @@ class OnnxRuntime(Runtime):
         if self.settings.threads > 1:
             onnxruntime.set_global_thread_pool_sizes(self.settings.threads, 1)
             self.shared = True
+
+    def versions(self) -> dict[str, str]:
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__}  # the package may be called onnxruntime-gpu or another
+
+    def device(self) -> str:
+        return gpu() if any(maker in self.provider for maker in ("CUDA", "Tensorrt")) else ""
 
     def computes_in_caller(self) -> bool:
         return self.settings.threads == 1 and self.provider == _PROVIDERS["onnxruntime-cpu"]

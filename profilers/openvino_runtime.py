@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from profilers.computation import Computation
+from profilers.errors import BuildFailed
 from profilers.runtime import Runtime, RuntimeSettings, Session
 
 _PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -47,6 +48,9 @@ class OpenVino(Runtime):
                 "CPU_DENORMALS_OPTIMIZATION": "YES",
             },
         )
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if used != _PRECISIONS[self.settings.precision]:  # what it cannot compute in it replaces without a word
+            raise BuildFailed(f"OpenVINO computes in {used} on this processor, not in {self.settings.precision}.")
         return OpenVinoSession(compiled, computation)
 
 

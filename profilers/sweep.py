@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ from profilers.timing import Protocol, chunks
 
 if TYPE_CHECKING:
     from profilers.table import LatencyTable
+
+
+BELIEVED = 3  # computations that fail alone with one message: others that fail with it are not tried again
+Outcome = tuple[Computation, Measurement | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,7 @@ def profile(
     Rows that a table in one of the folders `libraries` holds for this device and setting are taken from there.
 
     It may be killed and started again: rows are written as soon as they are known, and kept. A computation that the
-    runtime does not take, that crashes it or hangs is a row with its error.
+    runtime does not take, that crashes it or hangs is a row with its error, once it has failed in a process of its own.
 
     Raises:
         RuntimeUnavailable: the runtime is not installed.
@@ -97,8 +102,9 @@ def measure(
         held = {row["key"] for row in table_file.append(path, header, known_rows(libraries, header, missing))}
     wanted = [computation for computation in unique.values() if computation.key not in held]
     tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
+    sweep = _Sweep(runtime=runtime, settings=settings, protocol=protocol, reference_s=header.reference_s)
     for group in chunks(wanted, protocol.group):
-        for computation, outcome in _measured(group, runtime, settings, protocol, dict(header.reference_s)):
+        for computation, outcome in sweep.measured(group):
             if isinstance(outcome, Measurement):
                 keep_samples(path, computation, outcome)
             table_file.append(path, header, [row_fields(computation, outcome)])
@@ -107,9 +113,7 @@ def measure(
 
 def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path) -> table_file.Header:
     """Of the table that this sweep writes; its calibration reference is measured where there is none yet."""
-    gpu = runtime.device()
-    device = f"{processor()}; {gpu}" if gpu else processor()
-    versions = runtime.versions()
+    device, versions = device_of(runtime), runtime.versions()
     exporters = {computation.exporter for computation in computations} - {""}
     if len(exporters) > 1:
         raise ProfilerError(
@@ -118,10 +122,10 @@ def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path)
     place = reference_path(device, runtime.name, versions, runtime.settings)
     if exporters:
         versions = {**versions, "exporter": exporters.pop()}
-    if path.exists() and path.stat().st_size:
-        reference_s: Mapping[str, float] = table_file.read(path, cut_short=True)[0].reference_s
-    else:
-        reference_s = read_reference(place) or store_reference(
+    begun = table_file.read_begun(path)
+    reference_s = begun.reference_s if begun else read_reference(place)
+    if reference_s is None:
+        reference_s = store_reference(
             place,
             measure_reference(runtime.name, runtime.settings, protocol),
             {"device": device, "runtime": runtime.name, "versions": versions, "settings": runtime.settings.to_json()},
@@ -135,6 +139,11 @@ def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path)
         protocol=protocol.to_json(),
         environment=environment(),
     )
+
+
+def device_of(runtime: Runtime) -> str:
+    """The processor, and what else the runtime runs on."""
+    return "; ".join(filter(None, (processor(), runtime.device())))
 
 
 def measure_reference(runtime: str, settings: RuntimeSettings, protocol: Protocol) -> dict[str, float]:
@@ -168,39 +177,59 @@ def _run(
     return run_job(job, runtime=runtime, settings=settings, computations=group, timeout_s=protocol.timeout_s)
 
 
-def _measured(
-    group: Sequence[Computation],
-    runtime: str,
-    settings: RuntimeSettings,
-    protocol: Protocol,
-    reference_s: dict[str, float],
-) -> list[tuple[Computation, Measurement | str]]:
-    """Each computation of a group with its samples or its error; process after process until all are sure enough."""
-    found: dict[str, Measurement] = {}
-    errors: dict[str, str] = {}
-    open_ = list(group)
-    process = 0
-    while open_ and process < protocol.most_processes:
-        result = _run(open_, runtime, settings, protocol, reference_s, process)
-        if isinstance(result, Blame):  # the others of the process are measured again, without the one to blame
-            errors[open_.pop(result.item).key] = result.message
-            continue
-        process += 1
-        errors.update(result["errors"])
-        for key, rounds in result["rounds"].items():
-            new = Measurement.from_json(rounds)
-            found[key] = found[key] + new if key in found else new
-        enough = process >= protocol.processes
-        open_ = [
-            computation
-            for computation in open_
-            if computation.key not in errors
-            and not (enough and found[computation.key].relative_interval <= protocol.interval)
-        ]
-    return [
-        (computation, errors[computation.key] if computation.key in errors else found[computation.key])
-        for computation in group
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Sweep:
+    """Measures groups of computations; `failed_alone` counts the messages of those that did so in their own process."""
+
+    runtime: str
+    settings: RuntimeSettings
+    protocol: Protocol
+    reference_s: Mapping[str, float]
+    failed_alone: Counter[str] = field(default_factory=Counter)
+
+    def measured(self, group: Sequence[Computation], *, alone: bool = False) -> Iterator[Outcome]:
+        """Each computation of a group with its samples or its error, as soon as it is sure enough.
+
+        Process after process is used for those that are not. One that fails beside others is measured again alone: it
+        may have found the memory taken, or a GPU's context broken by another one.
+        """
+        protocol, found = self.protocol, dict[str, Measurement]()
+        open_, process = list(group), 0
+        while open_:
+            try:
+                result = _run(open_, self.runtime, self.settings, protocol, self.reference_s, process)
+            except MeasurementFailed:
+                if process >= protocol.processes:
+                    yield from ((computation, found[computation.key]) for computation in open_)
+                raise
+            if isinstance(result, Blame):
+                to_blame = open_.pop(result.item)
+                yield self._failed(to_blame, result.message, alone=alone or result.hung)
+                continue
+            process += bool(result["rounds"])
+            for key, rounds in result["rounds"].items():
+                new = Measurement.from_json(rounds)
+                found[key] = found[key] + new if key in found else new
+            unsure = []
+            for computation in open_:
+                if computation.key in result["errors"]:
+                    yield self._failed(computation, result["errors"][computation.key], alone=alone)
+                elif self._sure(found.get(computation.key), process):
+                    yield computation, found[computation.key]
+                else:
+                    unsure.append(computation)
+            open_ = unsure
+
+    def _sure(self, measurement: Measurement | None, process: int) -> bool:
+        narrow = measurement is not None and measurement.relative_interval <= self.protocol.interval
+        return process >= self.protocol.most_processes or (process >= self.protocol.processes and narrow)
+
+    def _failed(self, computation: Computation, message: str, *, alone: bool) -> Outcome:
+        if alone:
+            self.failed_alone[message] += 1
+        elif self.failed_alone[message] < BELIEVED:
+            return next(self.measured([computation], alone=True))
+        return computation, message
 
 
 def row_fields(computation: Computation, outcome: Measurement | str) -> dict[str, str]:
@@ -239,6 +268,8 @@ def _number(value: float) -> str:
     """
     if math.isnan(value):
         return ""
+    if math.isinf(value):
+        return str(value)
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 

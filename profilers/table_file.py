@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from profilers.errors import InvalidTable, TableMismatch
+from profilers.errors import InvalidTable, ProfilerError, TableMismatch
 from profilers.runtime import RuntimeSettings
 
 try:
@@ -175,7 +175,7 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
     try:
         pairs = (line[2:].rstrip("\n").partition(": ") for line in lines[1:count])
         header = Header.from_json({name: json.loads(value) for name, _, value in pairs})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ProfilerError) as error:
         raise InvalidTable(f"The header of {whose} cannot be read: {error!r}.") from error
     end = _END.fullmatch(lines[-1])
     body = lines[count : -1 if end else None]
@@ -184,7 +184,10 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
             f"{whose} is cut short: its last line is not '# end: …'. "
             "`lana profile` into the same file keeps the rows that are whole and measures the others."
         )
-    found = list(csv.reader(io.StringIO("".join(body))))
+    try:
+        found = list(csv.reader(io.StringIO("".join(body), newline="")))
+    except csv.Error as error:
+        raise InvalidTable(f"{whose} cannot be read as CSV: {error}.") from error
     if not found or found[0] != list(COLUMNS):
         raise InvalidTable(f"{whose} has the columns {found[:1]}, expected {list(COLUMNS)}.")
     rows = []
@@ -192,7 +195,7 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
         row = dict(zip(COLUMNS, values, strict=False))
         if len(values) != len(COLUMNS) or seal_row(header, row) != row:
             if cut_short and not end:
-                break
+                continue
             raise InvalidTable(
                 f"Line {position} of {whose} ({values[1] if len(values) > 1 else values}) was changed after it was "
                 "measured, or belongs to another table: its check does not fit it and the header."
@@ -220,6 +223,7 @@ def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
 
 
 def _decode(content: bytes, path: Path, *, cut_short: bool = False) -> str:
+    content = content.replace(b"\r\n", b"\n")  # as an editor or git may have written it
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -237,7 +241,8 @@ def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(render(header, sealed).encode())
         os.chmod(beside, 0o644)
-        os.replace(beside, path)
+        with _open_locked(path):  # not under the hands of one that appends
+            os.replace(beside, path)
     except BaseException:
         os.unlink(beside)
         raise
@@ -255,10 +260,8 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
     path.parent.mkdir(parents=True, exist_ok=True)
     with _open_locked(path) as file:
         content = file.read()
-        begun = content[: len(_FIRST)]
-        columns = ",".join(COLUMNS).encode() + b"\n"
-        if columns not in content.replace(b"\r\n", b"\n") and begun == _FIRST.encode()[: len(begun)]:
-            content = b""  # killed before the first row: there is nothing to lose
+        if _nothing_yet(content):
+            content = b""
         if content:
             found, kept = parse(_decode(content, path, cut_short=True), str(path), cut_short=True)
             header.require_same(found, str(path))
@@ -280,6 +283,23 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
         file.truncate()
         file.flush()
         return [*kept, *new]
+
+
+def read_begun(path: Path) -> Header | None:
+    """The header of a table that may have lost its end; None where nothing was written yet.
+
+    Raises:
+        InvalidTable: the file is no table, or was changed.
+    """
+    if not path.exists() or _nothing_yet(path.read_bytes()):
+        return None
+    return read(path, cut_short=True)[0]
+
+
+def _nothing_yet(content: bytes) -> bool:
+    """Whether whoever began the table was killed before the first row: there is nothing to lose."""
+    begun, columns = content[: len(_FIRST)], ",".join(COLUMNS).encode() + b"\n"
+    return columns not in content.replace(b"\r\n", b"\n") and begun == _FIRST.encode()[: len(begun)]
 
 
 @contextlib.contextmanager

@@ -77,7 +77,8 @@ class TensorRT(Runtime):
             config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 means fp32
         place = self._cache_path()
         cache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version: begun anew
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuildFailed("TensorRT built no engine; its messages are above.")
@@ -122,9 +123,12 @@ class TensorRTSession(Session):
     def _run(self) -> None:
         from cuda.bindings import runtime as cuda
 
+        self._start()
+        _checked(cuda.cudaStreamSynchronize(self.stream))
+
+    def _start(self) -> None:
         if not self.context.execute_async_v3(self.stream):
             raise BuildFailed("TensorRT could not run the engine.")
-        _checked(cuda.cudaStreamSynchronize(self.stream))
 
     def durations(self, count: int, clock: Callable[[], float]) -> list[float]:
         """Seconds on the device, between events: what the host adds is no property of the network."""
@@ -133,7 +137,7 @@ class TensorRTSession(Session):
         found = []
         for _ in range(count):
             _checked(cuda.cudaEventRecord(self.start, self.stream))
-            self.context.execute_async_v3(self.stream)
+            self._start()
             _checked(cuda.cudaEventRecord(self.end, self.stream))
             _checked(cuda.cudaEventSynchronize(self.end))
             found.append(_checked(cuda.cudaEventElapsedTime(self.start, self.end)) / 1e3)

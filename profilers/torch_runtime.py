@@ -15,6 +15,8 @@ from profilers.computation import Computation, TensorSpec
 from profilers.errors import BuildFailed
 from profilers.runtime import Runtime, RuntimeSettings, Session
 
+MANY = 100_000  # computations of a process
+
 
 class TorchRuntime(Runtime):
     """Inference mode; half precision by autocast, as a user of PyTorch would run it."""
@@ -88,7 +90,9 @@ class TorchRuntime(Runtime):
         import torch
 
         if self.compiled:
-            torch._dynamo.reset()  # or it would give up compiling after eight computations of one process
+            # By default it gives up after eight computations that share code. (A reset between them would throw away
+            # what was compiled, and their first timed run would compile once more.)
+            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MANY
             function = torch.compile(function)
         return TorchSession(function, samples, cuda=self.cuda, precision=self.settings.precision)
 

@@ -36,10 +36,10 @@ class Status:
 
     def __init__(self, path: Path) -> None:
         self.file = os.open(path, os.O_RDWR | os.O_CREAT)
-        self.count = 0
+        self.count, self.item = 0, STARTING
 
     def write(self, item: int) -> None:
-        self.count += 1
+        self.count, self.item = self.count + 1, item
         os.lseek(self.file, 0, os.SEEK_SET)
         os.write(self.file, _STATUS.pack(self.count, item))
 
@@ -72,15 +72,16 @@ def main(job_path: str) -> None:
     os._exit(0)
 
 
-def end_with_the_starter(folder: Path) -> None:
+def end_with_the_starter(folder: Path | None = None) -> None:
     """End this process when the one that started it, with a pipe as standard input, does: left behind, it would disturb
-    what is measured next. The job's folder, which that one can no longer remove, goes with it.
+    what is measured next. A `folder` that only that one would have removed goes with it.
     """
 
     def watch() -> None:
         while os.read(0, 1):  # blocked in the system, it takes nothing from what is timed
             pass
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -126,14 +127,19 @@ def _sweep(
         return calibrator.index()
 
     protocol = Protocol(**job["protocol"])
-    sample(
-        items,
-        protocol=protocol,
-        calibrate=calibrate,
-        clocks=clocks,
-        process=job["process"],
-        at=lambda item: status.write(places[item]),
-    )
+    try:
+        sample(
+            items,
+            protocol=protocol,
+            calibrate=calibrate,
+            clocks=clocks,
+            process=job["process"],
+            at=lambda item: status.write(places[item]),
+        )
+    except Exception:
+        if not errors or status.item != CALIBRATING:
+            raise
+        places, items = [], []  # one that failed broke the device's context for what came after it
     return {
         "reference_s": calibrator.reference_s,
         "environment": environment(),

@@ -91,6 +91,11 @@ class _Search:
         )
 
 
+def _check_cost(problem: SelectionProblem, cost: str) -> None:
+    if cost not in problem.costs:
+        raise InvalidProblem(f"No cost {cost!r}; the costs are: {', '.join(problem.costs) or 'none'}.")
+
+
 def _least(problem: SelectionProblem, cost: np.ndarray) -> list[float]:
     """The least cost of covering the layers from each one on."""
     least = [inf] * problem.layers + [0.0]
@@ -128,11 +133,16 @@ def greedy(
     Raises:
         InvalidProblem: there is no such cost.
     """
-    if cost not in problem.costs:
-        raise InvalidProblem(f"No cost {cost!r}; the costs are: {', '.join(problem.costs) or 'none'}.")
+    _check_cost(problem, cost)
     search = _Search(problem, objective, 0, time_limit_s)
+    held = {int(problem.first[c]) for c in problem.fixed}
     single = [
-        [c for c in range(problem.size) if problem.first[c] == i and problem.span[c] == 1]
+        [
+            c
+            for c in range(problem.size)
+            if problem.first[c] == i and problem.span[c] == 1 and c not in problem.forbidden
+            if i not in held or c in problem.fixed
+        ]
         for i in range(problem.layers)
     ]
     if not all(single):
@@ -164,7 +174,11 @@ def beam_search(
 
     Where more than `width` are Pareto-best they are thinned evenly along the cost. A custom objective judges the
     complete selections only.
+
+    Raises:
+        InvalidProblem: there is no such cost.
     """
+    _check_cost(problem, cost)
     search = _Search(problem, objective, 0, time_limit_s)
     start: dict[str, float] = dict.fromkeys(search.least, 0.0)
     beams: list[list[tuple]] = [[] for _ in range(problem.layers + 1)]

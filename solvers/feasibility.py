@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from .errors import InvalidProblem
+from .errors import InvalidProblem, SolverError
 from .ilp import solve
 from .problem import Limit, SelectionProblem
 from .solution import Solution, Termination
@@ -75,7 +75,10 @@ def explain(problem: SelectionProblem, *, solver: str = "HiGHS", time_limit_s: f
     """Which limits of a problem contradict each other, and how much each would have to give; None where they do not.
 
     The conflict is found by leaving out one limit after the other (a deletion filter): it is one irreducible set, of
-    which there may be several.
+    which there may be several. What the time limit leaves undecided stays in it.
+
+    Raises:
+        SolverError: within the time limit it is not decided whether there is a contradiction at all.
 
     >>> problem = SelectionProblem(layers=1, loss=[0, 0], first=[0, 0], span=[1, 1],
     ...     costs={"cpu": [1.0, 3.0], "gpu": [2.0, 1.0]}, limits={"cpu": Limit(upper=2.0), "gpu": Limit(upper=1.5)})
@@ -84,22 +87,24 @@ def explain(problem: SelectionProblem, *, solver: str = "HiGHS", time_limit_s: f
 gpu would have to be at least 2 (reachable by itself: 1).
     """
 
-    def infeasible(candidate: SelectionProblem) -> bool:
-        found = solve(candidate, solver=solver, time_limit_s=time_limit_s, gap=1.0)  # any answer will do
-        return found.termination is Termination.infeasible
+    def looked_at(candidate: SelectionProblem) -> Solution:
+        return solve(candidate, solver=solver, time_limit_s=time_limit_s, gap=1.0)  # any answer will do
 
-    if not infeasible(problem):
+    first = looked_at(problem)
+    if first.found:
         return None
+    if first.termination is not Termination.infeasible:
+        raise SolverError(f"Within {time_limit_s:g} s no selection was found, nor that there is none. Allow more time.")
     conflict, rest = [], problem
     for name, without in _parts(problem):
         relaxed = without(rest)
-        if infeasible(relaxed):
+        if looked_at(relaxed).termination is Termination.infeasible:
             rest = relaxed
         else:
             conflict.append(name)
     budgets = [name for name, limit in problem.limits.items() if limit.upper is not None]
     bare = replace(problem, limits={})
-    reachable = {name: fastest(bare, name, solver=solver).objective for name in budgets}
+    reachable = {name: fastest(bare, name, solver=solver, time_limit_s=time_limit_s).objective for name in budgets}
     needed = {
         name: fastest(problem, name, solver=solver, time_limit_s=time_limit_s).objective
         for name in budgets

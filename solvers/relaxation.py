@@ -85,8 +85,7 @@ def relax(
     """
     dual = _Dual(cover, loss, rows, visit)
     dual.pool[columns] = True
-    known = np.zeros(len(rows))
-    known[: len(multipliers)] = multipliers
+    known = np.resize(np.append(multipliers, np.zeros(len(rows))), len(rows))  # of a problem with more rows or fewer
     dual.evaluate(np.zeros(len(rows)))
     if len(columns):
         dual.evaluate(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -63,17 +64,40 @@ def structure_of(layer: Layer, module: nn.Module) -> tuple[str, tuple[str, ...]]
 
 
 def once_a_structure(find: Callable[[Layer, nn.Module], T]) -> Callable[[Layer, nn.Module], T]:
-    """Remember what was found in a module for all that are alike."""
+    """Remember what was found in a module for all that are alike.
+
+    It is looked for under fixed random weights, so that the answer is the structure's: an operation is built again,
+    from a teacher without its weights, where a student is loaded. As they are made, weights may be zero.
+    """
     known: dict[Any, T] = {}
 
     @functools.wraps(find)
     def remembered(layer: Layer, module: nn.Module) -> T:
         key = structure_of(layer, module)
         if key not in known:
-            known[key] = find(layer, module)
+            known[key] = find(layer, _with_random_weights(module))
         return known[key]
 
     return remembered
+
+
+@torch.no_grad()
+def _with_random_weights(module: nn.Module) -> nn.Module:
+    """A copy whose every part does something: kernels keep the variance, gains are around one, biases around zero."""
+    made, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    for name, tensor in made.named_parameters():
+        if not tensor.is_floating_point():
+            continue
+        drawn = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            drawn *= max(1.0, tensor.numel() / len(tensor)) ** -0.5
+        else:
+            drawn = 0.1 * drawn + (0.0 if name.endswith("bias") else 1.0)
+        tensor.copy_(drawn)
+    for part in made.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase):
+            part.reset_running_stats()
+    return made
 
 
 def example_for(layer: Layer, module: nn.Module) -> Tensor:
@@ -81,6 +105,7 @@ def example_for(layer: Layer, module: nn.Module) -> Tensor:
     return example_of(layer).to(next((p.device for p in module.parameters()), torch.device("cpu")))
 
 
+@once_a_structure
 def ends_in_relu(layer: Layer, module: nn.Module) -> bool:
     """Whether the teacher's layer ends in a ReLU: no output is below zero, whatever its weights are."""
     with quiet_evaluation(module):
@@ -135,9 +160,9 @@ class Branch(nn.Module):
         return self.last(x + y if self.shortcut else y)
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, bias: bool = False) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, kernel: int, groups: int = 1, *, bias: bool = False) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1 and the variance behind a ReLU (He et al. 2015)."""
-    made = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    made = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=bias)
     nn.init.kaiming_normal_(made.weight, mode="fan_in", nonlinearity="relu")
     return made
 

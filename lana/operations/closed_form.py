@@ -48,20 +48,22 @@ def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def solve(module: Map, inputs: Tensor, outputs: Tensor, *, censored: bool = False) -> None:
-    """Set weight and bias to the ridge solution of outputs ≈ module(inputs), on a sample of places.
+    """Set weight and bias, where it has one, to the ridge solution of outputs ≈ module(inputs), on a sample of places.
 
     `censored` outputs come from behind a ReLU: where they are zero, whatever the map gives below zero is right, so
     the target there is its own prediction; two rounds of that are near the fixed point.
     """
     columns, targets = rows(module, inputs, outputs)
-    mean = columns.mean(0)
+    share = 0.0 if module.bias is None else 1.0  # of the means that a bias takes upon itself
+    mean = share * columns.mean(0)
     centred = columns - mean
     gram = centred.T @ centred
     gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp(min=1e-8))
     aim = targets
     for _ in range(3 if censored else 1):
-        weight = torch.linalg.solve(gram, centred.T @ (aim - aim.mean(0)))
-        bias = aim.mean(0) - mean @ weight
+        middle = share * aim.mean(0)
+        weight = torch.linalg.solve(gram, centred.T @ (aim - middle))
+        bias = middle - mean @ weight
         if censored:
             predicted = columns @ weight + bias
             aim = torch.where(targets > 0, targets, predicted.clamp(max=0))
@@ -69,8 +71,8 @@ def solve(module: Map, inputs: Tensor, outputs: Tensor, *, censored: bool = Fals
     shown = given.relu() if censored else given
     faded = LEAST_VARIANCE * targets.var() / shown.var().clamp(min=1e-12)
     if 1 < faded < MOST_FADED:
-        middle = 0.0 if censored else given.mean(0)  # a ReLU scales with what goes into it, means stay otherwise
-        weight, bias = weight * faded.sqrt(), faded.sqrt() * bias + (1 - faded.sqrt()) * middle
+        still = 0.0 if censored else given.mean(0)  # a ReLU scales with what goes into it, means stay otherwise
+        weight, bias = weight * faded.sqrt(), faded.sqrt() * bias + (1 - faded.sqrt()) * still
     module.weight.copy_(weight.T.view_as(module.weight))
     if module.bias is not None:
         module.bias.copy_(bias)

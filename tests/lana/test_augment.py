@@ -31,9 +31,9 @@ def test_a_crop_is_a_part_of_the_image_and_is_mirrored_only_where_told():
 
 def test_mixup_blends_and_cutmix_pastes_in_the_share_that_is_told():
     inputs = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 20, 20)
-    blended, partners, share = mix(inputs, 1.0, generator(3), cut=False)
+    blended, partners, share, _ = mix(inputs, 1.0, generator(3), cut=False)
     assert torch.allclose(blended, share * inputs + (1 - share) * inputs[partners])
-    pasted, partners, share = mix(inputs, 1.0, generator(3), cut=True)
+    pasted, partners, share, _ = mix(inputs, 1.0, generator(3), cut=True)
     own = (pasted == inputs).float().mean((1, 2, 3))
     moved = partners != torch.arange(6)
     assert torch.allclose(own[moved], torch.full((int(moved.sum()),), share))
@@ -54,6 +54,14 @@ def test_with_both_each_batch_draws_one_and_kept_outputs_know_it():
     plain = FineTuning()
     views = {_view(plain, "shift"), _view(plain, "crop"), _view(FineTuning(mixup=0.2), "shift")}
     assert len(views) == 3
+
+
+def test_where_a_rectangle_is_pasted_its_labels_are_too():
+    maps = torch.randint(0, 9, (8, 16, 16))
+    inputs = maps[:, None].float()
+    [(pasted, labels)] = augmented(iter([(inputs, maps)]), crop=False, mixup=0.0, cutmix=1.0, seed=0)
+    assert torch.equal(pasted[:, 0], labels.float())
+    assert not torch.equal(labels, maps)
 
 
 def test_large_images_are_cropped_small_ones_shifted():

@@ -80,3 +80,10 @@ def test_an_epoch_that_ruins_it_is_told_and_undone():
 )
 def test_it_has_diverged_where_a_good_part_of_the_best_metric_is_lost_whatever_its_sign(metrics, diverged):
     assert course_of(*metrics).diverged == diverged
+
+
+def test_what_the_best_epoch_reached_is_told_in_full():
+    course = course_of(0.9, 0.95, 0.85, epochs=2)
+    assert course.best["weight"].item() == 1
+    assert course.metric_of_best == 0.95
+    assert course.best_metric < 0.95

@@ -209,3 +209,17 @@ def test_augmentation_moves_by_an_eighth_at_most():
     assert set(rows.tolist()) == set(columns.tolist()) == {3, 4, 5}
     flipped = shift_and_flip(image, torch.Generator().manual_seed(0), flip=True)
     assert set(flipped[:, 0].nonzero()[:, 2].tolist()) == {2, 3, 4, 5}
+
+
+def test_the_test_part_is_the_same_whatever_a_run_draws(tmp_path, teacher):
+    fill(tmp_path)
+    one, other = (load_data(f"folder:{tmp_path}", teacher, seed=seed) for seed in (0, 1))
+    assert one.test.indices.tolist() == other.test.indices.tolist()
+    assert one.validation.indices.tolist() != other.validation.indices.tolist()
+
+
+def test_few_examples_of_each_of_many_classes_are_divided_too(tmp_path, teacher):
+    labels = np.repeat(np.arange(100), 2)
+    np.savez(tmp_path / "few.npz", x_train=np.zeros((200, 8, 8, 3), np.uint8), y_train=labels)
+    data = load_data(f"npz:{tmp_path / 'few.npz'}", teacher)
+    assert (len(data.test), len(data.validation)) == (40, 16)

@@ -1,3 +1,4 @@
+import copy
 import math
 import statistics
 
@@ -53,6 +54,17 @@ def test_a_gpu_begins_where_the_cpu_does_and_imitates_as_well(digits_teacher, di
         assert theirs.end_error <= theirs.start_error
     both = [(ours.end_error, theirs.end_error) for ours, theirs in zip(here, there, strict=True)]
     assert statistics.median(theirs / ours for ours, theirs in both if ours > 0) == pytest.approx(1, abs=0.1)
+
+
+def test_a_short_training_is_not_taken_for_a_settled_one(digits_teacher, digits_data, pool, tmp_path):
+    layer, name = pool[3]
+    module = build_operation(layer, digits_teacher.module, name)
+    job = Job(
+        layer=layer, operation=name, module=module, start_error=1.0, started_from=copy.deepcopy(module.state_dict())
+    )
+    train(digits_teacher.module, [job], digits_data.train, steps=40, seed=0, checkpoint=tmp_path / "at", **HOW)
+    assert not job.settled
+    assert job.loss < 0.9 * job.first_loss
 
 
 def test_an_operation_that_is_added_later_trains_alone(digits_teacher, digits_data, pool, tmp_path):
@@ -157,7 +169,7 @@ def test_dropped_operations_have_no_file_and_say_why(digits_teacher, digits_data
     assert read_results(tmp_path)[dropped[0].layer, dropped[0].operation].dropped == dropped[0].dropped
 
 
-def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teacher, pool):
+def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teacher, pool, monkeypatch):
     """What is in one group fits, whichever layer it begins within: a call that is repeated makes the same groups."""
     batch = 64
 
@@ -168,7 +180,8 @@ def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teach
         return features + 16 * sum(p.numel() for module in built for p in module.parameters())
 
     limit = bytes_of(pool) - 1
-    groups = _groups(digits_teacher.module, pool, batch, limit)
+    monkeypatch.setattr("lana.distill.GROUP_BYTES", limit)
+    groups = _groups(digits_teacher.module, pool, batch)
     assert [pair for group in groups for pair in group] == list(pool)
     assert len(groups) > 1
     assert all(bytes_of(group) <= limit for group in groups)

@@ -93,7 +93,7 @@ def test_without_tensorrt_nothing_is_written_and_the_remedy_is_told(student, tmp
     monkeypatch.setattr("profilers.tensorrt_runtime.TensorRT.packages", ("a_package_that_is_not_there",))
     result = export(student, tmp_path / "net.engine")
     assert result.exit_code == 2
-    assert "pip install tensorrt" in result.output
+    assert "pip install 'tensorrt<11' cuda-python" in result.output
     assert not list(tmp_path.iterdir())
 
 
@@ -126,3 +126,9 @@ def test_a_file_that_computes_something_else_is_refused(digits_teacher, tmp_path
     monkeypatch.setitem(FORMS, "onnx", off)
     with pytest.raises(ExportFailed, match="do not use it"):
         export_as(digits_teacher.module, digits_teacher.example, tmp_path / "net.onnx")
+
+
+def test_what_lies_beside_a_file_is_no_part_of_its_size(student, tmp_path):
+    (tmp_path / "net.bin").write_bytes(bytes(1_000_000))
+    found = exported(student, tmp_path / "net.onnx")
+    assert found["bytes"] == (tmp_path / "net.onnx").stat().st_size

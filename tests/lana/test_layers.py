@@ -261,3 +261,13 @@ def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():
     scan = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x.to(p[0].one.weight.dtype))))
     assert names(scan) == ["stem", "parts.1"]
     assert reasons(scan)["parts.0"] == "other code reads its parts"
+
+
+def test_a_layer_whose_parts_are_read_by_number_is_left_alone():
+    scan = scan_of(
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        Residual(),
+        run=lambda p, x: p[1](p[0](x.to(p[0][0].weight.dtype))),
+    )
+    assert "parts.0" not in names(scan)
+    assert reasons(scan)["parts.0"] == "other code reads its parts"

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
@@ -98,3 +100,10 @@ def test_a_few_students_that_run_against_the_sum_do_not_make_operations_free(mea
     found = corrected(SINGLES, against, [0.0] * len(against))
     untouched = [pair for pair in SINGLES if not any(s.get(pair[0]) == pair[1] for s, _ in against)] or list(SINGLES)
     assert sum(found.of[pair] for pair in untouched) >= 0.19 * sum(SINGLES[pair] for pair in untouched)
+
+
+def test_a_student_whose_outputs_are_no_numbers_loses_more_than_any_other(tmp_path):
+    LossLog.read(tmp_path / "losses.csv").add([{"a": "half"}, {"a": "none"}], [math.nan, 0.7])
+    read = LossLog.read(tmp_path / "losses.csv")
+    assert read.of({"a": "half"}) == math.inf
+    assert read.of({"a": "none"}) == 0.7

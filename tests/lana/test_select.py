@@ -16,7 +16,7 @@ from lana.errors import UserError
 from lana.pipeline import open_finished, select
 from lana.recipe import Recipe
 from lana.selecting import student_recipe
-from profilers import LatencyTable
+from profilers import LatencyTable, RuntimeSettings
 
 pytestmark = pytest.mark.serial
 
@@ -143,6 +143,12 @@ def test_a_device_that_is_not_here_there_and_back(pool, tables):
             break
     assert first["verified"]
     assert first["measured_ms_upper95"]["near"] <= budget_ms
+    for name, there in (("runtime", "openvino"), ("device", "another processor")):
+        otherwise = measurements.with_name("otherwise.json")
+        otherwise.write_text(json.dumps({**json.loads(measurements.read_text()), name: there}))
+        refused = lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--measured", otherwise)
+        assert refused.exit_code == 2
+        assert f"measured otherwise than the table of near ({name}: {there} there" in " ".join(refused.output.split())
     foreign = measurements.with_name("foreign.json")
     foreign.write_text(measurements.read_text().replace("student 0", "student of another run"))
     again = lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--measured", foreign)
@@ -151,7 +157,8 @@ def test_a_device_that_is_not_here_there_and_back(pool, tables):
 
 
 def test_measurements_of_no_table_that_was_given_are_refused(pool, tables, tmp_path):
-    measured = {"label": "far", "runtime": "onnxruntime-cpu", "device": "a processor", "networks": []}
+    about = {"runtime": "onnxruntime-cpu", "settings": RuntimeSettings().to_json(), "device": "a processor"}
+    measured = {"label": "far", **about, "networks": []}
     (tmp_path / "measurements.json").write_text(json.dumps(measured))
     result = lana("select", pool, "--table", tables[0], "--budget-ms", 1, "--measured", tmp_path / "measurements.json")
     assert result.exit_code == 2

@@ -164,6 +164,39 @@ def test_a_budget_out_of_reach_gives_the_fastest_figure(tmp_path):
     assert selector.select(refused.value.fastest_ms, candidates=1)  # the figure that was given is kept
 
 
+def test_where_nothing_is_faster_than_the_teacher_it_is_said(tmp_path):
+    selector, _, _ = make_selector(tmp_path)
+    alone = dataclasses.replace(selector, offers=[o for o in selector.offers if o.operation == "teacher"])
+    with pytest.raises(BudgetUnreachable, match="teacher itself is the fastest"):
+        alone.select(0.5 * selector.teacher_ms, candidates=2)
+
+
+def test_what_is_reachable_is_told_under_the_pins(tmp_path):
+    selector, device_ms, _ = make_selector(tmp_path)
+    pins = {f"block{i}": "teacher" for i in range(LAYERS - 1)}
+    selector.measure_new([{f"block{i}": "identity" for i in range(LAYERS)}], PROCESSES)
+    with pytest.raises(BudgetUnreachable) as refused:
+        dataclasses.replace(selector, pins=pins).select(0.3 * selector.teacher_ms, candidates=1)
+    assert refused.value.fastest_ms == pytest.approx(device_ms({f"block{LAYERS - 1}": "identity"}), rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.97, 0.99])
+@pytest.mark.parametrize("factor", [0.9, 0.97])
+def test_budgets_near_the_teachers_latency(tmp_path, share, factor):
+    """Students that measure faster than their parts say let the loop aim above the teacher's own latency."""
+    selector, device_ms, _ = make_selector(tmp_path)
+    measured = selector.measure
+
+    def faster(selections, processes):
+        found = measured(selections, processes)
+        return [dataclasses.replace(one, ratios=tuple(factor * ratio for ratio in one.ratios)) for one in found]
+
+    selector.measure = faster
+    best = selector.select(share * selector.teacher_ms, candidates=1)[0]
+    assert best.selection
+    assert factor * device_ms(best.selection) <= share * selector.teacher_ms
+
+
 def true_loss(selector, selection):
     """Scores that do not add up: a `third` behind a layer that is replaced too loses five times as much."""
     total = sum(selector.losses[pair] for pair in selection.items())
@@ -277,6 +310,18 @@ def test_a_pin_stands_in_all_that_is_accepted(tmp_path):
     accepted = pinned.select(0.6 * selector.teacher_ms, candidates=3, loop="pinned")
     assert accepted
     assert all("block5" not in measured.selection for measured in accepted)
+
+
+def test_a_span_over_a_pinned_layer_is_not_allowed(tmp_path):
+    selector, _, _ = make_selector(tmp_path)
+    span = dataclasses.replace(layer(0), name="block0+block1", members=("block0", "block1"))
+    merged = dataclasses.replace(selector.offers[1], layer=span, operation="merged")
+    losses = {**selector.losses, (span.name, "merged"): 0.01}
+    for pin, allowed in ({"block0": "teacher"}, False), ({"block2": "teacher"}, True), ({span.name: "merged"}, True):
+        pinned = dataclasses.replace(selector, offers=[*selector.offers, merged], losses=losses, pins=pin)
+        pinned.log.add([{span.name: "merged"}], pinned.measure([{}], PROCESSES))
+        accepted = [m.selection for m in pinned.accepted(selector.teacher_ms * 1.1)]
+        assert ({span.name: "merged"} in accepted) == allowed
 
 
 def test_the_fastest_within_a_loss_is_faster_where_more_may_be_lost_and_loses_no_more_when_measured(tmp_path):

@@ -1,6 +1,8 @@
 """What every runtime promises; one that cannot run here is skipped, with the reason, and has not been tested."""
 
 import dataclasses
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -16,7 +18,10 @@ from profilers import (
     runtime_statuses,
 )
 from profilers.calibration import KERNELS
+from profilers.environment import processor
+from profilers.onnxruntime_runtime import OnnxRuntime
 from profilers.runtime import RUNTIMES
+from profilers.sweep import device_of
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +113,32 @@ class TestOnnxRuntimeCpu(OnnxContract):
     name = "onnxruntime-cpu"
 
     def test_threads_that_share_a_pool_compute_the_same(self, tmp_path):
-        x = np.ones(SPEC.shape, np.float32)
-        with self.runtime(threads=2).prepare(self.computation(tmp_path)) as session:
-            np.testing.assert_allclose(session.outputs([x])[0], expected_convolution(x), atol=1e-4)
+        """In a process of its own: a pool for all sessions is made before the first one."""
+        self.computation(tmp_path).save(tmp_path / "computation.json")
+        program = (
+            "import numpy, profilers\n"
+            "runtime = profilers.create_runtime('onnxruntime-cpu', profilers.RuntimeSettings(threads=2))\n"
+            "runtime.dedicate()\n"
+            f"one = profilers.Computation.load({str(tmp_path / 'computation.json')!r})\n"
+            f"session, x = runtime.prepare(one), numpy.ones({SPEC.shape}, numpy.float32)\n"
+            f"assert runtime.shared\n"
+            f"numpy.save({str(tmp_path / 'found.npy')!r}, session.outputs([x])[0])\n"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True)
+        expected = expected_convolution(np.ones(SPEC.shape, np.float32))
+        np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, atol=1e-4)
+
+    def test_packages_of_another_name_have_a_version_too(self, monkeypatch):
+        monkeypatch.setattr(
+            "importlib.metadata.version", lambda name: pytest.fail("onnxruntime-gpu is called otherwise")
+        )
+        assert self.runtime().versions()["onnxruntime"][0].isdigit()
+
+    def test_a_gpu_is_part_of_what_a_figure_was_measured_on(self, monkeypatch):
+        monkeypatch.setattr("profilers.onnxruntime_runtime.gpu", lambda: "a GPU")
+        cuda = OnnxRuntime(RuntimeSettings(), name="onnxruntime-cuda")
+        assert device_of(cuda) == f"{processor()}; a GPU"
+        assert device_of(self.runtime()) == processor()
 
 
 class TestOnnxRuntimeProvider(OnnxContract):
@@ -119,6 +147,20 @@ class TestOnnxRuntimeProvider(OnnxContract):
 
 class TestOpenVino(OnnxContract):
     name = "openvino"
+
+    @pytest.mark.parametrize("precision", ["fp16", "bf16"])
+    def test_a_precision_that_it_does_not_compute_in_is_no_figure(self, tmp_path, precision):
+        import openvino
+
+        capable = {"fp16": "FP16", "bf16": "BF16"}[precision] in openvino.Core().get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        )
+        runtime = self.runtime(precision=precision)
+        if capable:
+            runtime.prepare(self.computation(tmp_path)).close()
+        else:
+            with pytest.raises(BuildFailed, match="computes in f32 on this processor"):
+                runtime.prepare(self.computation(tmp_path))
 
 
 class TestTorchCpu(RuntimeContract):

@@ -1,8 +1,11 @@
 """Real measurements of small computations on ONNX Runtime, in fresh processes."""
 
+import dataclasses
+import math
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -236,3 +239,96 @@ def test_one_exporter_whatever_build_it_tells(tmp_path):
     spec = TensorSpec(name="x", shape=(1,), dtype="float32")
     found = [Computation(key="aa", name="a", form="onnx", file=file, inputs=(spec,)).exporter for file in files]
     assert found == ["pytorch 2.13.0", "pytorch 2.13.0"]
+
+
+def worker_with(folder, monkeypatch, source):
+    """Measuring processes in which `source` has run: a runtime with a fault."""
+    head = "import sys\nif any('profilers.worker' in a for a in sys.orig_argv):\n"
+    (folder / "sitecustomize.py").write_text(head + textwrap.indent(textwrap.dedent(source), "    "))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_what_fails_only_beside_others_is_measured_alone(tmp_path, monkeypatch):
+    worker_with(
+        tmp_path,
+        monkeypatch,
+        """
+        import profilers.onnxruntime_runtime as module
+        prepare, there = module.OnnxRuntime._prepare, []
+        def full(self, computation):
+            if not computation.key.startswith('calibration'):
+                there.append(computation.key)
+                if computation.key == 'large' and len(there) > 1:
+                    raise MemoryError('nothing left')
+            return prepare(self, computation)
+        module.OnnxRuntime._prepare = full
+        """,
+    )
+    computations = [onnx_convolution(tmp_path, key=key) for key in ("good", "large")]
+    table = sweep([*computations, unknown_operator(tmp_path)], tmp_path / "table.csv")
+    assert table.lookup("large").latency_ms > 0
+    assert table.lookup("good").latency_ms > 0
+    assert "Frobnicate" in table.lookup("unknown").error
+
+
+def test_a_fault_that_breaks_what_comes_after_it_is_one_row(tmp_path, monkeypatch):
+    """As a CUDA context is broken by an illegal access: all that follows fails, calibrating too."""
+    worker_with(
+        tmp_path,
+        monkeypatch,
+        """
+        import profilers.calibration as calibration, profilers.onnxruntime_runtime as module
+        prepare, index, broken = module.OnnxRuntime._prepare, calibration.Calibrator.index, []
+        def faulty(self, computation):
+            if computation.key == 'bad':
+                broken.append(computation.key)
+            if broken:
+                raise RuntimeError('an illegal access')
+            return prepare(self, computation)
+        def calibrated(self):
+            if broken:
+                raise RuntimeError('an illegal access')
+            return index(self)
+        module.OnnxRuntime._prepare, calibration.Calibrator.index = faulty, calibrated
+        """,
+    )
+    computations = [onnx_convolution(tmp_path, key=key) for key in ("good", "bad", "fine")]
+    table = sweep(computations, tmp_path / "table.csv")
+    assert "an illegal access" in table.lookup("bad").error
+    assert table.lookup("good").latency_ms > 0
+    assert table.lookup("fine").latency_ms > 0
+
+
+def test_what_fails_alone_again_and_again_is_believed_of_the_others(tmp_path, monkeypatch):
+    computations, asked = [onnx_convolution(tmp_path, key=f"k{n}") for n in range(9)], []
+    sweep(computations[:1], tmp_path / "another.csv")  # from here on the reference is known
+
+    def refusing(group, *more):
+        asked.append(len(group))
+        return {"rounds": {}, "errors": {one.key: "no such precision" for one in group}}
+
+    monkeypatch.setattr("profilers.sweep._run", refusing)
+    table = sweep(computations, tmp_path / "table.csv")
+    assert all(table.lookup(one.key).error == "no such precision" for one in computations)
+    assert asked == [9, 1, 1, 1]
+
+
+def test_a_table_that_was_killed_before_its_first_row_is_begun_anew(tmp_path):
+    path = tmp_path / "table.csv"
+    computation = onnx_convolution(tmp_path)
+    sweep([computation], path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert sweep([computation], path).lookup("conv").latency_ms > 0
+
+
+def test_too_few_rounds_for_an_interval_are_a_row_all_the_same(tmp_path):
+    once = dataclasses.replace(QUICK, processes=1, most_processes=1)
+    table = measure(
+        [onnx_convolution(tmp_path)],
+        runtime="onnxruntime-cpu",
+        settings=SETTINGS,
+        table=tmp_path / "table.csv",
+        protocol=once,
+    )
+    assert table.lookup("conv").interval == math.inf
+    assert LatencyTable.read(tmp_path / "table.csv").lookup("conv").noisy

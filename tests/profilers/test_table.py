@@ -206,3 +206,24 @@ def test_any_name_survives(tmp_path_factory, name):
     write(path, HEADER, [seal_row(HEADER, row("aa", name=name))])
     assert read(path)[1][0]["name"] == name
     assert render(*read(path)) == path.read_bytes().decode()
+
+
+def test_line_ends_of_another_system_are_read(table):
+    table.write_bytes(table.read_bytes().replace(b"\n", b"\r\n"))
+    assert LatencyTable.read(table).lookup("bb").latency_ms == 2.0
+    append(table, HEADER, [row("dd", 4.0)])
+    assert LatencyTable.read(table).lookup("dd").latency_ms == 4.0
+
+
+def test_of_a_table_without_its_end_every_row_that_is_whole_is_kept(table):
+    text = table.read_text()
+    table.write_text(text[: text.rindex("# end")].replace(",1.0,", ",0.9,", 1))
+    assert [kept["key"] for kept in append(table, HEADER, [])] == ["bb", "cc"]
+
+
+def test_tables_that_another_version_wrote_are_no_reason_to_stop(table):
+    text = table.read_text()
+    for changed in (text.replace('"fp32"', '"fp8"'), text.replace("aa,", "a\ra,", 1)):
+        table.write_text(changed, newline="")
+        with pytest.raises(InvalidTable):
+            LatencyTable.read(table)

@@ -125,3 +125,23 @@ class TestSingleShot:
         assert set(found.chosen) <= set(simple)
         others = tuple(c for c in range(problem.size) if c not in simple)
         assert found.objective == pytest.approx(best_by_enumeration(replace(problem, forbidden=others))[0])
+
+
+def test_greedy_keeps_what_is_fixed_and_avoids_what_is_forbidden():
+    problem = SelectionProblem(
+        layers=2,
+        loss=[0.0, 1.0, 0.0, 1.0, 0.5],
+        first=[0, 0, 1, 1, 1],
+        span=[1] * 5,
+        costs={"ms": [3.0, 1.0, 3.0, 1.0, 2.0]},
+        limits={"ms": Limit(upper=5.0)},
+        fixed=(1,),
+        forbidden=(2,),
+    )
+    assert greedy(problem, "ms").chosen == (1, 4) == solve(problem).chosen
+
+
+def test_a_cost_that_is_not_there_is_told():
+    for search in (greedy, beam_search):
+        with pytest.raises(InvalidProblem, match="No cost 'watts'"):
+            search(random_problem(3, 3, seed=0), "watts")

@@ -1,9 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from selection_problems import covers, random_problem
 
 from solvers import Termination, solve, solve_diverse
+from solvers.ilp import Memory
 
 
 def differing(problem, one, other):
@@ -47,3 +49,16 @@ def test_a_cap_on_the_loss_ends_it():
     assert 1 <= len(found) < 50
     assert all(s.objective <= 1.05 * best for s in found)
     assert all(s.termination is Termination.optimal for s in found)
+
+
+def test_however_much_they_may_share_they_are_not_the_same():
+    found = solve_diverse(random_problem(8, 6, seed=0), count=5, overlap=1.0)
+    assert len({solution.chosen for solution in found}) == len(found) == 5
+
+
+def test_what_is_remembered_serves_a_problem_with_fewer_limits():
+    memory, problem = Memory(), random_problem(8, 6, seed=3)
+    first = solve(problem, memory=memory)
+    bare = replace(problem, limits={})
+    assert solve(bare, memory=memory).objective == pytest.approx(solve(bare).objective)
+    assert solve(problem, memory=memory).objective == pytest.approx(first.objective)

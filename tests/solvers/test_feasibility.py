@@ -5,7 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from selection_problems import best_by_enumeration, random_problem, small_problems
 
-from solvers import InvalidProblem, Limit, SelectionProblem, explain, fastest, solve
+from solvers import (
+    InvalidProblem,
+    Limit,
+    SelectionProblem,
+    Solution,
+    SolverError,
+    Termination,
+    explain,
+    fastest,
+    solve,
+)
 
 
 def two_devices(cpu: float, gpu: float) -> SelectionProblem:
@@ -82,3 +92,10 @@ def test_a_conflict_is_irreducible(problem):
         if value < inf and problem.limits[name].lower is None:
             widened = {**problem.limits, name: Limit(upper=value + 1e-6 * abs(value))}
             assert best_by_enumeration(replace(problem, limits=widened)) is not None
+
+
+def test_what_the_time_does_not_decide_is_no_contradiction_and_not_none(monkeypatch):
+    nothing = Solution(termination=Termination.no_solution, runtime_s=0.0)
+    monkeypatch.setattr("solvers.feasibility.solve", lambda *arguments, **options: nothing)
+    with pytest.raises(SolverError, match="nor that there is none"):
+        explain(two_devices(cpu=3.5, gpu=4.5))

@@ -1,0 +1,23 @@
+import pytest
+import torch
+from torch import nn
+
+from lana.operations.closed_form import solve
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_least_error_of_a_map_with_and_without_a_bias(bias):
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 4, 6, 6).relu() + 0.5  # means that a bias would take upon itself
+    outputs = nn.Conv2d(4, 8, 3, padding=1)(inputs).detach() + 0.1 * torch.randn(64, 8, 6, 6)
+    found = nn.Conv2d(4, 8, 1, bias=bias)
+    solve(found, inputs, outputs)
+    columns = inputs.movedim(1, -1).reshape(-1, 4)
+    if bias:
+        columns = torch.cat([columns, torch.ones(len(columns), 1)], 1)
+    target = outputs.movedim(1, -1).reshape(-1, 8)
+    best = columns @ torch.linalg.lstsq(columns, target).solution
+    with torch.no_grad():
+        given = found(inputs).movedim(1, -1).reshape(-1, 8)
+    shrunk = float((given - target).square().mean()) / float((best - target).square().mean())
+    assert shrunk < 1.5  # of it a part is variance that is given back on purpose (LEAST_VARIANCE)
