@@ -368,6 +368,8 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
 def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place: str) -> Split:
     if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8:
         raise UserError(f"npz:{place} holds inputs of type {inputs.dtype}. Expected uint8 images, or floats.")
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"npz:{place} holds labels of type {labels.dtype}. Expected the numbers of classes, from 0.")
     if inputs.dtype != np.uint8:
         return _check_shape(from_arrays(inputs.astype(np.float32), labels, None), teacher, f"npz:{place}")
     from PIL import Image

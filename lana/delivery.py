@@ -52,6 +52,12 @@ def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
     (folder / "training.pt").unlink(missing_ok=True)
 
 
+def metric_before(folder: Path) -> float | None:
+    """What the student had when it was delivered last."""
+    path = folder / "summary.json"
+    return Summary.read(path).student_accuracy if path.is_file() else None
+
+
 def settings_of(recipe: Recipe) -> finetuning.FineTuning:
     options = {name: getattr(recipe, name) for name in FINETUNING}
     return finetuning.FineTuning(**options, seed=recipe.seed, device=recipe.device)

@@ -9,6 +9,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lana.data import Data, Split
 from lana.errors import UserError
@@ -100,13 +101,17 @@ def check_device(device: str) -> None:
 
 
 def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
-    """Refuse labels that the network has no output for.
+    """Refuse labels that the network has no output for, and outputs that the task cannot be of.
 
     Raises:
-        UserError: a label is outside the network's classes, or no whole number.
+        UserError: a label is outside the network's classes, or no whole number; the task fails on an example.
     """
-    if task.metric_name != "accuracy":
-        return
+    if task.metric_name == "accuracy":
+        _check_classes(teacher, data)
+    _check_task(teacher, data, task)
+
+
+def _check_classes(teacher: Teacher, data: Data) -> None:
     with torch.no_grad():
         classes = tensor_of(teacher.module(teacher.example())).shape[1]
     for name, split in _splits(data):
@@ -123,6 +128,25 @@ def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
                 f"the model has {classes} classes (0 to {classes - 1}). "
                 "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
             )
+
+
+def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
+    inputs, labels = next(data.test.batches(1))
+    with torch.no_grad():
+        output = teacher.module(inputs)
+    try:
+        for judge in (task.metric, task.loss):
+            judge(output, labels)
+        task.chance(output)
+    except UserError:
+        raise
+    except Exception as error:
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        raise UserError(
+            f"The task {type(task).__name__!r} fails on outputs of shape {', '.join(map(str, shapes))} "
+            f"and labels of shape {tuple(labels.shape)} ({type(error).__name__}: {str(error)[:150]}). "
+            "Check --task (classification, segmentation, or one of your own) and the labels."
+        ) from error
 
 
 def _splits(data: Data) -> Iterator[tuple[str, Split]]:

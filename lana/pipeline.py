@@ -106,7 +106,7 @@ def dry_run(recipe: Recipe) -> Plan:
     """
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
         setting = prepare(run, recipe)
-        return estimate(setting, recipe)
+        return estimate(setting, fit_to_time(setting))
 
 
 def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
@@ -232,7 +232,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
 
     `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`, and where: epochs=30,
     mixup=0.2, device="cuda", processes=4 …
-    Without `epochs` it takes as many as the run was made with.
+    Those that are not given are the run's.
 
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
@@ -240,19 +240,28 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     folder = Path(student).resolve()
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
+        if (folder / "architecture.json").is_file():
+            raise UserError(
+                f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "
+                "Train what lana.load_student gives, or select by a budget of this machine."
+            )
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
-        recipe = as_distilled(run, selecting.student_recipe(folder)).replace(
-            **{"epochs": run.recipe().epochs, **options}
-        )
+        usual = {name: getattr(run.recipe(), name) for name in FINETUNING}
+        recipe = as_distilled(run, selecting.student_recipe(folder)).replace(**{**usual, **options})
         if not recipe.epochs:
-            raise UserError(f"{out} was made with --epochs 0, and no --epochs was given. Give --epochs 10.")
+            why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
+            raise UserError(f"{why} Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)
         baseline = stages.baseline(setting)
         selector = make_pool(setting, baseline, recipe)
+        before = delivery.metric_before(folder)
         delivery.finetune(setting, folder, recipe)
-        return delivery.deliver(setting, selector, baseline, folder, recipe)
+        summary = delivery.deliver(setting, selector, baseline, folder, recipe)
+        if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
+            setting.tell(f"Before, this student had {before:.2%}; it was tuned anew from what was selected.")
+        return summary
 
 
 def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:

@@ -68,7 +68,9 @@ class Run:
         if kept.is_file():
             old = Recipe.from_yaml(kept)
             before, now = old.parts(*POOL), recipe.parts(*POOL)
-            if before != now:
+            if before != now and not self.stages():
+                kept.unlink()  # the first attempt got nowhere, with a mistake that was mended perhaps
+            elif before != now:
                 changed = [
                     f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
                     for name in {**before, **now}

@@ -420,9 +420,10 @@ class Selector:
         if measured:
             best = min(measured, key=lambda m: m.ratio)
             who = "fastest reachable student"
-            fastest_ms = min(best.ratio_upper95, best.ratio * 1.02) * self.teacher_ms / (1 - self.margin)
+            surely = best.ratio_upper95 if math.isfinite(best.ratio_upper95) else 1.02 * best.ratio
+            fastest_ms = 1.001 * surely * self.teacher_ms / (1 - self.margin)  # and as much as is told below in digits
         return BudgetUnreachable(
-            f"No selection meets {budget_ms:.4g} ms: the {who} measures {fastest_ms:.4g} ms "
+            f"No selection meets {budget_ms:.4g} ms: the {who} needs {fastest_ms:.4g} ms "
             f"({fastest_ms / self.teacher_ms:.2f}x of the teacher's {self.teacher_ms:.4g} ms). Raise the budget, widen "
             "--layers, or offer faster operations with --pool.",
             fastest_ms=fastest_ms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def baseline(setting: Setting) -> Baseline:
             found = Baseline(
                 metric=evaluation.metric,
                 examples=evaluation.examples,
-                teacher_ms=sorted(reference.reference_ms)[len(reference.reference_ms) // 2],
+                teacher_ms=statistics.median(reference.reference_ms),
                 runtime_versions=runtime.versions(),
             )
             write_json(path, vars(found))

@@ -122,6 +122,8 @@ def load_teacher(
                 f"--mean has {len(preprocessing.mean)} values and --std {len(preprocessing.std)}: "
                 "expected one each for grey images or three each for RGB."
             )
+        if min(preprocessing.std) <= 0:
+            raise UserError(f"--std {','.join(map(str, preprocessing.std))}: expected more than 0 for every channel.")
         input_shape = preprocessing.input_shape
     module.eval()
     teacher = Teacher(
@@ -365,7 +367,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a state dict (read with `weights_only=True`).
 
-    Common wrappers are opened ({"state_dict": …}, {"model": …}) and the prefix of parallel training is removed.
+    Common wrappers are opened ({"state_dict": …}, {"model": …}).
 
     Raises:
         UserError: the file is missing, truncated, or holds no weights.
@@ -382,25 +384,26 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file} is not a readable weights file ({type(error).__name__}: {str(error)[:200]}). "
             "Expected a safetensors file or a state dict saved by torch.save; "
-            "is it truncated, or does it hold a whole pickled model?"
+            "is it truncated, or does it hold other objects beside weights? Then save the network's state_dict() alone."
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{file} holds no state dict (names → tensors). Save the network's state_dict() and give that.")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a weights file into a module; every key must fit.
+    """Load a weights file into a module; every key must fit, but for one prefix of all ("module.", "model.").
 
     Raises:
         UserError: keys are missing, left over, or of other shapes; they are named.
     """
     state, own = read_state_dict(path), module.state_dict()
+    prefixes = {name.partition(".")[0] + "." for name in state}
+    if len(prefixes) == 1 and not any(name.startswith(tuple(prefixes)) for name in own):  # of a wrapper around it
+        state = {name.partition(".")[2]: value for name, value in state.items()}
     wrong = [
         f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in own

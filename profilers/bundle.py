@@ -33,14 +33,24 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here))
+if sys.version_info < (3, 11):
+    sys.exit("This needs Python 3.11 or newer, it is run by " + sys.version.split()[0] + ".")
+try:
+    from profilers.bundle import run
+except ImportError as error:
+    sys.exit(f"{{error}}. Install: python -m pip install numpy {packages}")
+from profilers.errors import ProfilerError
 
-from profilers.bundle import run
-
-run(here, sys.argv[1:])
+try:
+    run(here, sys.argv[1:])
+except ProfilerError as error:
+    sys.exit(f"{{error}}")
+except KeyboardInterrupt:
+    sys.exit("Interrupted. What is measured is kept: run it again to go on.")
 '''
 
 _README = """\
-Measures computations on this device for lana.
+Measures computations on this device for lana. Python 3.11 or newer:
 
     python -m pip install numpy {packages}
     python run.py [--runtime {runtime}] [--threads {threads}]

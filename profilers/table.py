@@ -141,7 +141,7 @@ class LatencyTable:
 
         Raises:
             TableMismatch: they are of different devices, runtimes, versions or settings; or, with "narrower", a row
-                differs by more than 15%.
+                differs by more than 15%, and by more than both intervals.
         """
         if prefer not in ("narrower", "ours", "theirs"):
             raise TableMismatch(f"prefer={prefer!r}: expected narrower, ours or theirs.")
@@ -159,12 +159,13 @@ class LatencyTable:
         if prefer != "narrower":
             return ours if prefer == "ours" else theirs
         a, b = float(ours["latency_ms"]), float(theirs["latency_ms"])
-        if abs(a - b) > CONFLICT * min(a, b):
+        sure = [float(row["interval"]) for row in (ours, theirs)]
+        if abs(a - b) > max(CONFLICT, sum(sure)) * min(a, b):
             raise TableMismatch(
                 f"{ours['name']} takes {a:.4g} ms in {self.source} and {b:.4g} ms in {source}: too far apart to be the "
-                'same device under the same conditions. Say which to keep: prefer="ours" or "theirs".'
+                "same device under the same conditions. Say which to keep: ours or theirs (--prefer, or prefer=)."
             )
-        return ours if float(ours["interval"]) <= float(theirs["interval"]) else theirs
+        return ours if sure[0] <= sure[1] else theirs
 
     def diff(self, other: LatencyTable) -> pd.DataFrame:
         """Rows that both have, with milliseconds of each and the other's over this one's.

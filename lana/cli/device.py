@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,12 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
     from lana import pipeline
 
     result = pipeline.measure(target, runtime=recipe.runtime, settings=recipe.runtime_settings, processes=processes)
-    latencies = sorted(result.reference_ms)
+    each_ms = result.reference_ms
+    latency_ms = statistics.median(each_ms)
     if json_output:
-        print_json({"latency_ms": latencies[len(latencies) // 2], "processes_ms": result.reference_ms})
+        print_json({"latency_ms": latency_ms, "processes_ms": each_ms})
     else:
         click.echo(
-            f"{latencies[len(latencies) // 2]:.4f} ms (median of {len(latencies)} processes, "
-            f"{latencies[0]:.4f} to {latencies[-1]:.4f}) on {recipe.runtime}, {recipe.threads} thread(s)"
+            f"{latency_ms:.4f} ms (median of {len(each_ms)} processes, "
+            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {recipe.runtime}, {recipe.threads} thread(s)"
         )

@@ -58,6 +58,8 @@ def refused(result, *expected):
         (["compress", "digits-resnet", "--data", "npz:none.npz", "--budget", "1x"], "there is nothing at none.npz"),
         (["select", "nowhere", "--budget", "0.4x"], "is not a run"),
         (["compare", "nowhere"], "is not a run"),
+        (["evaluate", "digits-resnet", "--data", "digits", "--std", "0"], "--std 0.0: expected more than 0"),
+        (["evaluate", "digits-resnet", "--data", "digits", "--task", "segmentation"], "fails on outputs of shape"),
         (["score", "nowhere"], "is not a run"),
         (["export", "nowhere", "net.onnx"], "not a student's folder"),
         (["evaluate", "nowhere", "--data", "digits"], "Unknown model"),
@@ -110,6 +112,7 @@ def test_labels_that_the_model_has_no_class_for(tmp_path):
 
 def test_a_run_of_another_recipe_is_kept(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: digits-resnet\ndata: digits\nthreads: 2\n")
+    (tmp_path / "stages.json").write_text('{"teacher": {"fingerprint": "x", "seconds": 1.0}}')  # something is finished
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path), "threads: 2 there, 1 now")
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
 

@@ -218,6 +218,12 @@ def test_the_test_part_is_the_same_whatever_a_run_draws(tmp_path, teacher):
     assert one.validation.indices.tolist() != other.validation.indices.tolist()
 
 
+def test_labels_that_are_names_are_told(tmp_path, teacher):
+    np.savez(tmp_path / "names.npz", x_train=np.zeros((9, 8, 8, 3), np.uint8), y_train=np.array(["cat"] * 9))
+    with pytest.raises(UserError, match=r"labels of type <U3\. Expected the numbers of classes"):
+        load_data(f"npz:{tmp_path / 'names.npz'}", teacher)
+
+
 def test_few_examples_of_each_of_many_classes_are_divided_too(tmp_path, teacher):
     labels = np.repeat(np.arange(100), 2)
     np.savez(tmp_path / "few.npz", x_train=np.zeros((200, 8, 8, 3), np.uint8), y_train=labels)

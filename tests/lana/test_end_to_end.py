@@ -129,7 +129,7 @@ def test_a_budget_below_the_fastest_reachable_names_it(finished):
     run, _ = finished
     result = lana("select", run, "--budget", "0.01x", "--quiet")
     assert result.exit_code == 2
-    assert "fastest reachable student measures" in result.output
+    assert "fastest reachable student needs" in result.output
 
 
 def test_a_student_is_evaluated_measured_and_reported(finished):

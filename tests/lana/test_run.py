@@ -24,7 +24,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
-    with Run.open(tmp_path, RECIPE) as run:
+    with Run.open(tmp_path, RECIPE) as run, run.stage("teacher", "a"):
         run.begin(RECIPE)
     with (
         pytest.raises(UserError, match=r"made by another recipe .*threads: 1 there, 2 now"),
@@ -33,6 +33,15 @@ def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
         pass
     with Run.open(tmp_path, RECIPE.replace(budget="0.3x")):  # another student of the same pool
         pass
+
+
+def test_a_first_attempt_that_got_nowhere_takes_other_options(tmp_path):
+    with Run.open(tmp_path, RECIPE) as run:
+        run.begin(RECIPE)
+    mended = RECIPE.replace(weights="mine.safetensors")
+    with Run.open(tmp_path, mended) as run:
+        run.begin(mended)
+        assert run.recipe() == mended
 
 
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):

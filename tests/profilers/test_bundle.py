@@ -110,3 +110,16 @@ def test_what_is_no_measurement_is_refused(tmp_path):
         read_measurements(tmp_path / "m.json")
     with pytest.raises(ProfilerError, match="at least one"):
         write_bundle(tmp_path / "o.zip", [], runtime="onnxruntime-cpu", settings=RuntimeSettings())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("--threads", "0"), "expected at least 1"), (("--runtime", "foo"), "no runtime 'foo'")]
+)
+def test_mistakes_there_are_told_in_a_line(tmp_path, arguments, message):
+    device = unpacked(tmp_path, "table")
+    result = subprocess.run(
+        [sys.executable, "run.py", *arguments], cwd=device, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
