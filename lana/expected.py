@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def _plain(output: Any) -> bool:
     """Whether an output can be read back: of classes that are not Python's own nothing is unpickled."""
     if type(output) in (tuple, list):
         return all(map(_plain, output))
-    return isinstance(output, Tensor) or (type(output) is dict and all(map(_plain, output.values())))
+    if type(output) in (dict, OrderedDict):  # what torchvision's networks for segmentation give
+        return all(map(_plain, output.values()))
+    return isinstance(output, Tensor)
 
 
 def _bytes(output: Any) -> int:

@@ -68,9 +68,7 @@ class Run:
         if kept.is_file():
             old = Recipe.from_yaml(kept)
             before, now = old.parts(*POOL), recipe.parts(*POOL)
-            if before != now and not self.stages():
-                kept.unlink()  # the first attempt got nowhere, with a mistake that was mended perhaps
-            elif before != now:
+            if before != now and self.stages():
                 changed = [
                     f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
                     for name in {**before, **now}
@@ -87,8 +85,11 @@ class Run:
             )
 
     def begin(self, recipe: Recipe) -> None:
-        """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind."""
-        if not (self.path / "recipe.yaml").is_file():
+        """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind.
+
+        Until a stage is finished another recipe takes its place: the first attempt got nowhere, and was mended perhaps.
+        """
+        if not self.stages():
             write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def recipe(self) -> Recipe:

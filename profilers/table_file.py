@@ -241,7 +241,8 @@ def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(render(header, sealed).encode())
         os.chmod(beside, 0o644)
-        with _open_locked(path):  # not under the hands of one that appends
+        # Not under the hands of one that appends; where there is no flock, a file that is open cannot be replaced.
+        with _open_locked(path) if fcntl is not None else contextlib.nullcontext():
             os.replace(beside, path)
     except BaseException:
         os.unlink(beside)

@@ -1,4 +1,5 @@
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -101,6 +102,36 @@ def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkey
     finetune(
         network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c", expected=tmp_path / "expected"
     )
+    assert not (tmp_path / "expected").exists()
+
+
+class Result(NamedTuple):
+    logits: torch.Tensor
+
+
+class Named(nn.Module):
+    """A teacher that returns a record of a class of its own."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return Result(self.network(x))
+
+
+def test_outputs_of_a_class_of_its_own_are_computed_for_each_student(teacher, data, tmp_path):
+    settings = FineTuning(epochs=1, batch_size=50)
+    for name in ("a", "b"):
+        finetune(
+            network(1),
+            Named(teacher),
+            data,
+            Classification(),
+            settings,
+            checkpoint=tmp_path / name,
+            expected=tmp_path / "expected",
+        )
     assert not (tmp_path / "expected").exists()
 
 
