@@ -375,11 +375,12 @@ class Selector:
         return self._confirmed(budget_ms, target_ms, candidates)
 
     def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
-        """Accepted selections near the budget; where there is none, the next lower ones are measured before one is
-        taken that loses more than they do."""
+        """Accepted selections near the budget; where there is none, the next lower ones are measured before a still
+        lower one is taken that loses more than they do."""
         while True:
             accepted = self._sure(budget_ms, candidates)
-            if accepted and accepted[0].ratio * self.teacher_ms >= LOWER * budget_ms:
+            slowest_ms = max((m.ratio * self.teacher_ms for m in accepted), default=0.0)
+            if slowest_ms >= LOWER * min(budget_ms, target_ms):
                 return accepted
             targets = [target_ms * LOWER**step for step in range(1, STEPS_LOWER + 1)]
             ahead = [self.solve_diverse(each, candidates, around_ms=budget_ms) for each in targets]

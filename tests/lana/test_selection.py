@@ -155,6 +155,21 @@ def test_on_a_disturbed_machine_the_next_lower_ones_are_tried(tmp_path, seed):
     assert 0.3 * budget_ms <= device_ms(best.selection) <= budget_ms
 
 
+def test_lower_ones_are_tried_only_down_to_one_that_is_accepted(tmp_path):
+    """Where all lose more than is expected, what is lower still promises less: down to the fastest, before."""
+    selector, device_ms, measure = make_selector(tmp_path, disturbed=0.3, seed=1)
+    singles = {pair: 1e-3 * loss for pair, loss in selector.losses.items()}
+    selector = dataclasses.replace(
+        selector,
+        losses=singles,
+        refine=1,
+        measure_loss=lambda selections: [0.05 + sum(singles[pair] for pair in s.items()) for s in selections],
+    )
+    best = selector.select(0.7 * selector.teacher_ms, candidates=2)[0]
+    assert device_ms(best.selection) >= 0.8 * 0.7 * selector.teacher_ms
+    assert measure.calls < 45  # 68 before
+
+
 def test_a_budget_out_of_reach_gives_the_fastest_figure(tmp_path):
     selector, device_ms, _ = make_selector(tmp_path)
     fastest_ms = device_ms({f"block{i}": "identity" for i in range(LAYERS)})
