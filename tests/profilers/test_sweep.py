@@ -42,6 +42,13 @@ def sweep(computations, table, **more):
     return measure(computations, runtime="onnxruntime-cpu", settings=SETTINGS, table=table, protocol=QUICK, **more)
 
 
+def worker_with(folder, monkeypatch, source):
+    """Measuring processes in which `source` has run: a runtime with a fault."""
+    head = "import sys\nif any('profilers.worker' in a for a in sys.orig_argv):\n"
+    (folder / "sitecustomize.py").write_text(head + textwrap.indent(textwrap.dedent(source), "    "))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
 def test_a_table_of_real_figures(tmp_path):
     told = []
     labels = {"operation": "chain", "layer": "here", "stage": "1"}
@@ -73,19 +80,20 @@ def test_what_cannot_be_built_is_a_row_with_its_error(tmp_path):
 
 
 def test_a_crash_is_blamed_on_the_one_that_crashed(tmp_path, monkeypatch):
-    # A runtime that ends its process at one computation stands for one with a fault in native code.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if any('profilers.worker' in a for a in sys.orig_argv):\n"
-        "    import profilers.onnxruntime_runtime as module\n"
-        "    prepare = module.OnnxRuntime._prepare\n"
-        "    def crash(self, computation):\n"
-        "        if computation.key == 'bad':\n"
-        "            os.kill(os.getpid(), 11)\n"
-        "        return prepare(self, computation)\n"
-        "    module.OnnxRuntime._prepare = crash\n"
+    worker_with(
+        tmp_path,
+        monkeypatch,
+        """
+        import os
+        import profilers.onnxruntime_runtime as module
+        prepare = module.OnnxRuntime._prepare
+        def crash(self, computation):
+            if computation.key == 'bad':
+                os.kill(os.getpid(), 11)
+            return prepare(self, computation)
+        module.OnnxRuntime._prepare = crash
+        """,
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     computations = [onnx_convolution(tmp_path, key=key) for key in ("good", "bad", "fine")]
     table = sweep(computations, tmp_path / "table.csv")
     assert "SIGSEGV" in table.lookup("bad").error
@@ -94,13 +102,15 @@ def test_a_crash_is_blamed_on_the_one_that_crashed(tmp_path, monkeypatch):
 
 
 def test_one_that_hangs_is_given_up(tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, time\n"
-        "if any('profilers.worker' in a for a in sys.orig_argv):\n"
-        "    import profilers.onnxruntime_runtime as module\n"
-        "    module.OnnxRuntime._prepare = lambda self, computation: time.sleep(60)\n"
+    worker_with(
+        tmp_path,
+        monkeypatch,
+        """
+        import time
+        import profilers.onnxruntime_runtime as module
+        module.OnnxRuntime._prepare = lambda self, computation: time.sleep(60)
+        """,
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     computation = onnx_convolution(tmp_path)
     start_s = time.monotonic()
     blame = run_job(
@@ -239,13 +249,6 @@ def test_one_exporter_whatever_build_it_tells(tmp_path):
     spec = TensorSpec(name="x", shape=(1,), dtype="float32")
     found = [Computation(key="aa", name="a", form="onnx", file=file, inputs=(spec,)).exporter for file in files]
     assert found == ["pytorch 2.13.0", "pytorch 2.13.0"]
-
-
-def worker_with(folder, monkeypatch, source):
-    """Measuring processes in which `source` has run: a runtime with a fault."""
-    head = "import sys\nif any('profilers.worker' in a for a in sys.orig_argv):\n"
-    (folder / "sitecustomize.py").write_text(head + textwrap.indent(textwrap.dedent(source), "    "))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def test_what_fails_only_beside_others_is_measured_alone(tmp_path, monkeypatch):
