@@ -15,7 +15,7 @@ from lana import selecting, stages
 from lana.card import write_card
 from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
-from lana.forms import TOLERANCE
+from lana.forms import check_parity
 from lana.recipe import FINETUNING, Recipe
 from lana.references import onnx_file
 from lana.run import write, write_json, write_text
@@ -106,11 +106,9 @@ def deliver(
     delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
     file = delivered.file if form == "onnx" else export_onnx(student, example, folder / "model.onnx")
     parity, measured = onnx_parity(student, file, example), None
-    if not parity <= TOLERANCE:
-        raise ExportFailed(
-            f"{file} was written, but its outputs differ from PyTorch's by {parity:.1e} of the largest: do not use it. "
-            f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
-        )
+    check_parity(
+        file, parity, f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
+    )
     if verify and form == "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
         with contextlib.suppress(ExportFailed):
             export_program(student, example, folder / "model.pt2")

@@ -131,7 +131,7 @@ def export_as(
         UserError, RuntimeUnavailable: see `form_of`.
         ExportFailed: it cannot be written so, or the file computes something else.
     """
-    from lana.export import ExportFailed, relative_error
+    from lana.export import relative_error
 
     options = options or Options()
     name = form_of(path, form, options)
@@ -141,11 +141,8 @@ def export_as(
     path = kind.write(module, example(max(2, seen) if open_batch else seen), path, options)
     inputs = example(max(2, seen) + 1 if open_batch else seen)
     error = relative_error(module, inputs, kind.run(path, inputs))
-    if options.arithmetic == "fp32" and not error <= TOLERANCE:
-        raise ExportFailed(
-            f"{path} was written, but its outputs differ from PyTorch's by {error:.1e} of the largest: do not use it. "
-            f"Try another --opset or --form."
-        )
+    if options.arithmetic == "fp32":
+        check_parity(path, error, "Try another --opset or --form.")
     return Exported(
         file=str(path),
         form=name,
@@ -155,6 +152,21 @@ def export_as(
         arithmetic=options.arithmetic,
         max_relative_error=error,
     )
+
+
+def check_parity(path: Path, error: float, remedy: str) -> None:
+    """Refuse a file that computes something else.
+
+    Raises:
+        ExportFailed: `error`, relative to the largest output, is above `TOLERANCE`.
+    """
+    from lana.export import ExportFailed
+
+    if not error <= TOLERANCE:
+        raise ExportFailed(
+            f"{path} was written, but its outputs differ from PyTorch's by {error:.1e} of the largest: do not use it. "
+            f"{remedy}"
+        )
 
 
 def _parts(path: Path) -> list[Path]:

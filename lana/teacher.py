@@ -401,9 +401,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         UserError: keys are missing, left over, or of other shapes; they are named.
     """
     state, own = read_state_dict(path), module.state_dict()
-    prefixes = {name.partition(".")[0] + "." for name in state}
-    if len(prefixes) == 1 and not any(name.startswith(tuple(prefixes)) for name in own):  # of a wrapper around it
-        state = {name.partition(".")[2]: value for name, value in state.items()}
+    prefixes = {name[: name.find(".") + 1] for name in state}  # nothing where there is no dot
+    if len(prefixes) == 1 and own.keys().isdisjoint(state):  # of a wrapper around the network
+        state = {name.removeprefix(*prefixes): value for name, value in state.items()}
     wrong = [
         f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in own

@@ -91,11 +91,6 @@ class _Search:
         )
 
 
-def _check_cost(problem: SelectionProblem, cost: str) -> None:
-    if cost not in problem.costs:
-        raise InvalidProblem(f"No cost {cost!r}; the costs are: {', '.join(problem.costs) or 'none'}.")
-
-
 def _least(problem: SelectionProblem, cost: np.ndarray) -> list[float]:
     """The least cost of covering the layers from each one on."""
     least = [inf] * problem.layers + [0.0]
@@ -133,7 +128,7 @@ def greedy(
     Raises:
         InvalidProblem: there is no such cost.
     """
-    _check_cost(problem, cost)
+    problem.require_cost(cost)
     search = _Search(problem, objective, 0, time_limit_s)
     held = {int(problem.first[c]) for c in problem.fixed}
     single = [
@@ -178,7 +173,7 @@ def beam_search(
     Raises:
         InvalidProblem: there is no such cost.
     """
-    _check_cost(problem, cost)
+    problem.require_cost(cost)
     search = _Search(problem, objective, 0, time_limit_s)
     start: dict[str, float] = dict.fromkeys(search.least, 0.0)
     beams: list[list[tuple]] = [[] for _ in range(problem.layers + 1)]

@@ -37,8 +37,7 @@ def fastest(
     >>> fastest(problem, "ms", max_loss=0.6).objective
     2.0
     """
-    if cost not in problem.costs:
-        raise InvalidProblem(f"No cost {cost!r}; the costs are: {', '.join(problem.costs) or 'none'}.")
+    problem.require_cost(cost)
     if LOSS in problem.costs:
         raise InvalidProblem(f"A cost named {LOSS!r} stands in the way of bounding the loss. Rename it.")
     limits = {name: limit for name, limit in problem.limits.items() if name != cost}

@@ -117,6 +117,11 @@ class SelectionProblem:
         """Number of choices."""
         return len(self.loss)
 
+    def require_cost(self, name: str) -> None:
+        """Raise InvalidProblem unless there is a cost of this name."""
+        if name not in self.costs:
+            raise InvalidProblem(f"No cost {name!r}; the costs are: {', '.join(self.costs) or 'none'}.")
+
     def name_of(self, choice: int) -> str:
         """A choice's name for messages."""
         return self.names[choice] if self.names else f"choice {choice}"

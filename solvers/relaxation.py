@@ -85,7 +85,8 @@ def relax(
     """
     dual = _Dual(cover, loss, rows, visit)
     dual.pool[columns] = True
-    known = np.resize(np.append(multipliers, np.zeros(len(rows))), len(rows))  # of a problem with more rows or fewer
+    known, shared = np.zeros(len(rows)), min(len(rows), len(multipliers))  # the earlier problem may have had more rows
+    known[:shared] = multipliers[:shared]
     dual.evaluate(np.zeros(len(rows)))
     if len(columns):
         dual.evaluate(known)

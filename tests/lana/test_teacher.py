@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_wrappers_and_prefixes_are_opened(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
     assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
-    for prefix in ("module.", "model."):
+    for prefix in ("", "module.", "model."):
         torch.save({"state_dict": {f"{prefix}weight": torch.full((1, 1), 7.0)}}, tmp_path / "w.pt")
         load_weights(linear := nn.Linear(1, 1, bias=False), tmp_path / "w.pt")
         assert linear.weight.item() == 7.0
