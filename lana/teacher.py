@@ -382,7 +382,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{file} is not a readable weights file ({type(error).__name__}: {str(error)[:200]}). "
+            f"{file} is not a readable weights file ({type(error).__name__}: {str(error).partition('. ')[0][:200]}). "
             "Expected a safetensors file or a state dict saved by torch.save; "
             "is it truncated, or does it hold other objects beside weights? Then save the network's state_dict() alone."
         ) from error
