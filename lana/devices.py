@@ -33,7 +33,7 @@ from lana.selection import MARGIN, Selection, Selector
 from lana.student import assemble, save_student
 from lana.wholes import PROCESSES, Log, replaced
 from profilers import LatencyTable, MissingRow
-from profilers.bundle import packages_of, read_measurements, write_bundle
+from profilers.bundle import form_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ def open_device(
     Raises:
         UserError: the table lacks a layer's own operation, the measurements are of another run, or the run has a device
             of the same name that is another.
-        ProfilerError: the table's runtime runs no ONNX files, so that nothing can be sent to it.
+        ProfilerError: the table's runtime is not known.
     """
     read, name = LatencyTable.read(table), device_name(table)
-    packages_of(read.header.runtime)
+    form_on_device(read.header.runtime)
     folder = setting.run.path / "devices" / name
     _check_same(read, folder)
     log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
@@ -243,7 +243,7 @@ def choose(setting: Setting, devices: Sequence[Device], operations: stages.Opera
 
 def _send(setting: Setting, device: Device, operations: stages.Operations, selections: Sequence[Selection]) -> Path:
     """An archive that measures students beside the teacher on the device."""
-    selector, wanted = device.selector, list(selections)
+    selector, wanted, form = device.selector, list(selections), form_on_device(device.table.header.runtime)
     if not device.measured:
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
@@ -251,12 +251,12 @@ def _send(setting: Setting, device: Device, operations: stages.Operations, selec
     known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
     example, layers = setting.teacher.example(setting.recipe.batch), selecting.unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
-        networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher")]
+        networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher", form=form)]
         for selection in wanted:
             name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
             known[name] = selection
             student = assemble(setting.teacher.module, layers, selection, operations)
-            networks.append(to_computation(student, example, Path(folder), name=name))
+            networks.append(to_computation(student, example, Path(folder), name=name, form=form))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", _identity(device.table))
         write_json(sent, known)

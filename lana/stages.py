@@ -40,7 +40,7 @@ from lana.teacher import Teacher
 from lana.wholes import PROCESSES
 from profilers import Computation, LatencyTable, RuntimeSettings, compare, create_runtime
 from profilers import profile as measure_table
-from profilers.bundle import packages_of, write_bundle
+from profilers.bundle import form_on_device, write_bundle
 from profilers.library import search_path
 
 if TYPE_CHECKING:
@@ -134,16 +134,13 @@ def profile_to(
 def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> int:
     """The computations of a table with a runner for another device; how many there are.
 
-    They are ONNX files, since a device without torch runs nothing else.
-
     Raises:
-        ProfilerError: the runtime is unknown or runs no ONNX files.
+        ProfilerError: the runtime is unknown.
     """
-    packages_of(recipe.runtime)  # before the long work
-    settings = recipe.runtime_settings
+    settings, form = recipe.runtime_settings, form_on_device(recipe.runtime)
     with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
         _, computations = make_offers(
-            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), on_progress=progress.update
+            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), form=form, on_progress=progress.update
         )
         write_bundle(path, computations, runtime=recipe.runtime, settings=settings)
     return len(computations)

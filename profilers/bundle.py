@@ -1,4 +1,4 @@
-"""Computations with a runner for a device that has neither torch nor lana: Python, NumPy and the runtime suffice.
+"""Computations with a runner for a device that has no lana: Python, NumPy and the runtime suffice.
 
     unzip out.zip -d work && cd work && python run.py
 
@@ -59,23 +59,23 @@ Nothing else should run beside it. It may be stopped and started again. Send {re
 """
 
 
-def packages_of(runtime: str) -> str:
-    """What pip installs on a device for a runtime of an archive, which holds ONNX files.
+def form_on_device(runtime: str, have: str | None = None) -> str:
+    """The form of files that a runtime runs, which need not be installed here.
 
     Raises:
-        ProfilerError: there is no such runtime, or it runs files of another form.
+        ProfilerError: there is no such runtime, or it runs files of another form than those there are.
 
-    >>> packages_of("onnxruntime-cuda")
-    'onnxruntime-gpu'
+    >>> form_on_device("torch-cuda")
+    'exported'
     """
-    kind, install = find_runtime(runtime)
-    if kind.form != "onnx":
-        fit = [name for name in RUNTIMES if find_runtime(name)[0].form == "onnx"]
+    form = find_runtime(runtime)[0].form
+    if have not in (form, None):
+        fit = [name for name in RUNTIMES if find_runtime(name)[0].form == have]
         raise ProfilerError(
-            f"Runtime {runtime!r} runs no ONNX files, and an archive for a device holds nothing else. "
-            f"Give one of: {', '.join(fit)}."
+            f"Runtime {runtime!r} runs files of form {form!r}, the archive's are {have!r}. "
+            f"Give one of: {', '.join(fit)}; or make another archive for it."
         )
-    return install.removeprefix("pip install ")
+    return form
 
 
 def write_bundle(
@@ -93,18 +93,20 @@ def write_bundle(
     `label` comes back with what is measured.
 
     Raises:
-        ProfilerError: nothing to measure, an unknown kind, or a runtime that runs no ONNX files.
+        ProfilerError: nothing to measure, an unknown kind, or a runtime that runs files of another form.
     """
     if kind not in _KINDS or not computations:
         raise ProfilerError(
             f"kind={kind!r}, {len(computations)} computations: expected one of {_KINDS}, and at least one."
         )
+    for computation in computations:
+        form_on_device(runtime, computation.form)
     path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
     job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes, "label": label}
     said = {
         "result": names[kind],
         "runtime": runtime,
-        "packages": packages_of(runtime),
+        "packages": find_runtime(runtime)[1].removeprefix("pip install "),
         "threads": settings.threads,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +146,7 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
     given = parser.parse_args(arguments)
     settings = RuntimeSettings.from_json({**settings.to_json(), "threads": given.threads})
     computations = [Computation.from_json(fields, folder) for fields in job["computations"]]
+    form_on_device(given.runtime, computations[0].form)
     if job["kind"] == "table":
         path = folder / TABLE
         measure(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)

@@ -68,7 +68,6 @@ def refused(result, *expected):
         (["measure", "nowhere.onnx"], "neither an ONNX file nor a student's folder"),
         (["evaluate", "digits-resnet"], "No data was given"),
         (["profile", "digits-resnet", "--tables", "nowhere"], "--tables nowhere: there is no such folder"),
-        (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "torch-cpu"], "runs no ONNX files"),
         (["profile", "digits-resnet", "--bundle", "o.zip", "--runtime", "onnxruntime"], "There is no runtime"),
         (["evaluate", "digits-resnet", "--data", "digits", "--device", "gpu"], "--device gpu cannot be used here"),
         ([*DIGITS, "--budget", "0.4x", "--device", "cuda:99"], "There are: cpu"),

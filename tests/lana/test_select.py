@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -173,11 +174,16 @@ def test_another_device_under_a_known_name_is_refused(pool, tables, tmp_path):
     result = lana("select", pool, "--table", tmp_path / "near.csv", "--budget-ms", 0.25)
     assert result.exit_code == 2
     assert "another processor now" in result.output
-    header = dataclasses.replace(ours.header, runtime="torch-cpu")
-    LatencyTable(header=header, fields=ours.fields).write(tmp_path / "torch.csv")
-    result = lana("select", pool, "--table", tmp_path / "torch.csv", "--budget-ms", 0.25)
-    assert result.exit_code == 2
-    assert "runs no ONNX files" in result.output
+
+
+def test_a_device_with_torch_is_sent_programs(pool, tables, tmp_path):
+    ours = LatencyTable.read(tables[0])
+    header = dataclasses.replace(ours.header, runtime="torch-cuda", device="a GPU")
+    LatencyTable(header=header, fields=ours.fields).write(tmp_path / "gpu.csv")
+    result = lana("select", pool, "--table", tmp_path / "gpu.csv", "--budget-ms", 0.25)
+    assert result.exit_code == 0, result.output
+    inside = zipfile.ZipFile(pool / "devices" / "gpu" / "measure.zip").namelist()
+    assert {Path(name).suffix for name in inside if name.startswith("computations/")} == {".pt2"}
 
 
 def test_one_student_for_two_devices(pool, tables):

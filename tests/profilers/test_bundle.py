@@ -7,7 +7,7 @@ import venv
 import zipfile
 
 import pytest
-from computations import onnx_convolution
+from computations import exported_convolution, onnx_convolution
 
 from profilers import LatencyTable, ProfilerError, RuntimeSettings
 from profilers.bundle import MEASUREMENTS, TABLE, read_measurements, write_bundle
@@ -26,7 +26,7 @@ def unpacked(tmp_path, kind, **more):
     return tmp_path / "device"
 
 
-def run_there(device, python=sys.executable):
+def run_there(device, python=sys.executable, without=FORBIDDEN):
     # Whatever a bare device has not is refused, in this process and in those that it starts.
     blocker = device.parent / "blocker"
     blocker.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def run_there(device, python=sys.executable):
         "import sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {FORBIDDEN}:\n"
+        f"        if name.split('.')[0] in {without}:\n"
         "            raise ImportError(f'a bare device has no {name}')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
@@ -64,6 +64,17 @@ def test_measurements_of_networks_come_back(tmp_path):
     assert len(found.networks["n16 of 16"].ratios) == 2
 
 
+def test_a_device_with_torch_runs_exported_programs(tmp_path):
+    made = [exported_convolution(tmp_path)]
+    archive = write_bundle(tmp_path / "out.zip", made, runtime="torch-cpu", settings=RuntimeSettings())
+    zipfile.ZipFile(archive).extractall(tmp_path / "device")
+    result = run_there(tmp_path / "device", without=("lana", "solvers"))
+    assert result.returncode == 0, result.stderr
+    table = LatencyTable.read(tmp_path / "device" / TABLE)
+    assert table.lookup("conv").latency_ms > 0
+    assert table.header.runtime == "torch-cpu"
+
+
 @pytest.mark.slow
 def test_in_a_bare_environment(tmp_path):
     device = unpacked(tmp_path, "table")
@@ -85,7 +96,7 @@ def test_the_package_is_named_as_pip_calls_it(tmp_path):
 @pytest.mark.parametrize(
     ("runtime", "message"),
     [
-        ("torch-cpu", "runs no ONNX files.*Give one of: onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt"),
+        ("torch-cpu", "'exported', the archive's are 'onnx'.*: onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt;"),
         ("onnxruntime-gpu", "There is no runtime 'onnxruntime-gpu'"),
     ],
 )
@@ -113,7 +124,11 @@ def test_what_is_no_measurement_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("--threads", "0"), "expected at least 1"), (("--runtime", "foo"), "no runtime 'foo'")]
+    ("arguments", "message"),     [
+        (("--threads", "0"), "expected at least 1"),
+        (("--runtime", "foo"), "no runtime 'foo'"),
+        (("--runtime", "torch-cpu"), "runs files of form 'exported', the archive's are 'onnx'"),
+    ],
 )
 def test_mistakes_there_are_told_in_a_line(tmp_path, arguments, message):
     device = unpacked(tmp_path, "table")
