@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import math
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lana.run import write
 
@@ -58,10 +58,33 @@ class Course:
         self.curve = [Epoch(epoch=0, train_loss=math.nan, validation_metric=metric)]
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """Move the averaged weights towards the student's; buffers (BatchNorm statistics) likewise."""
+    def follow(self, share: float | Tensor) -> None:
+        """Move the averaged weights by a share of the way to the student's; buffers (BatchNorm statistics) likewise."""
         ours, theirs = ([t for t in _tensors(m) if t.is_floating_point()] for m in (self.average, self.student))
-        get_ema_multi_avg_fn(decay)(ours, theirs, None)  # all at once: one by one is a launch each on a GPU
+        # All at once: one by one is a launch each on a GPU.
+        if isinstance(share, Tensor):
+            way = torch._foreach_sub(theirs, ours)
+            torch._foreach_mul_(way, share)
+            torch._foreach_add_(ours, way)
+        else:
+            torch._foreach_lerp_(ours, theirs, share)
+
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Afterwards weights, averages and the optimiser's state are as before, in the same places."""
+        kept = [*_tensors(self.student), *_tensors(self.average), *self.momenta()]
+        before = {id(tensor): tensor.detach().clone() for tensor in kept}
+        try:
+            yield
+        finally:
+            self.optimiser.zero_grad()
+            with torch.no_grad():
+                for tensor in [*kept, *self.momenta()]:
+                    tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+
+    def momenta(self) -> list[Tensor]:
+        """What the optimiser remembers; nothing yet is as good as zeros."""
+        return [value for state in self.optimiser.state.values() for value in state.values() if torch.is_tensor(value)]
 
     def record(self, train_loss: float, metric: float) -> None:
         """An epoch is over; of equal ones the later is the best."""
@@ -83,7 +106,8 @@ class Course:
         """To the best so far, and on from there at a quarter of the rate."""
         self.student.load_state_dict(self.best)
         self.average.load_state_dict(self.best)
-        self.optimiser.state.clear()
+        for tensor in self.momenta():  # in place: a recorded step knows where they are
+            tensor.zero_()
         self.rate_share /= 4
 
     @property
@@ -136,7 +160,11 @@ class Course:
             return
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
+        here = [group.get("capturable") for group in self.optimiser.param_groups]  # of this device, not of that one
         self.optimiser.load_state_dict(state["optimiser"])
+        for group, capturable in zip(self.optimiser.param_groups, here, strict=True):
+            if capturable is not None:
+                group["capturable"] = capturable
         self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
         self.rate_share = state["rate_share"]
 

@@ -25,12 +25,15 @@ from lana.data import Data
 from lana.evaluation import evaluate_module
 from lana.expected import with_expected
 from lana.feature_terms import FeatureTerms
-from lana.graphs import recorded
+from lana.graphs import Step, recorded
 from lana.precision import autocast, channels_last, in_full
 from lana.schedule import learning_rate
 from lana.strides import strides_as_slices
 from lana.task import Task
 from lana.team import Alone
+
+TOLD = 16  # steps between two losses that are shown: to know one, the processor waits for the GPU
+Number = float | Tensor  # a tensor in a recorded step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +103,15 @@ def finetune(
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
-        with training.graphs():
-            for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
-                if course.stopped(settings.patience):
-                    break
-                loss = team.mean(training.epoch(epoch))
-                course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
-                if course.diverged:
-                    course.go_back()
-                if team.first:
-                    course.save(checkpoint, settings.decisive)
+        for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
+            if course.stopped(settings.patience):
+                break
+            loss = team.mean(training.epoch(epoch))
+            course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
+            if course.diverged:
+                course.go_back()
+            if team.first:
+                course.save(checkpoint, settings.decisive)
         student.load_state_dict(course.best)
         if team.first and not course.start_is_best:
             _settle_batchnorm(student, data, task, team, course.metric_of_best)
@@ -132,6 +134,7 @@ class _Training:
         expected: Path | None,
         on_progress: Callable[[float, str], None],
     ) -> None:
+        self.step: Step | None
         self.course, self.data, self.task, self.settings, self.team = course, data, task, settings, team
         self.on_progress = on_progress
         self.steps_an_epoch = data.train.steps(settings.batch_size)
@@ -143,33 +146,35 @@ class _Training:
         self.expected = expected if self.terms is None else None
         forward = team.wrap(course.student)
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
-
-    def graphs(self) -> contextlib.AbstractContextManager[object]:
-        """The student's passes as CUDA graphs, where neither hooks nor other processes come between."""
-        if self.settings.compile or self.terms is not None or self.team.count > 1:
-            return contextlib.nullcontext()
-        example = next(self.data.train.epoch(self.settings.batch_size, seed=0, device=self.team.device))[0]
-        return recorded(self.course.student, example, self.settings.precision)
+        # Compiled, hooked for features, or together with other processes, a step is no CUDA graph.
+        self.step = self._step if settings.compile or self.terms is not None or team.count > 1 else None
 
     def epoch(self, epoch: int) -> float:
         """Train for one; the mean loss. What is random in it depends on the seed and the epoch alone."""
-        team, settings, losses = self.team, self.settings, []
+        team, settings = self.team, self.settings
+        losses: list[Tensor] = []
+        told = ""
         self.course.student.train()
         batches = taught(self.teacher, self.data, settings, epoch, expected=self.expected, team=team)
         torch.manual_seed(team.seed(_seed(settings, epoch)))  # dropout: an epoch draws the same numbers when resumed
         with self.terms.watching() if self.terms is not None else contextlib.nullcontext():
-            for step, (inputs, labels, target) in enumerate(batches, start=epoch * self.steps_an_epoch):
+            for step, taken in enumerate(batches, start=epoch * self.steps_an_epoch):
                 if step >= self.steps:
                     break
-                losses.append(self._step(step, inputs, labels, target))
-                self.on_progress((step + 1) / self.steps, f"loss {losses[-1]:.3f}")
-        return sum(losses) / max(len(losses), 1)
+                rate = learning_rate(step, self.steps, settings.lr * self.course.rate_share, settings.warmup)
+                batch = (*taken, rate, 1 - min(self.decay, (step + 1) / (step + 10)))
+                if self.step is None:
+                    self.step = recorded(self._step, batch, self.course.untouched)
+                losses.append(self.step(*batch))
+                if step % TOLD == 0 or not told:
+                    told = f"loss {losses[-1].item():.3f}"
+                self.on_progress((step + 1) / self.steps, told)
+        return float(torch.stack(losses).mean()) if losses else 0.0
 
-    def _step(self, step: int, inputs: Tensor, labels: Any, target: Any) -> float:
+    def _step(self, inputs: Tensor, labels: Any, target: Any, rate: Number, share: Number) -> Tensor:
         settings, optimiser = self.settings, self.course.optimiser
         for group in optimiser.param_groups:
-            peak = settings.lr * self.course.rate_share
-            group["lr"] = learning_rate(step, self.steps, peak, settings.warmup)
+            group["lr"] = rate
         with autocast(self.team.device, settings.precision):
             output = self.forward(inputs)
         loss = _loss(in_full(output), target, labels, self.task, settings)
@@ -179,8 +184,8 @@ class _Training:
         self.team.backward(loss)
         nn.utils.clip_grad_norm_(self.course.student.parameters(), settings.clip_norm)
         optimiser.step()
-        self.course.follow(min(self.decay, (step + 1) / (step + 10)))
-        return loss.item()
+        self.course.follow(share)
+        return loss.detach()
 
 
 def taught(
@@ -261,8 +266,8 @@ def _settle_batchnorm(student: nn.Module, data: Data, task: Task, team: Alone, b
 def _optimiser(student: nn.Module, settings: FineTuning) -> torch.optim.Optimizer:
     groups = _decayed(student, settings.weight_decay)
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True, capturable=next(student.parameters()).is_cuda)
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

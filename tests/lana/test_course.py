@@ -87,3 +87,38 @@ def test_what_the_best_epoch_reached_is_told_in_full():
     assert course.best["weight"].item() == 1
     assert course.metric_of_best == 0.95
     assert course.best_metric < 0.95
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_what_is_done_untouched_leaves_no_trace_and_everything_in_its_place(remembers):
+    student = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    course = Course(student, torch.optim.AdamW(student.parameters(), lr=0.1))
+
+    def step():
+        course.student(torch.randn(4, 2)).square().sum().backward()
+        course.optimiser.step()
+        course.follow(0.5)
+
+    if remembers:
+        step()
+    kept = [*student.state_dict().values(), *course.average.state_dict().values()]
+    before, momenta = [tensor.clone() for tensor in kept], course.momenta()
+    before_momenta = [tensor.clone() for tensor in momenta]
+    with course.untouched():
+        step()
+        assert not torch.equal(kept[0], before[0])
+    assert all(map(torch.equal, kept, before))
+    assert all(map(torch.equal, momenta, before_momenta))
+    assert all(p.grad is None for p in student.parameters())
+    if not remembers:
+        assert course.momenta()
+        assert not any(tensor.any() for tensor in course.momenta())
+
+
+def test_a_share_may_be_a_tensor():
+    for share in (0.25, torch.tensor(0.25)):
+        course = course_of(0.9)
+        with torch.no_grad():
+            course.student.weight.fill_(2)
+        course.follow(share)
+        assert course.average.weight.item() == 0.5

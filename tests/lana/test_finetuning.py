@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import lana.finetuning
 from lana.data import Data, from_arrays
 from lana.finetuning import FineTuning, finetune
 from lana.recipe import FINETUNING, Recipe
@@ -298,3 +299,29 @@ def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data,
     assert (tmp_path / "killed.pt").is_file()
     expected = run("fresh.pt", **other)
     assert all(torch.equal(value, expected[name]) for name, value in run("killed.pt", **other).items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("DID NOT RUN: there is no CUDA device")
+    settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0, device="cuda")
+    recorded, steps = lana.finetuning.recorded, []
+
+    def watched(step, batch, untouched):
+        steps.append((step, recorded(step, batch, untouched)))
+        return steps[-1][1]
+
+    found = []
+    for record in (watched, lambda step, batch, untouched: step):
+        monkeypatch.setattr("lana.finetuning.recorded", record)
+        student = network(1)
+        student[3].p = 0.0  # what is dropped is drawn otherwise in a recorded step
+        file = tmp_path / f"{len(found)}.pt"
+        found.append((finetune(student, teacher, data, Classification(), settings, checkpoint=file), student))
+    assert [plain is not taken for plain, taken in steps] == [True]
+    (curve, ours), (expected, theirs) = found
+    assert [row.train_loss for row in curve[1:]] == pytest.approx([row.train_loss for row in expected[1:]], rel=0.01)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=0.02, atol=0.01)

@@ -124,7 +124,8 @@ def test_what_is_no_measurement_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),     [
+    ("arguments", "message"),
+    [
         (("--threads", "0"), "expected at least 1"),
         (("--runtime", "foo"), "no runtime 'foo'"),
         (("--runtime", "torch-cpu"), "runs files of form 'exported', the archive's are 'onnx'"),
