@@ -94,6 +94,8 @@ def inner_groups(layer: Layer, module: nn.Module) -> tuple[InnerGroup, ...]:
     """The groups of channels that can be removed while the block still fits its layer; none where that is unclear."""
     try:
         return _find_groups(layer, copy.deepcopy(module).cpu().eval())
+    except ImportError:  # else nothing at all would be offered, without a word
+        raise
     except Exception:  # a block that the dependency graph cannot follow is not pruned
         return ()
 

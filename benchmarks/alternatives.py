@@ -1,0 +1,85 @@
+"""Which of the students that a search measured is the best after tuning? What tells it beforehand?
+
+    python benchmarks/alternatives.py RUN --from 0.26 --to 0.305 --epochs 10 --seeds 2
+
+RUN is a run with selected students; all that were measured in that range of the teacher's latency are tuned alike. With
+--elsewhere the networks are written for `tune.py` on another machine, as in `family.py`. Printed with the students: what
+the accuracy after tuning gains by ten percent more latency, and by ten percent less loss before, in a least-squares fit
+of both.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import click
+import numpy as np
+from contenders import BATCH, Contender, begin, leave, tune
+
+from lana import selecting
+from lana.pipeline import open_finished
+from lana.selection import Selector
+from lana.student import count_parameters
+
+
+def fitted(ratios: list[float], losses: list[float], accuracies: list[float]) -> tuple[float, float]:
+    """What a tenth more latency and a tenth less loss bring, in points of accuracy."""
+    columns = np.column_stack([np.ones(len(ratios)), np.log(ratios), np.log(losses)])
+    _, latency, loss = np.linalg.lstsq(columns, np.array(accuracies), rcond=None)[0]
+    return float(latency * np.log(1.1)), float(loss * np.log(0.9))
+
+
+def measured_losses(selector: Selector) -> dict[str, float]:
+    return {str(sorted(selection.items())): loss for selection, loss in selector.loss_log.rows}
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True))
+@click.option("--from", "low", type=float, required=True, help="Share of the teacher's latency.")
+@click.option("--to", "high", type=float, required=True)
+@click.option("--epochs", type=float, default=3.0)
+@click.option("--seeds", type=int, default=1)
+@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/alternatives"))
+def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewhere: bool, out: Path) -> None:
+    with open_finished(run) as (setting, _, selector):
+        begin(out, setting)
+        operations = selecting.trained_operations(setting, selector.offers)
+        within = [m for m in selector.log.pooled() if low <= m.ratio <= high]
+        students = [
+            Contender(
+                name=f"measured-{m.ratio:.3f}x",
+                kind="lana",
+                module=selecting.assembled(setting, selector, m.selection, operations),
+            )
+            for m in within
+        ]
+    if elsewhere:
+        leave(students, out / "tuned", epochs=epochs, seeds=seeds)
+        return
+    for student in students:
+        for seed in range(seeds):
+            tune(setting, student, epochs=epochs, seed=seed, folder=out / "tuned")
+    losses = measured_losses(selector)
+    found = [losses.get(str(sorted(m.selection.items())), float("nan")) for m in within]
+    print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
+    for m, loss, student in zip(within, found, students, strict=True):
+        print(
+            f"{m.ratio:.3f}x, {count_parameters(student.module)} parameters, loss {loss:.3f}, "
+            f"{student.before:.2%} before, {student.accuracy:.2%} after"
+        )
+    known = [i for i, loss in enumerate(found) if loss == loss]
+    if len(known) > 3:
+        latency, less = fitted(
+            [within[i].ratio for i in known], [found[i] for i in known], [students[i].accuracy for i in known]
+        )
+        print(f"{len(known)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}")
+        print(
+            f"accuracies from {min(s.accuracy for s in students):.2%}, median "
+            f"{statistics.median(s.accuracy for s in students):.2%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
