@@ -2,8 +2,8 @@
 
     python benchmarks/alternatives.py RUN --from 0.26 --to 0.305 --epochs 10 --seeds 2
 
-RUN is a run with selected students; all that were measured in that range of the teacher's latency are tuned alike. With
---elsewhere the networks are written for `tune.py` on another machine, as in `family.py`. Printed with the students: what
+RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. With
+--elsewhere the networks are written for `tune.py` on another machine, as in `family.py`. Printed beside them: what
 the accuracy after tuning gains by ten percent more latency, and by ten percent less loss before, in a least-squares fit
 of both.
 """
