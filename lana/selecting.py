@@ -175,7 +175,7 @@ def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
     1
     """
     finite = [distance for distance in distances if math.isfinite(distance)]
-    near = [i for i, distance in enumerate(distances) if distance <= ALIKE * min(finite, default=math.inf)]
+    near = [i for i, distance in enumerate(distances) if distance <= ALIKE * min(finite, default=0.0)]
     return max(near, key=lambda i: latencies[i], default=0)
 
 
