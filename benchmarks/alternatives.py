@@ -1,6 +1,6 @@
 """Which of the students that a search measured is the best after tuning? What tells it beforehand?
 
-    python benchmarks/alternatives.py RUN --from 0.26 --to 0.305 --epochs 10 --seeds 2
+    python benchmarks/alternatives.py RUN --from 0.26 --to 0.303 --epochs 10 --seeds 2
 
 RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. With
 --elsewhere the networks are written for `tune.py` on another machine, as in `family.py`. Printed beside them: what
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-from contenders import BATCH, Contender, begin, leave, tune
+import torch
+from contenders import BATCH, Contender, begin, leave, save, tune
 
 from lana import selecting
 from lana.pipeline import open_finished
@@ -46,15 +47,12 @@ def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewher
     with open_finished(run) as (setting, _, selector):
         begin(out, setting)
         operations = selecting.trained_operations(setting, selector.offers)
-        within = [m for m in selector.log.pooled() if low <= m.ratio <= high]
-        students = [
-            Contender(
-                name=f"measured-{m.ratio:.3f}x",
-                kind="lana",
-                module=selecting.assembled(setting, selector, m.selection, operations),
-            )
-            for m in within
-        ]
+        within, students = [m for m in selector.log.pooled() if low <= m.ratio <= high], []
+        for m in within:
+            name = f"measured-{m.ratio:.3f}x"
+            if not (file := out / f"{name}.pt").is_file():  # made once: results are kept by the weights they began with
+                save(selecting.assembled(setting, selector, m.selection, operations), file)
+            students.append(Contender(name=name, kind="lana", module=torch.load(file, weights_only=False)))
     if elsewhere:
         leave(students, out / "tuned", epochs=epochs, seeds=seeds)
         return
