@@ -5,7 +5,8 @@
 #                                             runs r56 and wrn, and run the tests that need a GPU
 #   benchmarks/on_gpu.sh tune OUT FOLDER RUN  tune the networks that wait in FOLDER's RUN-here
 #   benchmarks/on_gpu.sh speed OUT MODEL      images a second of a fine-tuning step
-#   benchmarks/on_gpu.sh table OUT MODEL      the latency table of this GPU
+#   benchmarks/on_gpu.sh table OUT BUNDLE     the latency table of this GPU, from what `lana profile MODEL --runtime torch-cuda
+#                                             --bundle BUNDLE` wrote on any machine, as that takes no GPU; nothing beside it
 #
 # FOLDER holds data/ (CIFAR-10 as parquet, the networks' code and weights) and the runs; it is where the runs' recipes
 # find them. SECONDS_AT_MOST ends a part early; what is finished by then is kept. An interpreter with lana's packages is
@@ -53,8 +54,11 @@ speed)
     timed speed "$python" "$here/tuning_speed.py" "$1" --device cuda --batch 128
     ;;
 table)
-    timed table timeout "$SECONDS_AT_MOST" "$python" -m lana.cli profile "$1" --runtime torch-cuda --pool pruned \
-        --max-span 1 --out "$out/torch-cuda.csv"
+    bundle=$(realpath "$1")
+    mkdir -p "$out/bundle"
+    cd "$out/bundle"
+    "$python" -m zipfile -e "$bundle" .
+    timed table timeout "$SECONDS_AT_MOST" "$python" run.py  # goes on where it was stopped
     ;;
 *)
     echo "Expected pools, tune, speed or table, not $part." >&2

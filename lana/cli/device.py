@@ -70,7 +70,7 @@ def profile(
 
     \b
     lana profile timm:efficientnet_b0 --runtime onnxruntime-cpu --threads 1 --out table.csv
-    lana profile timm:efficientnet_b0 --bundle out.zip     # for a device without torch: python run.py there
+    lana profile timm:efficientnet_b0 --bundle out.zip     # for a device without lana: python run.py there
     """
     recipe = recipe_of(None, measured_here=bundle is None, model=model, **options)
     from lana import pipeline
