@@ -249,7 +249,7 @@ def test_a_student_that_was_cut_off_is_gone_on_with(pool):
 
 def test_fine_tuning_begins_with_what_was_selected(pool):
     """The same options give the same student, whatever it was tuned with before."""
-    select(pool, "0.75x", name="tuned", verify=False, quiet=True)
+    select(pool, "0.4x", name="tuned", verify=False, quiet=True)
     folder, found = pool / "students" / "tuned", []
     with open_finished(pool, quiet=True) as (setting, _, _):
         for epochs in (1.0, 2.0, 1.0):
