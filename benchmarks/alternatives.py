@@ -10,6 +10,7 @@ of both.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewher
         operations = selecting.trained_operations(setting, selector.offers)
         within, students = [m for m in selector.log.pooled() if low <= m.ratio <= high], []
         for m in within:
-            name = f"measured-{m.ratio:.3f}x"
+            which = hashlib.sha256(str(sorted(m.selection.items())).encode()).hexdigest()[:6]
+            name = f"measured-{m.ratio:.3f}x-{which}"
             if not (file := out / f"{name}.pt").is_file():  # made once: results are kept by the weights they began with
                 save(selecting.assembled(setting, selector, m.selection, operations), file)
             students.append(Contender(name=name, kind="lana", module=torch.load(file, weights_only=False)))

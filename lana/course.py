@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lana.errors import LanaError
 from lana.run import write
 
 KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
@@ -71,16 +72,26 @@ class Course:
 
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:
-        """Afterwards weights, averages and the optimiser's state are as before, in the same places."""
+        """Afterwards weights, averages and the optimiser's state are as before, in the same places.
+
+        Raises:
+            LanaError: a module replaced a buffer by another tensor; the old one is back, but no recording sees the new.
+        """
         kept = [*_tensors(self.student), *_tensors(self.average), *self.momenta()]
         before = {id(tensor): tensor.detach().clone() for tensor in kept}
+        buffers = [(m, dict(m._buffers)) for net in (self.student, self.average) for m in net.modules()]
         try:
             yield
         finally:
             self.optimiser.zero_grad()
+            replaced = any(module._buffers[name] is not own[name] for module, own in buffers for name in own)
+            for module, own in buffers:
+                module._buffers.update(own)
             with torch.no_grad():
                 for tensor in [*kept, *self.momenta()]:
                     tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+        if replaced:
+            raise LanaError("A buffer is not changed in place but replaced by another tensor.")
 
     def momenta(self) -> list[Tensor]:
         """What the optimiser remembers; nothing yet is as good as zeros."""
@@ -160,11 +171,14 @@ class Course:
             return
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
-        here = [group.get("capturable") for group in self.optimiser.param_groups]  # of this device, not of that one
+        here = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(state["optimiser"])
-        for group, capturable in zip(self.optimiser.param_groups, here, strict=True):
-            if capturable is not None:
-                group["capturable"] = capturable
+        for group, own in zip(self.optimiser.param_groups, here, strict=True):
+            group.update(own)  # what is fused or recorded is a matter of this device, not of that one
+        for parameter, kept in self.optimiser.state.items():
+            for name, value in kept.items():
+                if value.shape == parameter.shape:  # laid out in memory as here: fused kernels do not look
+                    kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
         self.rate_share = state["rate_share"]
 

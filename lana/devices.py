@@ -6,6 +6,7 @@ that measures it. One student may have to fit several devices at once: then its 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,7 @@ import lana.stages as stages
 from lana.console import make_console, milliseconds
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation import evaluate_module
-from lana.export import export_onnx, to_computation
+from lana.export import ExportFailed, export_onnx, to_computation
 from lana.prediction import plain_sum_ms, total
 from lana.profiling import Offer, with_latencies
 from lana.run import write_json
@@ -317,7 +318,15 @@ def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Devic
     folder, selection = setting.run.student(name), chosen.selection
     student = selecting.assembled(setting, first, selection, operations)
     save_student(student, folder, setting.teacher, selecting.unique_layers(first.offers), selection)
-    export_onnx(student, setting.teacher.example(setting.recipe.batch), folder / "model.onnx")
+    example, forms = (
+        setting.teacher.example(setting.recipe.batch),
+        {form_on_device(d.table.header.runtime) for d in devices},
+    )
+    for form in forms:
+        to_computation(student, example, folder, name=name, form=form, stem="model")
+    if "onnx" not in forms:
+        with contextlib.suppress(ExportFailed):
+            export_onnx(student, example, folder / "model.onnx")
     measured = {device.name: device.selector.log.of(selection) for device in devices}
     known = {d.name: (m, d.teacher_ms) for d in devices if (m := measured[d.name]) is not None}
     summary = DeviceSummary(

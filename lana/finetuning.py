@@ -97,12 +97,17 @@ def finetune(
     """
     team = team or Alone(settings.device)
     student.to(team.device)
-    with strides_as_slices([student]), channels_last([student], team.device, settings.precision):
+    with (
+        strides_as_slices([student]),
+        channels_last([student], team.device, settings.precision),
+        contextlib.ExitStack() as stack,
+    ):
         course = Course(student, _optimiser(student, settings), start_share, settings.epochs)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
+        stack.callback(training.close)
         for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
             if course.stopped(settings.patience):
                 break
@@ -148,6 +153,13 @@ class _Training:
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
         # Compiled, hooked for features, or together with other processes, a step is no CUDA graph.
         self.step = self._step if settings.compile or self.terms is not None or team.count > 1 else None
+        if self.step is None and team.device != "cpu":
+            for group in course.optimiser.param_groups:
+                group["capturable"] = True  # of AdamW; SGD always is
+
+    def close(self) -> None:
+        """Let go of the recording, and of the memory that it holds, at once: it is part of a circle of references."""
+        self.step = None
 
     def epoch(self, epoch: int) -> float:
         """Train for one; the mean loss. What is random in it depends on the seed and the epoch alone."""
@@ -266,8 +278,13 @@ def _settle_batchnorm(student: nn.Module, data: Data, task: Task, team: Alone, b
 def _optimiser(student: nn.Module, settings: FineTuning) -> torch.optim.Optimizer:
     groups = _decayed(student, settings.weight_decay)
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True, capturable=next(student.parameters()).is_cuda)
+        optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+        for (
+            parameter
+        ) in student.parameters():  # zeros are as good as none, which the fused step takes for all or not at all
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return optimiser
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def _decayed(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

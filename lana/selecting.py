@@ -175,7 +175,8 @@ def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
     1
     """
     finite = [distance for distance in distances if math.isfinite(distance)]
-    near = [i for i, distance in enumerate(distances) if distance <= ALIKE * min(finite, default=0.0)]
+    least = min(finite, default=0.0)
+    near = [i for i, distance in enumerate(distances) if distance <= least + (ALIKE - 1) * abs(least)]
     return max(near, key=lambda i: latencies[i], default=0)
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lana.course import Course
+from lana.errors import LanaError
 
 
 def course_of(*metrics, epochs=1):
@@ -122,3 +123,44 @@ def test_a_share_may_be_a_tensor():
             course.student.weight.fill_(2)
         course.follow(share)
         assert course.average.weight.item() == 0.5
+
+
+class Counts(nn.Module):
+    """Replaces its buffer instead of changing it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.body = nn.Linear(1, 1)
+
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return self.body(x)
+
+
+def test_a_buffer_that_is_replaced_comes_back_and_is_told():
+    student = Counts()
+    course, before = Course(student, torch.optim.SGD(student.parameters(), lr=0.1)), student.seen
+    with pytest.raises(LanaError, match="replaced"), course.untouched():
+        student(torch.zeros(1, 1))
+    assert student.seen is before
+    assert before == 0
+
+
+def test_momenta_are_laid_out_as_the_weights_they_are_of(tmp_path):
+    def course(layout):
+        torch.manual_seed(0)
+        student = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+        return Course(student, torch.optim.AdamW(student.parameters(), lr=0.1, fused=True))
+
+    def step(course):
+        course.optimiser.zero_grad()
+        course.student(torch.ones(1, 3, 8, 8)).square().sum().backward()
+        course.optimiser.step()
+        return course.student.weight.detach().clone()
+
+    there, here = course(torch.channels_last), course(torch.contiguous_format)
+    step(there)
+    there.save(tmp_path / "c.pt", {})
+    here.resume(tmp_path / "c.pt", {})
+    torch.testing.assert_close(step(here), step(there))

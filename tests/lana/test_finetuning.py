@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 from typing import NamedTuple
 
 import pytest
@@ -299,6 +301,46 @@ def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data,
     assert (tmp_path / "killed.pt").is_file()
     expected = run("fresh.pt", **other)
     assert all(torch.equal(value, expected[name]) for name, value in run("killed.pt", **other).items())
+
+
+class SkipsAtFirst(nn.Module):
+    """A layer that has no gradient in the first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.late, self.calls = network(1), nn.Linear(3, 3), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        x = self.body(x)
+        return x + self.late(x) if self.calls > 3 else x
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_gradient_may_come_later(teacher, data, tmp_path, optimiser):
+    settings, student = FineTuning(epochs=1, optimiser=optimiser, lr=1e-2, batch_size=50), SkipsAtFirst()
+    before = student.late.weight.detach().clone()
+    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", start_share=0.0)
+    assert not torch.equal(before, student.late.weight)
+
+
+def test_nothing_is_left_of_a_training(teacher, data, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(lana.finetuning.Course):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("lana.finetuning.Course", Watched)
+    gc.collect()
+    gc.disable()
+    try:
+        settings = FineTuning(epochs=1, batch_size=50)
+        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ class Waits(nn.Module):
         self.body = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        y = self.body(x)
+        y = torch.nn.functional.dropout(self.body(x), 0.1, self.training)
         return y if float(y.detach().sum()) > 0 else -y
 
 

@@ -15,6 +15,7 @@ from lana.selecting import preferred
         ([math.nan, 0.2, math.inf], [0.3, 0.2, 0.3], 1),
         ([math.nan, math.inf], [0.2, 0.3], 0),
         ([0.0, 0.0], [0.9, 0.8], 0),
+        ([0.2, -1e-9], [0.3, 0.2], 1),  # a rounded nothing
     ],
 )
 def test_the_slowest_of_those_about_as_near_as_the_nearest(distances, latencies, best):
