@@ -6,7 +6,7 @@
 #   benchmarks/on_gpu.sh tune OUT FOLDER RUN  tune the networks that wait in FOLDER's RUN-here
 #   benchmarks/on_gpu.sh speed OUT MODEL      images a second of a fine-tuning step
 #   benchmarks/on_gpu.sh table OUT BUNDLE     the latency table of this GPU, from what `lana profile MODEL --runtime torch-cuda
-#                                             --bundle BUNDLE` wrote on any machine, as that takes no GPU; nothing beside it
+#                                             --bundle BUNDLE` wrote, which takes no GPU: OUT/bundle/table.csv. Run nothing beside it
 #
 # FOLDER holds data/ (CIFAR-10 as parquet, the networks' code and weights) and the runs; it is where the runs' recipes
 # find them. SECONDS_AT_MOST ends a part early; what is finished by then is kept. An interpreter with lana's packages is
@@ -54,7 +54,7 @@ speed)
     timed speed "$python" "$here/tuning_speed.py" "$1" --device cuda --batch 128
     ;;
 table)
-    bundle=$(realpath "$1")
+    bundle=$(realpath "$1") python=$(command -v "$python" | xargs realpath -s)
     mkdir -p "$out/bundle"
     cd "$out/bundle"
     "$python" -m zipfile -e "$bundle" .

@@ -140,7 +140,7 @@ def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
             if offer.operation == "teacher":
                 raise UserError(
                     f"{error} It was made for another network or batch: "
-                    "make it with `lana profile MODEL`, or with --bundle for a device without torch."
+                    "make it with `lana profile MODEL`, or with --bundle for a device without lana."
                 ) from error
             offer = dataclasses.replace(offer, kept=False, reason="not in the device's table")
         found.append(offer)

@@ -169,7 +169,7 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
 def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
     """Of students, the slowest of those that are about as near to the teacher as the nearest.
 
-    After fine-tuning, which brings all of them nearer, the slower one is the more accurate (RESULTS.md).
+    After fine-tuning, which brings all of them nearer, slower ones were the more accurate (RESULTS.md).
 
     >>> preferred([0.20, 0.21, 0.30], [0.27, 0.29, 0.30])
     1
