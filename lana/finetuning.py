@@ -279,7 +279,7 @@ def _optimiser(student: nn.Module, settings: FineTuning) -> torch.optim.Optimize
     groups = _decayed(student, settings.weight_decay)
     if settings.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
-        # Zeros are as good as none at all, and the fused step takes none for all or for nobody: gradients may come later.
+        # Zeros are as good as none, which the fused step takes for all or for nobody: some gradients may come later.
         for parameter in (p for group in optimiser.param_groups for p in group["params"]):
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
         return optimiser
