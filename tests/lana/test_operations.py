@@ -2,109 +2,20 @@
 
 import pytest
 import torch
+from kinds_of_layer import LAYERS, Block, Gated, layer_of, made
 from torch import nn
 
-from lana.errors import UserError
 from lana.export import export_onnx, onnx_parity
 from lana.layers import Layer, find_layers
-from lana.operations import FAMILIES, PRESETS, offered, parse_operation, pool_counts, pool_names
+from lana.operations import FAMILIES, offered, parse_operation, pool_names
 from lana.operations.convolution import SqueezeExcite
 
-
-class Block(nn.Module):
-    """A residual block as ResNets have it."""
-
-    def __init__(self, inputs, outputs, stride=1):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
-
-    def forward(self, x):
-        return torch.relu(self.body(x) + self.shortcut(x))
-
-
-class Tokens(nn.Module):
-    """A transformer block on (batch, tokens, channels)."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x):
-        y = self.norm1(x)
-        x = x + self.attention(y, y, y, need_weights=False)[0]
-        return x + self.down(torch.nn.functional.gelu(self.up(self.norm2(x))))
-
-
-def made(seed, build):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return build().eval()
-
-
-class Gated(nn.Module):
-    """An inverted residual with squeeze-excite, as EfficientNets have it."""
-
-    def __init__(self, channels):
-        super().__init__()
-        wide = 2 * channels
-        self.up = nn.Sequential(nn.Conv2d(channels, wide, 1), nn.BatchNorm2d(wide), nn.SiLU())
-        self.gate = SqueezeExcite(wide, 8)
-        self.down = nn.Sequential(nn.Conv2d(wide, channels, 1), nn.BatchNorm2d(channels))
-        nn.init.normal_(self.gate.up.weight, std=1.0)
-
-    def forward(self, x):
-        return x + self.down(self.gate(self.up(x)))
-
-
-class Last(nn.Module):
-    """A channels-last block."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.norm, self.up = nn.LayerNorm(channels), nn.Linear(channels, 3 * channels)
-        self.down = nn.Linear(3 * channels, channels)
-
-    def forward(self, x):
-        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
-
-
-LAYERS = {
-    "same": (lambda: Block(16, 16), (16, 12, 12), (16, 12, 12), "nchw"),
-    "odd size": (lambda: Block(16, 16), (16, 7, 9), (16, 7, 9), "nchw"),
-    "stride": (lambda: Block(16, 32, 2), (16, 12, 12), (32, 6, 6), "nchw"),
-    "stride, odd size": (lambda: Block(16, 24, 2), (16, 7, 7), (24, 4, 4), "nchw"),
-    "no padding": (lambda: nn.Sequential(nn.Conv2d(16, 24, 3, 2), nn.ReLU()), (16, 10, 13), (24, 4, 6), "nchw"),
-    "channels": (lambda: Block(16, 40), (16, 8, 8), (40, 8, 8), "nchw"),
-    "gated": (lambda: Gated(16), (16, 6, 6), (16, 6, 6), "nchw"),
-    "channels last": (lambda: Last(16), (7, 6, 16), (7, 6, 16), "nhwc"),
-    "tokens": (lambda: Tokens(32), (10, 32), (10, 32), "ntc"),
-    "span": (lambda: nn.Sequential(Block(16, 16), Block(16, 16)), (16, 8, 8), (16, 8, 8), "nchw"),
-    "span, stride": (lambda: nn.Sequential(Block(16, 16), Block(16, 32, 2)), (16, 8, 8), (32, 4, 4), "nchw"),
-    "vectors": (lambda: nn.Sequential(nn.Linear(24, 24), nn.ReLU()), (24,), (24,), "nc"),
-}
 STANDS = {  # at how many kinds of layer each family must stand
     **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs"], 10),
     **dict.fromkeys(["efn", "efnv2", "bot_trans", "lambda"], 10),
     "teacher": 12, "identity": 7, "linear": 12, "vit": 11, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
     "no_se": 1, "merged": 2,
 }  # fmt: skip
-
-
-def layer_of(kind):
-    build, inputs, outputs, layout = LAYERS[kind]
-    members = ("layer.0", "layer.1") if kind.startswith("span") else ("layer",)
-    layer = Layer(name="layer", input_shape=inputs, output_shape=outputs, layout=layout, macs=1, members=members)
-    return layer, made(0, build)
 
 
 def representative(family, layer, module):
@@ -328,136 +239,6 @@ def test_closed_forms_beat_what_is_trained_from_nothing(features):
 
     assert error("linear_k3") < error("cb_stack_k3_w0.5")
     assert error("pruned_w0.5") < error("cb_res_k3_w0.5")
-
-
-def test_the_papers_pool_is_as_large_as_the_papers():
-    layer, module = layer_of("same")
-    assert len(offered(layer, module, "lana")) - len(pool_names("skip")) >= 197
-
-
-def test_presets_hold_what_they_say():
-    assert pool_counts("skip") == {"teacher": 1, "identity": 1}
-    derived = {name for name, family in FAMILIES.items() if family.derived}
-    assert set(pool_counts("teacher-derived")) == derived
-    assert set(pool_counts("lana")) & derived == {"teacher", "identity"}
-    assert len(pool_names("all")) == len(set(pool_names("all")))
-    assert set(pool_names("default")) <= set(pool_names("all"))
-    assert set(PRESETS) == {"skip", "default", "teacher-derived", "lana", "all"}
-
-
-def test_at_a_span_presets_offer_little_that_starts_from_nothing():
-    def from_nothing(pool, at_span):
-        return {
-            name for name in pool_names(pool, at_span=at_span) if not FAMILIES[parse_operation(name).family].derived
-        }
-
-    assert from_nothing("lana", at_span=True) == from_nothing("default", at_span=False)
-    assert from_nothing("lana,cb_stack_k7_w4", at_span=True) - from_nothing("lana", at_span=True) == {"cb_stack_k7_w4"}
-    derived = pool_names("teacher-derived")
-    assert pool_names("teacher-derived", at_span=True) == derived
-    assert "merged_w0.25" in derived
-
-
-@pytest.mark.parametrize("name", pool_names("all"))
-def test_names_are_read_back(name):
-    assert parse_operation(name).name == name
-
-
-def test_families_and_operations_can_be_left_out_of_a_pool():
-    whole = pool_names("default")
-    without = pool_names("default,-efn,-pruned_w0.5,-identity")
-    assert set(whole) - set(without) == {n for n in whole if n.startswith("efn_")} | {"pruned_w0.5", "identity"}
-
-
-def test_a_family_stands_for_its_operations():
-    assert pool_names("merged,no_se") == ["teacher", "identity", "merged_w0.25", "merged_w0.5", "merged_w1", "no_se"]
-    usual = [name for name in pool_names("default") if "cb_res" in name]
-    assert pool_names("cb_res", at_span=True) == ["teacher", "identity", *usual]
-
-
-@pytest.mark.parametrize(
-    ("pool", "message"),
-    [
-        ("defualt", "Did you mean: default"),
-        ("prunned", "Did you mean: pruned"),
-        ("cb_stack_k3", "neither a preset"),
-        ("none.py", r"none\.py"),
-        ("default,-prunned", "Did you mean: pruned"),
-        ("default,-teacher", "neither a preset"),
-    ],
-)
-def test_unknown_pools_are_told(pool, message):
-    with pytest.raises(UserError, match=message):
-        pool_names(pool)
-
-
-OWN = """
-from torch import nn
-from lana.operations.user import operation
-
-@operation
-def blur(layer, module):
-    if layer.layout != "nchw" or layer.input_shape != layer.output_shape:
-        return None
-    channels = layer.output_shape[0]
-    return nn.Conv2d(channels, channels, 5, padding={padding}, groups=channels)
-"""
-
-
-def test_an_operation_of_the_users_own(tmp_path):
-    (tmp_path / "ops.py").write_text(OWN.format(padding=2))
-    pool = f"skip,{tmp_path}/ops.py"
-    layer, module = layer_of("same")
-    (own,) = [o for o in offered(layer, module, pool) if o.name.endswith("blur")]
-    assert own.build(layer, module)(torch.randn(1, *layer.input_shape)).shape[1:] == layer.output_shape
-    elsewhere, other = layer_of("stride")
-    assert not [o for o in offered(elsewhere, other, pool) if o.name.endswith("blur")]
-
-
-def test_one_that_gives_another_shape_is_refused(tmp_path):
-    (tmp_path / "bad.py").write_text(OWN.format(padding=0))
-    layer, module = layer_of("same")
-    (own,) = [o for o in offered(layer, module, f"{tmp_path}/bad.py") if o.name.endswith("blur")]
-    with pytest.raises(UserError, match=r"'blur' turns \(16, 12, 12\) into \(16, 8, 8\)"):
-        own.build(layer, module)
-
-
-def test_ones_own_operations_are_checked_at_every_layer_before_anything_else(tmp_path, monkeypatch):
-    import lana
-    from lana import stages
-    from lana.recipe import Recipe
-
-    monkeypatch.setattr(stages, "baseline", lambda setting: pytest.fail("the teacher was measured first"))
-    (tmp_path / "bad.py").write_text(OWN.format(padding=1))
-    recipe = Recipe(model="digits-resnet", data="digits", budget="0.5x", pool=f"skip,{tmp_path}/bad.py")
-    with pytest.raises(UserError, match=r"'blur' turns .* Return None where it does not fit"):
-        lana.compress(recipe, out=tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run" / "recipe.yaml").exists()
-
-
-STEALING = """
-from lana.operations.user import operation
-
-@operation
-def stolen(layer, module):
-    module.body[0].weight.data.zero_()
-    return module
-"""
-
-
-def test_ones_own_builder_gets_a_copy(tmp_path):
-    (tmp_path / "steal.py").write_text(STEALING)
-    layer, module = layer_of("same")
-    (own,) = [o for o in offered(layer, module, f"{tmp_path}/steal.py") if o.name.endswith("stolen")]
-    built = own.build(layer, module)
-    assert float(module.body[0].weight.abs().sum()) > 0
-    assert not {id(p) for p in built.parameters()} & {id(p) for p in module.parameters()}
-
-
-def test_a_file_without_operations_is_refused(tmp_path):
-    (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(UserError, match="no function marked with @operation"):
-        pool_names(f"{tmp_path}/empty.py")
 
 
 def test_identity_is_not_offered_where_the_shape_changes():
