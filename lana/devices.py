@@ -318,10 +318,8 @@ def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Devic
     folder, selection = setting.run.student(name), chosen.selection
     student = selecting.assembled(setting, first, selection, operations)
     save_student(student, folder, setting.teacher, selecting.unique_layers(first.offers), selection)
-    example, forms = (
-        setting.teacher.example(setting.recipe.batch),
-        {form_on_device(d.table.header.runtime) for d in devices},
-    )
+    example = setting.teacher.example(setting.recipe.batch)
+    forms = {form_on_device(device.table.header.runtime) for device in devices}
     for form in forms:
         to_computation(student, example, folder, name=name, form=form, stem="model")
     if "onnx" not in forms:

@@ -139,7 +139,6 @@ class _Training:
         expected: Path | None,
         on_progress: Callable[[float, str], None],
     ) -> None:
-        self.step: Step | None
         self.course, self.data, self.task, self.settings, self.team = course, data, task, settings, team
         self.on_progress = on_progress
         self.steps_an_epoch = data.train.steps(settings.batch_size)
@@ -152,8 +151,9 @@ class _Training:
         forward = team.wrap(course.student)
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
         # Compiled, hooked for features, or together with other processes, a step is no CUDA graph.
-        self.step = self._step if settings.compile or self.terms is not None or team.count > 1 else None
-        if self.step is None and team.device != "cpu":
+        plain = settings.compile or self.terms is not None or team.count > 1
+        self.step: Step | None = self._step if plain else None
+        if not plain and team.device != "cpu":
             for group in course.optimiser.param_groups:
                 group["capturable"] = True  # of AdamW; SGD always is
 
