@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,19 +22,14 @@ from contenders import BATCH, Contender, begin, leave, save, tune
 
 from lana import selecting
 from lana.pipeline import open_finished
-from lana.selection import Selector
 from lana.student import count_parameters
 
 
-def fitted(ratios: list[float], losses: list[float], accuracies: list[float]) -> tuple[float, float]:
+def fitted(ratios: Sequence[float], losses: Sequence[float], accuracies: Sequence[float]) -> tuple[float, float]:
     """What a tenth more latency and a tenth less loss bring, in points of accuracy."""
     columns = np.column_stack([np.ones(len(ratios)), np.log(ratios), np.log(losses)])
     _, latency, loss = np.linalg.lstsq(columns, np.array(accuracies), rcond=None)[0]
     return float(latency * np.log(1.1)), float(loss * np.log(0.9))
-
-
-def measured_losses(selector: Selector) -> dict[str, float]:
-    return {str(sorted(selection.items())): loss for selection, loss in selector.loss_log.rows}
 
 
 @click.command()
@@ -49,6 +45,8 @@ def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewher
         begin(out, setting)
         operations = selecting.trained_operations(setting, selector.offers)
         within, students = [m for m in selector.log.pooled() if low <= m.ratio <= high], []
+        if not within:
+            raise click.UsageError(f"No student of {run} was measured between {low:g}x and {high:g}x.")
         for m in within:
             which = hashlib.sha256(str(sorted(m.selection.items())).encode()).hexdigest()[:6]
             name = f"measured-{m.ratio:.3f}x-{which}"
@@ -61,19 +59,19 @@ def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewher
     for student in students:
         for seed in range(seeds):
             tune(setting, student, epochs=epochs, seed=seed, folder=out / "tuned")
-    losses = measured_losses(selector)
-    found = [losses.get(str(sorted(m.selection.items())), float("nan")) for m in within]
+    found = [selector.loss_log.of(m.selection) for m in within]
     print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
     for m, loss, student in zip(within, found, students, strict=True):
         print(
-            f"{m.ratio:.3f}x, {count_parameters(student.module)} parameters, loss {loss:.3f}, "
+            f"{m.ratio:.3f}x, {count_parameters(student.module)} parameters, "
+            f"loss {'not measured' if loss is None else f'{loss:.3f}'}, "
             f"{student.before:.2%} before, {student.accuracy:.2%} after"
         )
-    known = [i for i, loss in enumerate(found) if loss == loss]
+    known = [
+        (m.ratio, loss, s.accuracy) for m, loss, s in zip(within, found, students, strict=True) if loss is not None
+    ]
     if len(known) > 3:
-        latency, less = fitted(
-            [within[i].ratio for i in known], [found[i] for i in known], [students[i].accuracy for i in known]
-        )
+        latency, less = fitted(*zip(*known, strict=True))
         print(f"{len(known)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}")
         print(
             f"accuracies from {min(s.accuracy for s in students):.2%}, median "

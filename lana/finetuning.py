@@ -97,26 +97,22 @@ def finetune(
     """
     team = team or Alone(settings.device)
     student.to(team.device)
-    with (
-        strides_as_slices([student]),
-        channels_last([student], team.device, settings.precision),
-        contextlib.ExitStack() as stack,
-    ):
+    with strides_as_slices([student]), channels_last([student], team.device, settings.precision):
         course = Course(student, _optimiser(student, settings), start_share, settings.epochs)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
             course.resume(checkpoint, settings.decisive)
         training = _Training(course, teacher, data, task, settings, team, expected, on_progress)
-        stack.callback(training.close)
-        for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
-            if course.stopped(settings.patience):
-                break
-            loss = team.mean(training.epoch(epoch))
-            course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
-            if course.diverged:
-                course.go_back()
-            if team.first:
-                course.save(checkpoint, settings.decisive)
+        with contextlib.closing(training):
+            for epoch in range(len(course.curve) - 1, math.ceil(settings.epochs)):
+                if course.stopped(settings.patience):
+                    break
+                loss = team.mean(training.epoch(epoch))
+                course.record(loss, team.agreed(lambda: _metric(course.average, data, task, team)))
+                if course.diverged:
+                    course.go_back()
+                if team.first:
+                    course.save(checkpoint, settings.decisive)
         student.load_state_dict(course.best)
         if team.first and not course.start_is_best:
             _settle_batchnorm(student, data, task, team, course.metric_of_best)

@@ -159,10 +159,12 @@ def _look(setting: Setting, selector: Selector, accepted: Sequence[Measured]) ->
     if not accepted:
         raise LanaError("No accepted selection was given to choose from.")
     operations = trained_operations(setting, selector.offers)
-    distance_to_teacher = reference(setting)
     students = [assembled(setting, selector, measured.selection, operations) for measured in accepted]
+    if len(students) == 1:
+        return accepted[0], students[0]
+    distance_to_teacher = reference(setting)
     distances = [float(distance_to_teacher.of(student).mean()) for student in students]
-    best = preferred(distances, [measured.ratio if measured.ratios else 0.0 for measured in accepted])
+    best = preferred(distances, [measured.ratio for measured in accepted])
     return accepted[best], students[best]
 
 
