@@ -64,6 +64,7 @@ def test_measurements_of_networks_come_back(tmp_path):
     assert len(found.networks["n16 of 16"].ratios) == 2
 
 
+@pytest.mark.serial  # some 20 s of measuring in processes of torch
 def test_a_device_with_torch_runs_exported_programs(tmp_path):
     made = [exported_convolution(tmp_path)]
     archive = write_bundle(tmp_path / "out.zip", made, runtime="torch-cpu", settings=RuntimeSettings())
