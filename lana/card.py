@@ -34,15 +34,17 @@ def card(summary: Summary) -> str:
         ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
     ]  # fmt: skip
     table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in rows)
-    verdict = "within" if summary.verified else "NOT verified to be within"
+    verdict = f"{'within' if summary.verified else 'NOT verified to be within'} its budget of {summary.budget_ms:.4g} ms"
+    if summary.max_loss is not None:
+        verdict = f"the fastest that is expected to lose at most {summary.max_loss:g},"
     replaced = [f"| {layer} | {name} |" for layer, name in summary.selection.items() if name != "teacher"]
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     how = _PREDICTED if summary.measured_ms is None else _MEASURED.format(teacher_ms=summary.teacher_ms)
     return f"""\
 # {summary.student}
 
-A student of `{summary.model}` by lana (Latency-Aware Network Acceleration), {verdict} its budget of
-{summary.budget_ms:.4g} ms on {summary.runtime}, {summary.threads} thread(s), batch {summary.batch}.
+A student of `{summary.model}` by lana (Latency-Aware Network Acceleration), {verdict}
+on {summary.runtime}, {summary.threads} thread(s), batch {summary.batch}.
 
 | | teacher | student |
 | --- | --- | --- |

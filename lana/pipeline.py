@@ -165,7 +165,7 @@ def select(
             return nothing_to_do(setting, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(setting.run, name, otherwise, recipe)
-        student = selecting.select(setting, selector, baseline, recipe, name, verify=verify)
+        student = selecting.select(setting, selector, baseline, recipe, name, verify=verify, max_loss=max_loss)
         return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
 
 

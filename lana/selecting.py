@@ -103,8 +103,12 @@ def select(
     name: str,
     *,
     verify: bool = True,
+    max_loss: float | None = None,
 ) -> Path:
-    """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student."""
+    """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student.
+
+    With `max_loss`, it is what the budget was made of, by `budget_of`.
+    """
     run, start_s = setting.run, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
@@ -126,6 +130,7 @@ def select(
         path,
         {
             "budget_ms": budget_ms,
+            "max_loss": max_loss,
             "predicted_ms": selector.predicted_ms(best.selection),
             "expected_loss": selector.expected_loss(best.selection, budget_ms),
             "selected_metric": metric,

@@ -32,7 +32,8 @@ class Summary:
 
     Accuracies are the task's metric on the test split. `measured_ms` and its upper 95% bound are None, and `verified`
     is false, where the device was not measured; `verified` also tells whether the bound lies within the budget.
-    `changed` is false where the teacher met the budget already and nothing was made.
+    `changed` is false where the teacher met the budget already and nothing was made. With `max_loss` it is the fastest that
+    is expected to lose at most that: the budget is then the program's own, not the user's, and is never missed.
     """
 
     student: str
@@ -47,6 +48,7 @@ class Summary:
     test_examples: int
     teacher_parameters: int
     changed: bool = True
+    max_loss: float | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
     measured_ms_upper95: float | None = None
@@ -84,6 +86,8 @@ class Summary:
                 "NOT within the budget: the upper 95% bound of the measurement lies above it.",
                 style="bold red",
             )
+        elif self.max_loss is not None:
+            console.print(f"The fastest that is expected to lose at most {self.max_loss:g}.")
         else:
             console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
             if self.measured_ms_upper95 and self.measured_ms_upper95 > DISTURBED * self.measured_ms:
@@ -160,6 +164,8 @@ def summarise(
     figures: dict[str, Any] = {}
     if measured is not None:
         upper_ms = measured.ratio_upper95 * baseline.teacher_ms
+        if chosen.get("max_loss") is not None:  # the budget was only a means
+            budget_ms = max(budget_ms, upper_ms)
         figures = {
             "measured_ms": measured.ratio * baseline.teacher_ms,
             "measured_ms_upper95": upper_ms,
@@ -171,6 +177,7 @@ def summarise(
     summary = Summary(
         **_common(setting, baseline, folder.name, budget_ms),
         **figures,
+        max_loss=chosen.get("max_loss"),
         predicted_ms=chosen["predicted_ms"],
         selected_accuracy=chosen["selected_metric"],
         student_accuracy=metric,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from lana import selecting
 from lana.cli import main
 from lana.delivery import finetune
 from lana.errors import UserError
@@ -66,6 +67,24 @@ def test_the_fastest_within_a_loss(pool):
     summary = json.loads(result.output)
     assert summary["verified"]
     assert summary["speedup"] > 1
+
+
+def test_the_fastest_within_a_loss_may_measure_slower_when_it_is_delivered(pool, monkeypatch):
+    def slower_at_the_end(setting, students, processes):
+        factor = 1.1 if students[0].name == "slower" else 1.0
+        return [
+            dataclasses.replace(found, ratios=tuple(factor * ratio for ratio in found.ratios))
+            for found in compared(setting, students, processes)
+        ]
+
+    compared = selecting.compared
+    monkeypatch.setattr(selecting, "compared", slower_at_the_end)
+    result = lana("select", pool, "--max-loss", 0.05, "--name", "slower")
+    assert result.exit_code == 0, result.output
+    assert "The fastest that is expected to lose at most 0.05." in result.output
+    summary = json.loads((pool / "students" / "slower" / "summary.json").read_text())
+    selected = json.loads((pool / "students" / "slower" / "selection.json").read_text())
+    assert summary["budget_ms"] == summary["measured_ms_upper95"] > selected["budget_ms"]
 
 
 def test_how_to_select_may_be_told_anew(pool):
