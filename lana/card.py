@@ -34,7 +34,8 @@ def card(summary: Summary) -> str:
         ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
     ]  # fmt: skip
     table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in rows)
-    verdict = f"{'within' if summary.verified else 'NOT verified to be within'} its budget of {summary.budget_ms:.4g} ms"
+    within = "within" if summary.verified else "NOT verified to be within"
+    verdict = f"{within} its budget of {summary.budget_ms:.4g} ms"
     if summary.max_loss is not None:
         verdict = f"the fastest that is expected to lose at most {summary.max_loss:g},"
     replaced = [f"| {layer} | {name} |" for layer, name in summary.selection.items() if name != "teacher"]

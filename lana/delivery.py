@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,9 +114,9 @@ def deliver(
         with contextlib.suppress(ExportFailed):
             export_program(student, example, folder / "model.pt2")
     if verify:
-        limit = baseline.budget_ms(recipe) / baseline.teacher_ms
-        log = Log(folder / "measurements.csv")
-        selection = replaced(json.loads((folder / "selection.json").read_text())["selection"])
+        chosen, log = json.loads((folder / "selection.json").read_text()), Log(folder / "measurements.csv")
+        limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
+        selection = replaced(chosen["selection"])
         for _ in range(MORE_MEASUREMENTS):
             with setting.progress("Measuring the delivered file") as progress:
                 log.add([selection], selecting.compared(setting, [delivered], PROCESSES))

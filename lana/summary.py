@@ -32,8 +32,8 @@ class Summary:
 
     Accuracies are the task's metric on the test split. `measured_ms` and its upper 95% bound are None, and `verified`
     is false, where the device was not measured; `verified` also tells whether the bound lies within the budget.
-    `changed` is false where the teacher met the budget already and nothing was made. With `max_loss` it is the fastest that
-    is expected to lose at most that: the budget is then the program's own, not the user's, and is never missed.
+    `changed` is false where the teacher met the budget already and nothing was made. With `max_loss` it is the fastest
+    that is expected to lose at most that: the budget is then the program's own, not the user's, and is never missed.
     """
 
     student: str

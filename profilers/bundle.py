@@ -43,10 +43,10 @@ from profilers.errors import ProfilerError
 
 try:
     run(here, sys.argv[1:])
-except ProfilerError as error:
+except (ProfilerError, OSError) as error:
     sys.exit(f"{{error}}")
 except KeyboardInterrupt:
-    sys.exit("Interrupted. What is measured is kept: run it again to go on.")
+    sys.exit("Interrupted. Run it again: {kept}")
 '''
 
 _README = """\
@@ -55,7 +55,7 @@ Measures computations on this device for lana. Python 3.11 or newer:
     python -m pip install numpy {packages}
     python run.py [--runtime {runtime}] [--threads {threads}]
 
-Nothing else should run beside it. It may be stopped and started again. Send {result} back.
+Nothing else should run beside it. It may be stopped and started again: {kept} Send {result} back.
 """
 
 
@@ -102,12 +102,14 @@ def write_bundle(
     for computation in computations:
         form_on_device(runtime, computation.form)
     path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
+    kept = "what is measured is kept." if kind == "table" else "it begins anew."
     job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes, "label": label}
     said = {
         "result": names[kind],
         "runtime": runtime,
         "packages": find_runtime(runtime)[1].removeprefix("pip install "),
         "threads": settings.threads,
+        "kept": kept,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place: an archive that is there is whole.
@@ -121,7 +123,7 @@ def write_bundle(
 def _fill(
     path: Path, computations: Sequence[Computation], said: Mapping[str, object], job: Mapping[str, object]
 ) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         archive.writestr("run.py", _RUN.format(**said))
         archive.writestr("README.txt", _README.format(**said))
         for source in sorted(Path(__file__).parent.glob("*.py")):

@@ -153,7 +153,7 @@ def read_reference(path: Path) -> dict[str, float] | None:
         return None
     try:
         found = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProfilerError(
             f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one."
         ) from error
@@ -170,6 +170,7 @@ def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
             json.dump({**about, "reference_s": dict(reference_s)}, file, indent=1)
+        os.chmod(file.name, 0o644)  # for every user who shares the folder
         try:
             os.link(file.name, path)  # fails where there is one already
         except OSError:

@@ -16,7 +16,8 @@ def processor() -> str:
     """
     name, numbers = platform.processor() or platform.machine(), ""
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        # The board stands last; of what is said of every processor the first one's counts.
+        lines = reversed(Path("/proc/cpuinfo").read_text().splitlines())
         found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         name = found.get("model name") or found.get("Model") or name
         if "cpu family" in found:

@@ -18,6 +18,7 @@ from profilers.errors import MeasurementFailed
 from profilers.runtime import RuntimeSettings, measuring_environment
 from profilers.worker import Status
 
+HOME = str(Path(__file__).resolve().parent.parent)
 POLL_S = 0.05
 START_TIMEOUT_S = 300.0  # of the imports, and of a first calibration on a slow device
 
@@ -57,8 +58,15 @@ def run_job(
         with (
             (folder / "output").open("wb") as output,
             subprocess.Popen(
-                # Not `-m`, and started in its own folder: nothing that lies in the user's can shadow a module.
-                [sys.executable, "-c", f"from profilers.worker import main; main({str(path)!r})"],
+                # Not `-m`, and started in its own folder: nothing that lies in the user's can shadow a module. The
+                # standard library comes first, for a backport of its modules may lie where this package is installed.
+                [
+                    sys.executable,
+                    "-c",
+                    f"import os, sys; library = os.path.dirname(os.__file__); place = sys.path.index(library) + 1 "
+                    f"if library in sys.path else 1; sys.path.insert(place, {HOME!r}); "
+                    f"from profilers.worker import main; main({str(path)!r})",
+                ],
                 cwd=folder,
                 env=measuring_environment(settings),
                 stdin=subprocess.PIPE,  # its end tells the worker that this process ended
@@ -67,7 +75,7 @@ def run_job(
             ) as process,
         ):
             try:
-                hung = _watch(process, folder / "status", timeout_s)
+                waited_s = _watch(process, folder / "status", timeout_s)
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -75,9 +83,11 @@ def run_job(
         result = folder / "result.json"
         if result.exists():
             found: dict[str, Any] = json.loads(result.read_text())
+            if "refused" in found:
+                raise MeasurementFailed(f"{runtime!r} cannot measure so: {found['refused']}")
             return found
         item = Status.read(folder / "status")[1]
-        how = f"no answer within {timeout_s:g} s" if hung else ended(process.returncode)
+        how = f"no answer within {waited_s:g} s" if waited_s else ended(process.returncode)
         said = (folder / "output").read_text(errors="replace").strip()
         last = said.splitlines()[-1][:300] if said else "it printed nothing"
         if item < 0:
@@ -85,23 +95,24 @@ def run_job(
                 f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
                 f"It said: {said[-1500:] or last}"
             )
-        return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung)
+        return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=bool(waited_s))
 
 
-def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> bool:
-    """Wait until the process ends; True where it had to be given up since its status stood still."""
+def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> float:
+    """Wait until the process ends: 0; or the seconds after which it was given up since its status stood still."""
     count, changed_s = -1, time.monotonic()
     while True:
         try:
             process.wait(POLL_S)
-            return False
+            return 0.0
         except subprocess.TimeoutExpired:
             pass
         now, item = Status.read(status)
+        limit_s = timeout_s if item >= 0 else max(timeout_s, START_TIMEOUT_S)
         if now != count:
             count, changed_s = now, time.monotonic()
-        elif time.monotonic() - changed_s > (timeout_s if item >= 0 else max(timeout_s, START_TIMEOUT_S)):
-            return True
+        elif time.monotonic() - changed_s > limit_s:
+            return limit_s
 
 
 def ended(code: int) -> str:

@@ -133,7 +133,7 @@ class Runtime(ABC):
         for package in cls.packages:
             try:
                 importlib.import_module(package)
-            except ImportError as error:
+            except Exception as error:  # OSError where a library of its own is missing
                 return f"the package {package!r} cannot be imported: {error}"
         return ""
 
@@ -178,11 +178,19 @@ class Runtime(ABC):
 
     def versions(self) -> dict[str, str]:
         """The packages whose version decides the speed."""
-        return {package: importlib.metadata.version(package) for package in self.packages}
+        return {package: version_of(package) for package in self.packages}
 
     def device(self) -> str:
         """What it runs on, where that is not the processor."""
         return ""
+
+
+def version_of(package: str) -> str:
+    """By its metadata, or where they go under another name (openvino-nightly, say), by what it says itself."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(importlib.import_module(package).__version__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +224,8 @@ def find_runtime(name: str) -> tuple[type[Runtime], str]:
         RuntimeUnavailable: there is none of this name.
     """
     if name.startswith("onnxruntime:"):
-        target, install = RUNTIMES["onnxruntime-cpu"]
+        gpu = name.removeprefix("onnxruntime:").startswith(("CUDA", "Tensorrt"))
+        target, install = RUNTIMES["onnxruntime-cuda" if gpu else "onnxruntime-cpu"]
     elif name in RUNTIMES:
         target, install = RUNTIMES[name]
     else:
@@ -264,9 +273,7 @@ def runtime_statuses() -> list[RuntimeStatus]:
 def measuring_environment(settings: RuntimeSettings) -> dict[str, str]:
     """The environment variables of a process that measures: thread pools of every library at the same size."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    home = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    return {**os.environ, **dict.fromkeys(names, str(settings.threads)), "PYTHONPATH": path}
+    return {**os.environ, **dict.fromkeys(names, str(settings.threads))}
 
 
 def pin(settings: RuntimeSettings) -> None:

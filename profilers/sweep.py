@@ -97,9 +97,9 @@ def measure(
     protocol, path = protocol or Protocol(), Path(table)
     unique = {computation.key: computation for computation in computations}
     header = _header(create_runtime(runtime, settings), unique.values(), protocol, path)
-    held = {row["key"] for row in table_file.append(path, header, [])}
+    held = held_by(table_file.append(path, header, []))
     if libraries and (missing := unique.keys() - held):
-        held = {row["key"] for row in table_file.append(path, header, known_rows(libraries, header, missing))}
+        held = held_by(table_file.append(path, header, known_rows(libraries, header, missing)))
     wanted = [computation for computation in unique.values() if computation.key not in held]
     tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
     sweep = _Sweep(runtime=runtime, settings=settings, protocol=protocol, reference_s=header.reference_s)
@@ -109,6 +109,11 @@ def measure(
                 keep_samples(path, computation, outcome)
             table_file.append(path, header, [row_fields(computation, outcome)])
             tell(computation.name)
+
+
+def held_by(rows: Sequence[table_file.Fields]) -> set[str]:
+    """Keys that need not be measured; what failed is tried again, since it may have found the memory taken."""
+    return {row["key"] for row in rows if not row["error"]}
 
 
 def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path) -> table_file.Header:
@@ -204,7 +209,7 @@ class _Sweep:
                 raise
             if isinstance(result, Blame):
                 to_blame = open_.pop(result.item)
-                yield self._failed(to_blame, result.message, alone=alone or result.hung)
+                yield self._failed(to_blame, result.message, alone=alone or result.hung, believed=math.inf)
                 continue
             process += bool(result["rounds"])
             for key, rounds in result["rounds"].items():
@@ -224,10 +229,11 @@ class _Sweep:
         narrow = measurement is not None and measurement.relative_interval <= self.protocol.interval
         return process >= self.protocol.most_processes or (process >= self.protocol.processes and narrow)
 
-    def _failed(self, computation: Computation, message: str, *, alone: bool) -> Outcome:
+    def _failed(self, computation: Computation, message: str, *, alone: bool, believed: float = BELIEVED) -> Outcome:
+        """Its error, once it is sure to be its own; processes that are killed all say the same, so none is believed."""
         if alone:
             self.failed_alone[message] += 1
-        elif self.failed_alone[message] < BELIEVED:
+        elif self.failed_alone[message] < believed:
             return next(self.measured([computation], alone=True))
         return computation, message
 
@@ -275,7 +281,7 @@ def _number(value: float) -> str:
 
 def samples_path(table: Path) -> Path:
     """Where the raw samples of a table are: a line of JSON per row, beside it."""
-    return table.with_suffix(".samples.jsonl")
+    return table.with_name(f"{table.name.removesuffix('.csv')}.samples.jsonl")
 
 
 def keep_samples(table: Path, computation: Computation, measurement: Measurement) -> None:

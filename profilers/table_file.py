@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -103,7 +104,7 @@ class Header:
     def from_json(cls, fields: Mapping[str, Any]) -> Header:
         return cls(**{**fields, "settings": RuntimeSettings.from_json(fields["settings"])})
 
-    @property
+    @functools.cached_property
     def seal(self) -> str:
         """What the checks of the rows cover of the header."""
         return json.dumps(self.to_json(), sort_keys=True)
@@ -250,7 +251,8 @@ def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
 
 
 def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> list[Fields]:
-    """Add rows of keys that are not there yet, making the file if there is none; all its rows are returned.
+    """Add rows of keys that are not there yet, or only with an error, making the file if there is none; all its rows
+    are returned.
 
     What a table that was cut short lost is given up first.
 
@@ -268,14 +270,16 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
             header.require_same(found, str(path))
         else:
             found, kept = header, []
-        keys = {row["key"] for row in kept}
+        keys = {row["key"] for row in kept if not row["error"]}
         new = [seal_row(found, row) for row in rows if row["key"] not in keys]
+        replaced = {row["key"] for row in new}
+        before, kept = len(kept), [row for row in kept if row["key"] not in replaced]
         if not content:
             start, text = 0, render(found, new)
         else:
             whole = render(found, kept).encode()
             start = len(whole) - len(_end(found, kept).encode())
-            if content[:start] != whole[:start]:  # other line ends, say: written anew
+            if len(kept) < before or content[:start] != whole[:start]:  # other line ends, say: written anew
                 start, text = 0, render(found, [*kept, *new])
             else:
                 text = (_csv(new) if new else "") + _end(found, [*kept, *new])
@@ -299,8 +303,14 @@ def read_begun(path: Path) -> Header | None:
 
 def _nothing_yet(content: bytes) -> bool:
     """Whether whoever began the table was killed before the first row: there is nothing to lose."""
-    begun, columns = content[: len(_FIRST)], ",".join(COLUMNS).encode() + b"\n"
-    return columns not in content.replace(b"\r\n", b"\n") and begun == _FIRST.encode()[: len(begun)]
+    first, columns = f"{_FIRST}\n".encode(), ",".join(COLUMNS).encode()
+    content = content.replace(b"\r\n", b"\n")
+    *header, last = content.split(b"\n")
+    return (
+        first.startswith(content[: len(first)])
+        and all(line.startswith(b"# ") for line in header)
+        and (last.startswith(b"#") or columns.startswith(last))
+    )
 
 
 @contextlib.contextmanager

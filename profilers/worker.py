@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
 import threading
@@ -22,7 +23,7 @@ from profilers.calibration import Calibrator
 from profilers.clock import Clocks, working_clock
 from profilers.computation import Computation
 from profilers.environment import environment
-from profilers.errors import BuildFailed
+from profilers.errors import BuildFailed, ProfilerError
 from profilers.measurement import Measurement
 from profilers.runtime import Runtime, RuntimeSettings, Session, create_runtime, pin
 from profilers.timing import Item, Protocol, paired_ratios, sample
@@ -35,7 +36,7 @@ class Status:
     """Written by the worker, read by whoever started it; 16 bytes in place, a microsecond to write."""
 
     def __init__(self, path: Path) -> None:
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT)
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
         self.count, self.item = 0, STARTING
 
     def write(self, item: int) -> None:
@@ -54,22 +55,34 @@ def main(job_path: str) -> None:
     """Do the job of this file and write `result.json` beside it."""
     path = Path(job_path)
     end_with_the_starter(path.parent)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to a whole group: then too, what is left here is removed
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     job = json.loads(path.read_text())
     status = Status(path.with_name("status"))
     status.write(STARTING)
-    settings = RuntimeSettings.from_json(job["settings"])
-    pin(settings)
-    runtime = create_runtime(job["runtime"], settings)
-    runtime.dedicate()
-    computations = [Computation.from_json(fields, path.parent) for fields in job["computations"]]
-    kind = {"sweep": _sweep, "compare": _compare}[job["kind"]]
-    result = kind(job, runtime, computations, status, path.parent)
+    try:
+        result = _done(job, status, path.parent)
+    except ProfilerError as error:
+        if status.item >= 0:  # the item is to blame
+            raise
+        result = {"refused": str(error)}
     beside = path.with_name("result.tmp")
     beside.write_text(json.dumps(result))
     os.replace(beside, path.with_name("result.json"))
     sys.stdout.flush()
     # Runtimes differ in how cleanly they shut down; all is written.
     os._exit(0)
+
+
+def _done(job: Mapping[str, Any], status: Status, folder: Path) -> dict[str, Any]:
+    settings = RuntimeSettings.from_json(job["settings"])
+    pin(settings)
+    runtime = create_runtime(job["runtime"], settings)
+    runtime.dedicate()
+    computations = [Computation.from_json(fields, folder) for fields in job["computations"]]
+    kind = {"sweep": _sweep, "compare": _compare}[job["kind"]]
+    return kind(job, runtime, computations, status, folder)
 
 
 def end_with_the_starter(folder: Path | None = None) -> None:

@@ -37,7 +37,7 @@ def solve_diverse(
     [(0,), (1,)]
     """
     if overlap is not None:
-        minimum_distance = max(1, problem.layers - floor(overlap * problem.layers))
+        minimum_distance = max(1, problem.layers - floor(overlap * problem.layers + 1e-9))
     found: list[Solution] = []
     memory = Memory()
     while len(found) < count:

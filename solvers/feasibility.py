@@ -105,11 +105,15 @@ gpu would have to be at least 2 (reachable by itself: 1).
     bare = replace(problem, limits={})
     reachable = {name: fastest(bare, name, solver=solver, time_limit_s=time_limit_s).objective for name in budgets}
     needed = {
-        name: fastest(problem, name, solver=solver, time_limit_s=time_limit_s).objective
-        for name in budgets
-        if name in conflict
+        name: _least(problem, name, solver=solver, time_limit_s=time_limit_s) for name in budgets if name in conflict
     }
     return Explanation(conflict=tuple(conflict), reachable=reachable, needed=needed)
+
+
+def _least(problem: SelectionProblem, cost: str, **options: Any) -> float:
+    """The least sum of a cost with everything held but its own upper limit; `inf` where nothing holds it."""
+    limits = {**problem.limits, cost: replace(problem.limits[cost], upper=None)}
+    return solve(replace(problem, loss=problem.costs[cost], limits=limits), gap=1e-6, **options).objective
 
 
 def _parts(problem: SelectionProblem) -> list[tuple[str, Any]]:

@@ -78,6 +78,7 @@ class _Search:
         self.exhausted = False
         self.message = ""
         self.cuts: list[list[int]] = []
+        self.largest = 1.0  # loss of a choice
 
     def run(self, memory: Memory) -> None:
         self.kept = reduced(self.problem)
@@ -88,7 +89,7 @@ class _Search:
         cover = Cover(problem.layers, problem.first[self.kept], problem.span[self.kept])
         loss = problem.loss[self.kept]
         rows = rows_of(problem, self.kept)
-        self.small = 1e-9 * (float(np.abs(loss).max()) or 1.0)
+        self.largest = float(np.abs(loss).max()) or 1.0
         relaxation = relax(
             cover,
             loss,
@@ -166,6 +167,12 @@ class _Search:
         if loss < self.objective:
             self.objective, self.chosen = loss, selection
         return True
+
+    @property
+    def small(self) -> float:
+        """What sums differ by in rounding alone: of the losses chosen, for a single huge one would hide all others."""
+        chosen = float(np.abs(self.problem.loss[list(self.chosen)]).max()) if self.chosen else self.largest
+        return 1e-9 * (chosen or 1e-3 * self.largest)
 
     def _done(self) -> bool:
         if self.objective == inf:  # any share of infinity is infinite

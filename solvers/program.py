@@ -73,8 +73,13 @@ def _swallow_banner() -> None:
         import highspy
     except ImportError:
         return
+    if sys.stdout is None:
+        return
     sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # it was closed
+        return
     os.dup2(nowhere, 1)
     try:
         highspy.Highs()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from computations import onnx_convolution, unknown_operator
 
+import profilers
 from profilers import (
     Computation,
     LatencyTable,
@@ -196,7 +198,7 @@ def test_nothing_of_the_users_folder_is_imported(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="DID NOT RUN: no affinity on this system")
 def test_affinity_that_the_machine_has_not_is_told(tmp_path):
-    with pytest.raises(ProfilerError, match="This process may use"):
+    with pytest.raises(ProfilerError, match="This process may use") as told:
         measure(
             [onnx_convolution(tmp_path)],
             runtime="onnxruntime-cpu",
@@ -204,6 +206,34 @@ def test_affinity_that_the_machine_has_not_is_told(tmp_path):
             table=tmp_path / "t.csv",
             protocol=QUICK,
         )
+    assert "Traceback" not in str(told.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="DID NOT RUN: no process groups on this system")
+def test_one_that_ends_with_all_its_group_leaves_nothing_behind(tmp_path):
+    table, place = tmp_path / "table.csv", tmp_path / "temporary"
+    place.mkdir()
+    computation = onnx_convolution(tmp_path, layers=64)
+    program = f"""
+from pathlib import Path
+from profilers import Computation, Protocol, RuntimeSettings, profile
+computation = Computation.from_json({computation.to_json(tmp_path)!r}, Path({str(tmp_path)!r}))
+profile([computation], runtime="onnxruntime-cpu", settings=RuntimeSettings(), table={str(table)!r},
+        protocol=Protocol(rounds=10_000, limit_s=100))
+"""
+    environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(Path(profilers.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(place.glob("lana-measure-*/status")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(3)  # it measures
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
+    deadline = time.monotonic() + 30
+    while list(place.glob("lana-measure-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(place.glob("lana-measure-*")) == []
 
 
 def test_a_computation_survives_its_json(tmp_path):
@@ -310,10 +340,28 @@ def test_what_fails_alone_again_and_again_is_believed_of_the_others(tmp_path, mo
         asked.append(len(group))
         return {"rounds": {}, "errors": {one.key: "no such precision" for one in group}}
 
-    monkeypatch.setattr("profilers.sweep._run", refusing)
-    table = sweep(computations, tmp_path / "table.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("profilers.sweep._run", refusing)
+        table = sweep(computations, tmp_path / "table.csv")
     assert all(table.lookup(one.key).error == "no such precision" for one in computations)
     assert asked == [9, 1, 1, 1]
+    # what failed is tried again by the same command
+    assert sweep(computations[:1], tmp_path / "table.csv").lookup("k0").latency_ms > 0
+
+
+def test_of_processes_that_are_killed_none_is_believed_to_be_to_blame(tmp_path, monkeypatch):
+    computations = [onnx_convolution(tmp_path, key=key) for key in ("l0", "l1", "l2", "l3", "s0", "s1")]
+    sweep(computations[-1:], tmp_path / "another.csv")  # from here on the reference is known
+
+    def full(group, *more):
+        """No memory for more than two at a time, nor for a large one."""
+        if len(group) > 2 or any(one.key.startswith("l") for one in group):
+            return Blame(item=len(group) - 1, message="it was ended by SIGKILL; it printed nothing")
+        return {"rounds": {one.key: [[0, 1.0, 1.0, [1.0]]] * 6 for one in group}, "errors": {}}
+
+    monkeypatch.setattr("profilers.sweep._run", full)
+    table = sweep(computations, tmp_path / "table.csv")
+    assert [one.key for one in computations if not table.lookup(one.key).error] == ["s0", "s1"]
 
 
 def test_a_table_that_was_killed_before_its_first_row_is_begun_anew(tmp_path):

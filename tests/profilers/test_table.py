@@ -93,6 +93,31 @@ def test_missing_and_binary_files_are_refused(tmp_path):
         LatencyTable.read(tmp_path / "binary.csv")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("schema 1", "schema 10", 1).replace("\nkey,", "\nkeys,", 1), "another schema"),
+        (lambda text: text.replace("\nkey,name,", '\n"key","name",', 1), None),
+    ],
+)
+def test_a_table_that_looks_otherwise_is_never_emptied(table, change, message):
+    changed = change(table.read_text())
+    table.write_text(changed)
+    if message is None:
+        assert len(append(table, HEADER, [])) == 3
+    else:
+        with pytest.raises(InvalidTable, match=message):
+            append(table, HEADER, [row("new")])
+        assert table.read_text() == changed
+
+
+def test_a_row_takes_the_place_of_its_error(table):
+    append(table, HEADER, [row("cc", 3.0), row("dd", 4.0)])
+    read_again = LatencyTable.read(table)
+    assert len(read_again) == 4
+    assert read_again.lookup("cc").latency_ms == 3.0
+
+
 @given(st.data())
 def test_a_kill_loses_at_most_the_row_in_flight(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("kill") / "table.csv"

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from selection_problems import covers, random_problem
 
-from solvers import Termination, solve, solve_diverse
+from solvers import Solution, Termination, solve, solve_diverse
 from solvers.ilp import Memory
 
 
@@ -23,14 +23,30 @@ def test_they_differ_and_come_in_order():
 
 def test_the_papers_overlap():
     problem = random_problem(10, 5, seed=1)
-    for one, other in itertools.combinations(solve_diverse(problem, count=4, overlap=0.7), 2):
+    found = solve_diverse(problem, count=4, overlap=0.7)
+    assert len(found) == 4
+    for one, other in itertools.combinations(found, 2):
         assert differing(problem, one.chosen, other.chosen) >= 3  # 10 − floor(0.7 · 10)
+
+
+def test_of_ninety_layers_seven_tenths_are_63(monkeypatch):
+    asked = []
+    nothing = Solution(termination=Termination.no_solution, runtime_s=0.0)
+
+    def solving(problem, **options):
+        asked.extend(limit.minimum for limit in problem.distances)
+        return solve(problem, **options) if not problem.distances else nothing
+
+    monkeypatch.setattr("solvers.diverse.solve", solving)
+    solve_diverse(replace(random_problem(90, 2, seed=0), limits={}), count=2, overlap=0.7)
+    assert asked == [27]
 
 
 def test_each_is_the_best_of_what_is_left():
     problem = random_problem(4, 4, seed=7, share=0.9)
     found = solve_diverse(problem, count=5, minimum_distance=2, gap=0.0, further_gap=0.0)
     taken = []
+    assert len(found) == 5
     for solution in found:
         left = [
             float(problem.loss[list(c)].sum())

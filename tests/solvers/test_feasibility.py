@@ -56,6 +56,12 @@ def test_a_limit_that_cannot_help_alone_says_so():
     assert set(found.conflict) == {"fixed choice 0", "fixed choice 1"}
 
 
+def test_what_a_limit_would_have_to_give_lies_above_its_own_lower_limit():
+    costs, limits = {"ms": [3.0, 8.0]}, {"ms": Limit(lower=5.0, upper=6.0)}
+    problem = SelectionProblem(layers=1, loss=[0, 0], first=[0, 0], span=[1, 1], costs=costs, limits=limits)
+    assert explain(problem).needed == {"ms": 8.0}
+
+
 def test_nothing_to_explain():
     assert explain(two_devices(cpu=4.0, gpu=6.0)) is None
 
@@ -89,8 +95,9 @@ def test_a_conflict_is_irreducible(problem):
         }
         assert best_by_enumeration(replace(problem, limits=only, **kept)) is not None
     for name, value in found.needed.items():
-        if value < inf and problem.limits[name].lower is None:
-            widened = {**problem.limits, name: Limit(upper=value + 1e-6 * abs(value))}
+        if value < inf:
+            upper = value + 1e-6 * abs(value)
+            widened = {**problem.limits, name: replace(problem.limits[name], upper=upper)}
             assert best_by_enumeration(replace(problem, limits=widened)) is not None
 
 

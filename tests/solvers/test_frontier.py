@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -57,18 +59,15 @@ def test_nothing_where_nothing_fits():
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_points_equal_enumeration(problem):
     for name in list(problem.costs)[:1]:
-        for point in frontier(problem, name, points=4, gap=0.0):
+        points = frontier(problem, name, points=4, gap=0.0)
+        unlimited = {**problem.limits, name: replace(problem.limits[name], upper=None)}
+        assert points or best_by_enumeration(replace(problem, limits=unlimited)) is None
+        for point in points:
             limits = {**problem.limits, name: Limit(lower=problem.limits[name].lower, upper=point.costs[name])}
             assert point.termination is Termination.optimal
-            truth = best_by_enumeration(_with(problem, limits))
+            truth = best_by_enumeration(replace(problem, limits=limits))
             assert truth is not None
             assert point.objective == pytest.approx(truth[0], abs=1e-6 + 1e-9 * float(np.abs(problem.loss).max()))
-
-
-def _with(problem, limits):
-    from dataclasses import replace
-
-    return replace(problem, limits=limits)
 
 
 def test_a_lower_limit_is_held():

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from selection_problems import best_by_enumeration, random_problem, small_problems
 
-from solvers import SelectionProblem, SolverUnavailable, Termination, available_solvers, check, solve
+from solvers import Limit, SelectionProblem, SolverUnavailable, Termination, available_solvers, check, solve
 
 
 def assert_equals_enumeration(problem: SelectionProblem, solver: str = "HiGHS") -> None:
@@ -49,6 +52,18 @@ def test_adversarial_losses_are_solved_within_the_gap_that_is_stated(seed):
     solution = solve(problem, gap=1e-4)
     assert solution.termination is Termination.optimal
     assert solution.gap <= 1e-4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_huge_loss_hides_no_others(seed):
+    """As of an operation that diverged and is the fastest."""
+    random = np.random.default_rng(seed)
+    loss, ms = random.uniform(0, 1e-2, (8, 6)), random.uniform(0.1, 1, (8, 6))
+    loss[0, 5], ms[0, 5] = 1e8, 0.01
+    problem = SelectionProblem.from_tables(loss, {"ms": ms}, limits={"ms": Limit(upper=3.0)})
+    assert solve(problem, gap=0.0).objective == pytest.approx(
+        solve(replace(problem, forbidden=(5,)), gap=0.0).objective
+    )
 
 
 def test_the_same_seed_gives_the_same():
