@@ -41,6 +41,9 @@ def card(summary: Summary) -> str:
     replaced = [f"| {layer} | {name} |" for layer, name in summary.selection.items() if name != "teacher"]
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     how = _PREDICTED if summary.measured_ms is None else _MEASURED.format(teacher_ms=summary.teacher_ms)
+    parity, error = "", summary.onnx_max_relative_error
+    if error is not None:
+        parity = f"The ONNX file's outputs differ from PyTorch's by at most {error:.1e} of the largest.\n"
     return f"""\
 # {summary.student}
 
@@ -52,8 +55,7 @@ on {summary.runtime}, {summary.threads} thread(s), batch {summary.batch}.
 {table}
 
 {how}
-The largest difference between the ONNX file's outputs and PyTorch's is {summary.onnx_max_relative_error or 0.0:.1e} of
-the largest output. Seed {summary.seed}; {versions}.
+{parity}Seed {summary.seed}; {versions}.
 
 ## Use
 

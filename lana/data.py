@@ -212,6 +212,8 @@ def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
     """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the middle cut out."""
     from PIL import Image
 
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
     image = image.convert("RGB" if preprocessing.channels == 3 else "L")
     size = preprocessing.image_size
     width, height = image.size

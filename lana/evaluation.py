@@ -35,11 +35,17 @@ def evaluate_module(
 ) -> Evaluation:
     """The task's metric and loss of a network on a split, in evaluation mode."""
     metrics, losses = [], []
-    with evaluating(module, device), torch.inference_mode():
+    with evaluating(module, device), torch.no_grad():  # modules may keep tensors, which must serve training
         for inputs, labels in split.batches(batch_size, device=device):
             output = module(inputs)
-            metrics.append(task.metric(output, labels).float().cpu())
-            losses.append(task.loss(output, labels).float().cpu())
+            try:
+                metrics.append(task.metric(output, labels).float().cpu())
+                losses.append(task.loss(output, labels).float().cpu())
+            except IndexError as error:
+                raise UserError(
+                    f"A label lies outside the model's classes ({error}). "
+                    "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
+                ) from error
     metric, loss = torch.cat(metrics), torch.cat(losses)
     return Evaluation(
         metric=float(metric.mean()),

@@ -158,10 +158,12 @@ def relative_error(module: nn.Module, inputs: Tensor, found: Sequence[np.ndarray
         expected = [tensor.numpy() for tensor in flat(module.eval()(inputs))]
     if len(found) != len(expected):
         raise ExportFailed(f"The file has {len(found)} outputs, the network has {len(expected)}.")
-    return max(
-        float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12))
+    pairs = [
+        (np.asarray(ours, np.float64), np.asarray(theirs, np.float64))
         for ours, theirs in zip(found, expected, strict=True)
-    )
+        if theirs.size
+    ]
+    return max(float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12)) for ours, theirs in pairs)
 
 
 def flat(output: object) -> list[Tensor]:

@@ -117,8 +117,11 @@ def replace(module: nn.Module, name: str, submodule: nn.Module) -> None:
 def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[str]:
     """The largest submodules that hold no layer or are one, and run exactly once, in order of execution.
 
-    What stands before a layer among these need not run again when only that layer changes.
+    What stands before a layer among these need not run again when only that layer changes. Left out is what other code
+    looks into: nothing can stand in its place.
     """
+    from lana.layers import looked_into
+
     members = {member for layer in layers for member in layer.members}
     ancestors = {member[:cut] for member in members for cut in range(len(member)) if member[cut] == "."} | {""}
     chosen = [
@@ -140,4 +143,6 @@ def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> l
     finally:
         for hook in hooks:
             hook.remove()
-    return [name for name in order if order.count(name) == 1]
+    once = [name for name in order if order.count(name) == 1]
+    bound = looked_into(module, once, (example,))
+    return [name for name in once if name not in bound]

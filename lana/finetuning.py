@@ -226,7 +226,8 @@ def taught(
         batches,
         device=team.device,
         precision=settings.precision,
-        kept=expected / name if expected is not None else None,
+        # What a function reads may be augmented: other batches every time.
+        kept=expected / name if expected is not None and train.labels is not None else None,
     )
 
 

@@ -167,10 +167,10 @@ def find_layers(
     total = work.macs
     modules = dict(model.named_modules())
     batch = next(flat_tensors(example_inputs)).shape[0]
-    search = _Search(model, modules, seen, total, granularity)
+    search = _Search(model, modules, seen, total, granularity, batch)
     chosen = sorted(search.run(), key=lambda name: seen[name].order)
     layers, passed = [], search.passed_over
-    bound = _looked_into(model, chosen, example_inputs)
+    bound = looked_into(model, chosen, example_inputs)
     for name in chosen:
         if not _matches(name, [include] if isinstance(include, str) else include):
             passed.append(PassedOver(name=name, reason="left out by --layers", macs=seen[name].macs // batch))
@@ -186,7 +186,7 @@ def find_layers(
     return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
 
 
-def _looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
+def looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
     """The layers whose weights or parts are read by name elsewhere: what stands there instead would not have them."""
     from lana.features import switched
 
@@ -194,7 +194,7 @@ def _looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[A
         try:
             with switched(model, some), quiet_evaluation(model):
                 model(*example_inputs)
-        except (AttributeError, TypeError):  # a weight of it, or a part by its number
+        except Exception:  # a weight of it, a part by its number, its class: the network runs, so this is to blame
             return False
         return True
 
@@ -215,7 +215,9 @@ class _Search:
         seen: Mapping[str, _Seen],
         total: int,
         granularity: str,
+        batch: int,
     ) -> None:
+        self.batch = batch
         self.model, self.modules, self.seen, self.total = model, modules, seen, max(total, 1)
         self.fine = granularity == "fine"
         self.passed_over: list[PassedOver] = []
@@ -323,6 +325,8 @@ class _Search:
         source, target = seen.inputs[0], seen.outputs[0]
         if not source.is_floating_point() or not target.is_floating_point():
             return "works on integers"
+        if source.ndim and source.shape[0] != self.batch:  # windows, patches or frames: their number is not a setting
+            return f"has {source.shape[0]} along its first dimension for a batch of {self.batch}"
         if source.ndim != target.ndim or source.ndim not in (2, 3, 4) or source.shape[0] != target.shape[0]:
             return f"turns shape {tuple(source.shape)} into {tuple(target.shape)}"
         prefix = f"{name}." if name else ""

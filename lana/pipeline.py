@@ -146,13 +146,13 @@ def select(
 
     With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` says which
     operation must stand at a layer. `options` are those of the recipe that decide how to select,
-    `lana.recipe.SELECTING`: refine=0, candidates=8 …; the run's own where they are not given.
+    `lana.recipe.SELECTING`, and where: refine=0, candidates=8, device="cpu" …; the run's own where they are not given.
 
     Raises:
         UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option
             that selecting does not have.
     """
-    _check_options(options, SELECTING, "Selecting")
+    _check_options(options, (*SELECTING, "device"), "Selecting")
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
         if max_loss is not None:
@@ -187,7 +187,7 @@ def select_for(
         UserError: the run is not finished, a table is of another network, two are of one name, or none is of what was
             measured; `BudgetUnreachable` if nothing fits.
     """
-    _check_options(options, SELECTING, "Selecting")
+    _check_options(options, (*SELECTING, "device"), "Selecting")
     devices.check_devices(list(budgets_ms), measured)
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
         opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
@@ -288,6 +288,7 @@ def export(student: Path | str, path: Path | str, *, form: str | None = None, **
         RuntimeUnavailable: what writes the form is not installed.
         ExportFailed: the network cannot be written so.
     """
+    _check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
     wanted = Options(**options)
     form = form_of(path, form, wanted)
     loaded = load_student_as_teacher(student)

@@ -13,8 +13,8 @@ from lana.errors import UserError
 from lana.operations import offered
 from lana.profiling import STEPS_OF_A_SPAN, STEPS_OF_LATENCY
 from lana.progress import duration
-from lana.recipe import Recipe
-from lana.run import Run, write_json
+from lana.recipe import Recipe, fingerprint
+from lana.run import POOL, Run, write_json
 from lana.student import own_module
 
 if TYPE_CHECKING:
@@ -98,31 +98,38 @@ def estimate(setting: Setting, recipe: Recipe) -> Plan:
 
 
 def fit_to_time(setting: Setting) -> Recipe:
-    """The recipe with less distilling and fine-tuning where `max_minutes` asks for it; decided once per run.
+    """The recipe with less distilling and fine-tuning where `max_minutes` asks for it; decided once for these options.
+
+    A pool that is finished stays as it is: only what is left is fitted.
 
     Raises:
         UserError: what cannot be shortened takes longer than that.
     """
-    recipe, path = setting.recipe, setting.run.path / "plan.json"
+    run, path, done = setting.run, setting.run.path / "plan.json", setting.run.stages()
+    recipe = as_distilled(run, setting.recipe) if "distill" in done else setting.recipe
     if recipe.max_minutes is None:
+        if "distill" not in done:
+            path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
-    if not path.is_file():
+    asked = fingerprint([setting.recipe.parts(*POOL), recipe.epochs, recipe.max_minutes])
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if kept.get("asked") != asked:
         plan = estimate(setting, recipe)
-        fixed_s = plan.profile_s + plan.score_s + plan.select_s
-        share = (60 * recipe.max_minutes - fixed_s) / max(plan.distill_s + plan.finetune_s, 1e-9)
+        left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
+        fixed_s = left_s["profile"] + left_s["score"] + plan.select_s
+        training_s = left_s["distill"] + plan.finetune_s
+        share = (60 * recipe.max_minutes - fixed_s) / max(training_s, 1e-9)
         if share < LEAST_SHARE:
             raise UserError(
                 f"--max-minutes {recipe.max_minutes:g} is too short: measuring, scoring and selecting alone take about "
                 f"{duration(fixed_s)}, and training needs some on top. Allow at least "
-                f"{(fixed_s + 0.1 * (plan.distill_s + plan.finetune_s)) / 60:.1f} minutes, "
-                "or take fewer layers (--layers)."
+                f"{(fixed_s + 0.1 * training_s) / 60:.1f} minutes, or take fewer layers (--layers)."
             )
         scale = min(1.0, share)
-        fitted = {"distill_epochs": recipe.distill_epochs * scale, "epochs": recipe.epochs * scale}
-        write_json(path, {**fitted, "asked": recipe.epochs})
-    fitted = json.loads(path.read_text())
-    asked = fitted.pop("asked", recipe.epochs)
-    return recipe.replace(**(fitted if recipe.epochs == asked else {"distill_epochs": fitted["distill_epochs"]}))
+        distill_epochs = recipe.distill_epochs * (1.0 if "distill" in done else scale)
+        kept = {"distill_epochs": distill_epochs, "epochs": recipe.epochs * scale, "asked": asked}
+        write_json(path, kept)
+    return recipe.replace(distill_epochs=kept["distill_epochs"], epochs=kept["epochs"])
 
 
 def as_distilled(run: Run, recipe: Recipe) -> Recipe:

@@ -186,7 +186,10 @@ def _read(path: Path) -> dict[tuple[str, str], Score]:
 
     if not path.is_file():
         return {}
-    rows: list[dict[str, Any]] = pd.read_csv(path, dtype={"layer": str, "operation": str}).to_dict("records")  # type: ignore[assignment]
+    figures = ("score", "standard_error", "task_loss", "feature_error")
+    text = {"layer": str, "operation": str}  # a layer may be called "null"
+    frame = pd.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in figures}, dtype=text)
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     return {(row["layer"], row["operation"]): Score(**row) for row in rows}
 
 

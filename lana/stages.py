@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import statistics
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 import lana.distill as distilling
 import lana.scoring as scoring
 from lana.ascending import measure_ascending
+from lana.errors import UserError
 from lana.evaluation import check_teacher, evaluate_module
 from lana.export import to_computation
 from lana.layers import Layer, LayerScan
@@ -49,12 +53,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The teacher's figures, frozen once per run: its metric on the test split, its latency in milliseconds."""
+    """The teacher's figures, frozen once per run: its metric on the test split, its latency in milliseconds.
+
+    `digest` is of its weights and of the labels, which a reference does not tell.
+    """
 
     metric: float
     examples: int
     teacher_ms: float
     runtime_versions: Mapping[str, str]
+    digest: str = ""
 
     def budget_ms(self, recipe: Recipe) -> float:
         ratio = recipe.budget_ratio
@@ -65,10 +73,11 @@ def baseline(setting: Setting) -> Baseline:
     """Evaluate and measure the teacher, once per run.
 
     Raises:
-        UserError: its metric is that of a guess.
+        UserError: its metric is that of a guess; behind the same references there are other weights or data now.
     """
     run, recipe, teacher = setting.run, setting.recipe, setting.teacher
     path, wanted = run.pool / "teacher.json", recipe.fingerprint("teacher", "profile")
+    now = digest(setting)
     if not run.finished("teacher", wanted):
         runtime = create_runtime(recipe.runtime, setting.runtime_settings)  # not installed? then say so at once
         with run.stage("teacher", wanted):
@@ -87,9 +96,30 @@ def baseline(setting: Setting) -> Baseline:
                 examples=evaluation.examples,
                 teacher_ms=statistics.median(reference.reference_ms),
                 runtime_versions=runtime.versions(),
+                digest=now,
             )
             write_json(path, vars(found))
-    return Baseline(**json.loads(path.read_text()))
+    kept = Baseline(**json.loads(path.read_text()))
+    if kept.digest not in ("", now):
+        raise UserError(
+            f"The run directory {run.path} was made with other weights of {recipe.model} or other examples of "
+            f"{recipe.data} than there are now. Give another --out, or put back what was there."
+        )
+    return kept
+
+
+def digest(setting: Setting) -> str:
+    """Of the teacher's weights and of the labels, in order."""
+    found = hashlib.sha256()
+    for name, tensor in setting.teacher.module.state_dict().items():
+        found.update(name.encode())
+        if isinstance(tensor, Tensor):  # a module may keep more than tensors
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for split in (setting.data.train, setting.data.validation, setting.data.test):
+        found.update(f"{len(split)}".encode())
+        if split.labels is not None:
+            found.update(np.ascontiguousarray(split.labels).data)
+    return found.hexdigest()[:16]
 
 
 def teacher_computation(setting: Setting) -> Computation:

@@ -20,6 +20,7 @@ from lana.errors import LanaError, UserError
 from lana.features import replace
 from lana.layers import Layer
 from lana.operations import parse_operation
+from lana.operations.derived import Skip
 from lana.references import student_folder
 from lana.run import write, write_json
 from lana.teacher import Teacher, load_teacher
@@ -61,7 +62,7 @@ def assemble(
         module = build_operation(layer, teacher, operation) if trained is None else copy.deepcopy(trained)
         replace(student, layer.members[0], module)
         for member in layer.members[1:]:
-            replace(student, member, nn.Identity())
+            replace(student, member, Skip())
     return student.eval()
 
 

@@ -154,7 +154,7 @@ def summarise(
     measured: Measured | None,
     metric: float,
     parameters: int,
-    parity: float,
+    parity: float | None,
     seconds: float,
 ) -> Summary:
     """Gather a student's figures and write them to its `summary.json`."""

@@ -103,6 +103,8 @@ def load_teacher(
     >>> teacher.example(batch=2).shape
     torch.Size([2, 1, 16, 16])
     """
+    if pretrained and weights is None and model in _IMPLIED:
+        model_args = ",".join(filter(None, [_IMPLIED[model], model_args]))
     kwargs = parse_arguments(model_args)
     module, own = _build(model, kwargs, pretrained=pretrained and weights is None)
     if weights is not None and pretrained:
@@ -126,6 +128,8 @@ def load_teacher(
             raise UserError(f"--std {','.join(map(str, preprocessing.std))}: expected more than 0 for every channel.")
         input_shape = preprocessing.input_shape
     module.eval()
+    if not any(parameter.requires_grad for parameter in module.parameters()):  # frozen for use; a student learns
+        module.requires_grad_(True)
     teacher = Teacher(
         module=module,
         reference=_absolute(model),
@@ -136,6 +140,13 @@ def load_teacher(
     )
     try_forward(teacher)
     return teacher
+
+
+# What torchvision builds otherwise with its weights than without them.
+_IMPLIED = {
+    "torchvision:googlenet": "transform_input=true,aux_logits=false",
+    "torchvision:inception_v3": "transform_input=true",
+}
 
 
 def teacher_of(recipe: Recipe, *, pretrained: bool = True) -> Teacher:
@@ -169,12 +180,14 @@ def try_forward(teacher: Teacher) -> None:
 
 
 def parse_arguments(text: str | None) -> dict[str, Any]:
-    """'a=1,b=x' as a mapping, values read as YAML.
+    """'a=1,b=x' as a mapping, values read as YAML, and as Python would write numbers and None.
 
     >>> parse_arguments("num_classes=10,act=relu")
     {'num_classes': 10, 'act': 'relu'}
     >>> parse_arguments("layers=[2,2]")
     {'layers': [2, 2]}
+    >>> parse_arguments("eps=1e-5,drop=None")
+    {'eps': 1e-05, 'drop': None}
 
     Raises:
         UserError: a value without a name, or one that is not YAML.
@@ -188,7 +201,14 @@ def parse_arguments(text: str | None) -> dict[str, Any]:
         raise UserError(
             f"--model-args {text!r}: expected NAME=VALUE pairs, separated by commas, e.g. num_classes=10,act=relu."
         )
-    return dict(arguments)
+    return {name: _as_python(value) for name, value in arguments.items()}
+
+
+def _as_python(value: Any) -> Any:
+    if value == "None":
+        return None
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", value, re.IGNORECASE)
+    return float(value) if is_number else value
 
 
 def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any] | None]:
@@ -206,7 +226,8 @@ def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.
     module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
     if not isinstance(module, nn.Module):
         raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
-    return module, getattr(module, "preprocessing", None)
+    own = getattr(module, "preprocessing", None)
+    return module, own if isinstance(own, Mapping) else None
 
 
 def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:
@@ -253,8 +274,11 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
         module = models.get_model(
             name, weights=default if pretrained else None, **_no_backbone(name, pretrained), **kwargs
         )
+    if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
+        module.aux_classifier = None  # its weights come with it, it only helps training
     size = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", [224])
-    return module, {"image_size": size[0], "mean": transforms.mean, "std": transforms.std}
+    mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))  # networks for detection have none
+    return module, {"image_size": size[0], "mean": mean, "std": std}
 
 
 def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:
@@ -410,6 +434,9 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         if name in state and state[name].shape != own[name].shape
     ]
     optional = {name for name in own if name.endswith("num_batches_tracked")}
+    # Of tensors that share their memory a file may hold one.
+    held = {own[name].data_ptr() for name in own if name in state}
+    optional |= {name for name in own if name not in state and own[name].data_ptr() in held}
     missing = [name for name in own if name not in state and name not in optional]
     unknown = [name for name in state if name not in own]
     if wrong or missing or unknown:

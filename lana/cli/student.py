@@ -95,7 +95,7 @@ def compress(
 @click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
 @click.option("--table", type=PATH, multiple=True, help="Table of a device that is not here.")
 @click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
-@recipe_options(*SELECTING, of_run=True)
+@recipe_options(*SELECTING, "device", of_run=True)
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
 @quiet

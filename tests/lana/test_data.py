@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from lana.data import from_arrays, load_data, shift_and_flip
+from lana.data import from_arrays, load_data, shift_and_flip, to_pixels
 from lana.errors import UserError
-from lana.evaluation import check_labels
+from lana.evaluation import check_labels, evaluate_module
 from lana.task import Classification
 from lana.teacher import Preprocessing, Teacher
 
@@ -229,3 +229,18 @@ def test_few_examples_of_each_of_many_classes_are_divided_too(tmp_path, teacher)
     np.savez(tmp_path / "few.npz", x_train=np.zeros((200, 8, 8, 3), np.uint8), y_train=labels)
     data = load_data(f"npz:{tmp_path / 'few.npz'}", teacher)
     assert (len(data.test), len(data.validation)) == (40, 16)
+
+
+def test_grey_of_sixteen_bits_keeps_its_upper_half():
+    grey = Preprocessing(image_size=2, mean=(0.5,), std=(0.5,))
+    image = Image.fromarray(np.array([[0, 256], [32768, 65535]], np.uint16))
+    assert to_pixels(image, grey).tolist() == [[[0, 1], [128, 255]]]
+
+
+def test_a_label_beyond_the_classes_is_told_wherever_it_is_met(tmp_path, teacher):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef both():\n    part = [(torch.ones(3, 8, 8), n % 12) for n in range(40)]\n    return part, part\n"
+    )
+    data = load_data(f"{tmp_path}/mine.py:both", teacher)
+    with pytest.raises(UserError, match=r"outside the model's classes .*out of bounds"):
+        evaluate_module(teacher.module, data.test, Classification())

@@ -92,3 +92,22 @@ def test_batchnorm_takes_the_statistics_of_the_data(digits_teacher):
 def test_a_network_without_batchnorm_is_left_alone(digits_teacher):
     split = load_data("digits", digits_teacher).train
     assert reestimate_batchnorm(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), split) == 0
+
+
+class AsksItsStem(nn.Module):
+    """As a network of Hugging Face's does, for the type to compute in."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.block(self.stem(x.to(self.stem.weight.dtype)))
+
+
+def test_what_other_code_looks_into_is_not_replayed():
+    network, example = AsksItsStem().eval(), torch.randn(1, 3, 8, 8)
+    layers = find_layers(network, (example,), exclude=["stem"]).layers
+    assert [layer.name for layer in layers] == ["block"]
+    assert replayable(network, layers, example) == ["block"]

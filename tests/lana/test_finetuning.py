@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import gc
 import weakref
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from torch import nn
 
 import lana.finetuning
 from lana.data import Data, from_arrays
-from lana.finetuning import FineTuning, finetune
+from lana.finetuning import FineTuning, finetune, taught
 from lana.recipe import FINETUNING, Recipe
 from lana.task import Classification
 
@@ -368,3 +369,31 @@ def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, mo
     assert [row.train_loss for row in curve[1:]] == pytest.approx([row.train_loss for row in expected[1:]], rel=0.01)
     for name, value in ours.state_dict().items():
         torch.testing.assert_close(value, theirs.state_dict()[name], rtol=0.02, atol=0.01)
+
+
+class KeepsTensors(nn.Module):
+    """As positions and masks are kept by the shapes they are for."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(6, 3), {}
+
+    def forward(self, x):
+        if x.shape not in self.kept:
+            self.kept[x.shape] = torch.full(x.shape, 0.5)
+        return self.linear(x) * self.kept[x.shape][:, :3]
+
+
+def test_a_network_may_keep_tensors_from_when_it_was_evaluated(teacher, data, tmp_path):
+    settings = FineTuning(epochs=1, lr=1e-2, batch_size=64)  # as many as in evaluating
+    curve = finetune(KeepsTensors(), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert curve[-1].validation_metric > curve[0].validation_metric
+
+
+def test_the_outputs_on_what_may_be_read_otherwise_next_time_are_not_kept(teacher, data, tmp_path):
+    unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
+    settings = FineTuning(epochs=1, batch_size=50)
+    for given, kept in ((unlabelled, False), (data, True)):
+        for _ in taught(teacher, given, settings, 0, expected=tmp_path / "expected"):
+            pass
+        assert (tmp_path / "expected").exists() == kept

@@ -271,3 +271,37 @@ def test_a_layer_whose_parts_are_read_by_number_is_left_alone():
     )
     assert "parts.0" not in names(scan)
     assert reasons(scan)["parts.0"] == "other code reads its parts"
+
+
+class Windows(nn.Module):
+    """Works on the four quarters of a map as if they were examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = Residual()
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        quarters = x.reshape(n, c, 2, h // 2, 2, w // 2).permute(0, 2, 4, 1, 3, 5).reshape(4 * n, c, h // 2, w // 2)
+        back = self.inside(quarters).reshape(n, 2, 2, c, h // 2, w // 2).permute(0, 3, 1, 4, 2, 5)
+        return back.reshape(n, c, h, w)
+
+
+@pytest.mark.parametrize("granularity", ["block", "fine"])
+def test_what_works_on_parts_of_examples_is_no_layer_of_its_own(granularity):
+    scan = scan_of(Windows(), Residual(), granularity=granularity)
+    assert not any(name.startswith("parts.0.inside") for name in names(scan))
+    assert any(name.startswith("parts.1") for name in names(scan))
+
+
+def test_a_network_that_dispatches_on_classes_keeps_its_layers_as_they_are():
+    def run(parts, x):
+        for part in parts:
+            if not isinstance(part, Residual):
+                raise ValueError(f"unknown kind of block {type(part).__name__}")
+            x = part(x)
+        return x
+
+    scan = scan_of(Residual(), Residual(), run=run)
+    assert names(scan) == ["stem"]
+    assert reasons(scan)["parts.0"] == "other code reads its parts"

@@ -7,7 +7,7 @@ import torch
 
 from lana.errors import UserError
 from lana.evaluation import DistanceToTeacher
-from lana.scoring import losses_of, read_scores, score
+from lana.scoring import Score, _write, losses_of, read_scores, score
 from lana.student import assemble, build_operation
 from lana.task import Classification
 
@@ -117,3 +117,18 @@ def test_an_operation_that_makes_the_outputs_no_numbers_is_left_out(scored):
     losses = losses_of([scores[0], broken, *scores[2:]], "distance")
     assert (broken.layer, broken.operation) not in losses
     assert len(losses) == len(scores) - 1
+
+
+@pytest.mark.parametrize("name", ["null", "NA", "None", "0", "nan"])
+def test_a_layer_may_be_called_as_if_it_were_nothing(name, tmp_path):
+    _write(
+        tmp_path / "scores.csv",
+        {
+            (name, "identity"): Score(
+                layer=name, operation="identity", score=0.5, standard_error=math.nan, task_loss=0.1, images=1
+            )
+        },
+    )
+    (found,) = read_scores(tmp_path / "scores.csv")
+    assert (found.layer, found.score) == (name, 0.5)
+    assert math.isnan(found.standard_error)

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lana import selecting
@@ -18,6 +19,7 @@ from lana.errors import UserError
 from lana.pipeline import open_finished, select
 from lana.recipe import Recipe
 from lana.selecting import student_recipe
+from lana.stages import digest
 from profilers import LatencyTable, RuntimeSettings
 
 pytestmark = pytest.mark.serial
@@ -94,6 +96,27 @@ def test_how_to_select_may_be_told_anew(pool):
         select(pool, "0.5x", refin=0)
 
 
+def test_a_run_of_other_weights_or_data_is_not_gone_on_with(pool):
+    path = pool / "pool" / "teacher.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "digest": "another"}))
+    try:
+        with pytest.raises(UserError, match="was made with other weights of digits-resnet or other examples of digits"):
+            select(pool, "0.5x")
+    finally:
+        path.write_text(before)
+
+
+def test_the_digest_is_of_weights_and_labels(pool):
+    with open_finished(pool, quiet=True) as (setting, _, _):
+        before, split = digest(setting), setting.data.test
+        fewer = dataclasses.replace(setting.data, test=split.part(range(10)))
+        assert digest(dataclasses.replace(setting, data=fewer)) != before
+        with torch.no_grad():
+            next(setting.teacher.module.parameters()).view(-1)[0] += 1e-3
+        assert digest(setting) != before
+
+
 def test_a_pin_stands(pool):
     result = lana("select", pool, "--budget", "0.7x", "--pin", "blocks.3=identity", "--no-verify", "--json")
     assert result.exit_code == 0, result.output
@@ -107,6 +130,7 @@ def test_a_pin_stands(pool):
         (["--budget", "0.5x", "--pin", "blocks.3=none"], "at blocks.3 there are teacher, identity"),
         (["--budget", "0.5x", "--pin", "head=identity"], "there is no layer 'head'"),
         (["--budget", "0.5x", "--max-loss", "1"], "Give one of --budget, --budget-ms and --max-loss"),
+        (["--budget", "0.5x", "--device", "cuda:77"], r"--device cuda:77 cannot be used here\. There are: cpu"),
         ([], "No budget was given"),
         (["--max-loss", "-1"], "no selection loses that little"),
         (["--table", "none.csv", "--budget-ms", "1"], r"none\.csv cannot be read"),

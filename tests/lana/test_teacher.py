@@ -2,7 +2,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from lana.errors import UserError
@@ -170,3 +170,49 @@ def test_a_module_that_asks_for_its_version_is_loaded(tmp_path):
         again = Versioned(3, 2)
         load(again, tmp_path / "weights.safetensors")
         assert torch.equal(again.weight, module.weight)
+
+
+def test_a_file_may_hold_one_of_two_tensors_that_are_the_same(tmp_path):
+    def tied():
+        network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        network[1].weight = network[0].weight
+        return network
+
+    save_model(tied(), tmp_path / "w.safetensors")
+    load_weights(module := tied(), tmp_path / "w.safetensors")
+    assert torch.equal(module[1].weight, load_file(tmp_path / "w.safetensors")["0.weight"])
+
+
+def test_a_teacher_that_was_frozen_can_teach_students_that_learn(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef frozen():\n    return nn.Conv2d(3, 4, 3).requires_grad_(False)\n"
+        "def half():\n    net = nn.Conv2d(3, 4, 3)\n    net.bias.requires_grad = False\n    return net\n"
+    )
+    for name, learning in (("frozen", [True, True]), ("half", [True, False])):
+        teacher = load_teacher(f"{tmp_path}/net.py:{name}", image_size=8)
+        assert [parameter.requires_grad for parameter in teacher.module.parameters()] == learning
+
+
+def test_what_torchvision_builds_with_its_weights_is_built_again_without(monkeypatch):
+    models, asked = import_torchvision().models, []
+
+    def get_model(name, weights, **kwargs):
+        asked.append(kwargs)
+        module = nn.Conv2d(3, 4, 3)
+        module.aux_classifier = nn.Conv2d(3, 4, 3) if weights else None
+        return module
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    assert load_teacher("torchvision:fcn_resnet50").module.aux_classifier is None
+    teacher = load_teacher("torchvision:googlenet")
+    again = teacher.to_json()
+    load_teacher(again["reference"], model_args=again["model_args"], pretrained=False)
+    assert asked[-1] == asked[-2] == {"transform_input": True, "aux_logits": False}
+    assert load_teacher("torchvision:retinanet_resnet50_fpn").preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net():\n    net = nn.Conv2d(3, 4, 3)\n    net.preprocessing = print\n    return net\n"
+    )
+    assert load_teacher(f"{tmp_path}/net.py:net").preprocessing.image_size == 224
