@@ -135,7 +135,7 @@ def examine(reference: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             step = "exported"
-            parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), example)
+            parity = onnx_parity(student, export_onnx(student, example, folder / "model.onnx"), [example])
             if not parity < PARITY:
                 raise RuntimeError(f"the ONNX file's outputs differ by {parity:.1e}")
             step = "loaded"

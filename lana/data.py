@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lana.errors import UserError
 from lana.references import check_data, data_folder
-from lana.teacher import Preprocessing, Teacher, function_from_file, require
+from lana.teacher import Preprocessing, Teacher, explain_function, function_from_file, require
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # of a data set that comes without a test split
@@ -355,11 +355,13 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
         with np.load(path) as content:
             arrays = {name: content[name] for name in content.files}
     except Exception as error:
-        raise UserError(f"npz:{place}: {path} cannot be read ({type(error).__name__}: {error}).") from error
-    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
         raise UserError(
-            f"{path} has the arrays {', '.join(arrays)}; expected x_train and y_train (and x_test, y_test)."
-        )
+            f"npz:{place}: {path} cannot be read ({type(error).__name__}: {error}). Expected a file written by "
+            "numpy.savez(path, x_train=…, y_train=…) with arrays of numbers."
+        ) from error
+    if not {"x_train", "y_train"} <= arrays.keys() or ("x_test" in arrays) != ("y_test" in arrays):
+        held = f"{', '.join(list(arrays)[:6])}{' …' if len(arrays) > 6 else ''}"
+        raise UserError(f"{path} has the arrays {held}; expected x_train and y_train (and x_test, y_test).")
     splits = [
         _array_split(arrays[f"x_{part}"], arrays[f"y_{part}"], teacher, place) if f"x_{part}" in arrays else None
         for part in ("train", "test")
@@ -372,6 +374,8 @@ def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place
         raise UserError(f"npz:{place} holds inputs of type {inputs.dtype}. Expected uint8 images, or floats.")
     if labels.dtype.kind not in "biuf":
         raise UserError(f"npz:{place} holds labels of type {labels.dtype}. Expected the numbers of classes, from 0.")
+    if inputs.dtype != np.uint8 and not np.isfinite(inputs).all():
+        raise UserError(f"npz:{place} holds inputs that are no finite numbers. Take those examples out, or mend them.")
     if inputs.dtype != np.uint8:
         return _check_shape(from_arrays(inputs.astype(np.float32), labels, None), teacher, f"npz:{place}")
     from PIL import Image
@@ -418,7 +422,8 @@ def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) 
 
 def _from_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:
     """A function returning (train, test) or train: sequences of (input, label), inputs ready for the network."""
-    returned = function_from_file(path, name, what="data")()
+    with explain_function(f"{path}:{name}"):
+        returned = function_from_file(path, name, what="data")()
     pair = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     splits = [_dataset_split(part, teacher, f"{path}:{name}") if part is not None else None for part in pair]
     return splits[0], splits[1]  # type: ignore[return-value]

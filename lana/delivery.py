@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
 import lana.finetuning as finetuning
 from lana import selecting, stages
@@ -67,6 +69,7 @@ def settings_of(recipe: Recipe) -> finetuning.FineTuning:
 def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
     """This process's part in fine-tuning; the first replaces the weights when it is finished, and keeps the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
+    start = copy.deepcopy(student.state_dict())
     with setting.progress(f"Fine-tuning {folder.name}") as progress:
         curve = finetuning.finetune(
             student,
@@ -79,6 +82,8 @@ def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
             team=team,
             on_progress=progress.update,
         )
+    if team.first and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
+        setting.tell(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
         write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
@@ -108,13 +113,15 @@ def deliver(
     # What the runtime runs must be there; beside it, a form that the network cannot take is not missed.
     with contextlib.suppress(*(() if form == "onnx" else (ExportFailed,))):
         file = delivered.file if form == "onnx" else export_onnx(student, example, folder / "model.onnx")
-        parity = onnx_parity(student, file, example)
+        parity = onnx_parity(student, file, stages.examples(setting), limit_s=stages.PARITY_S)
     if parity is not None:
         whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
         check_parity(file, parity, whole)
     if verify and form == "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
-        with contextlib.suppress(ExportFailed):
+        try:
             export_program(student, example, folder / "model.pt2")
+        except ExportFailed as error:
+            setting.tell(f"Of {folder.name} there is no model.pt2: {error}")
     if verify:
         chosen, log = json.loads((folder / "selection.json").read_text()), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shlex
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -307,7 +308,7 @@ class DeviceSummary:
             return
         console.print("Not verified. Measure on the device, then give what comes back with --measured:")
         for archive in self.archives:
-            console.print(f"  unzip {archive} and run python run.py there", soft_wrap=True)
+            console.print(f"  unzip {shlex.quote(str(archive))} and run python run.py there", soft_wrap=True)
 
 
 def deliver(setting: Setting, baseline: stages.Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:

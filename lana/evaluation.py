@@ -123,7 +123,12 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
     for name, split in _splits(data):
         if split.labels is None:
             one = split.read(split.indices[:1])[1]
-            if one.ndim == 1 and one.is_floating_point():
+            if one.ndim != 1:
+                raise UserError(
+                    f"The {name} labels are of shape {tuple(one.shape[1:])} an example. Expected the number of a class "
+                    "each, from 0 (of one-hot labels: labels.argmax(1))."
+                )
+            if one.is_floating_point():
                 raise UserError(f"The {name} labels are of type {one.dtype}. Expected the numbers of classes, from 0.")
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
@@ -137,12 +142,13 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 
 def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
-    inputs, labels = next(data.test.batches(1))
+    inputs, labels = next(data.test.batches(2))  # of one alone, shapes that do not fit may pass
     with torch.no_grad():
         output = teacher.module(inputs)
     try:
         for judge in (task.metric, task.loss):
-            judge(output, labels)
+            if (judged := tuple(judge(output, labels).shape)) != (len(inputs),):
+                raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
         task.chance(output)
     except UserError:
         raise

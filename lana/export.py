@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +20,9 @@ from lana.errors import LanaError
 from lana.run import write
 from lana.structure import structure
 from profilers.computation import Computation, TensorSpec
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
@@ -132,19 +138,31 @@ def to_computation(
     )
 
 
-def onnx_parity(module: nn.Module, path: Path, example: Tensor) -> float:
-    """The largest difference between a module's outputs and its ONNX file's, relative to the largest output."""
-    return relative_error(module, example, run_onnx(path, example))
+def onnx_parity(module: nn.Module, path: Path, examples: Iterable[Tensor], *, limit_s: float = math.inf) -> float:
+    """The largest difference between a module's outputs and its ONNX file's, relative to the largest output.
+
+    After `limit_s` no further example is taken.
+    """
+    session, until_s, worst = onnx_session(path), time.monotonic() + limit_s, 0.0
+    for inputs in examples:
+        worst = max(worst, relative_error(module, inputs, run_onnx(session, inputs)))
+        if time.monotonic() > until_s:
+            break
+    return worst
 
 
-def run_onnx(path: Path, inputs: Tensor) -> list[np.ndarray]:
-    """The outputs of an ONNX file with one input, by ONNX Runtime."""
+def onnx_session(path: Path) -> InferenceSession:
+    """ONNX Runtime on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(session: InferenceSession, inputs: Tensor) -> list[np.ndarray]:
+    """The outputs of an ONNX file with one input."""
     return session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
 
 

@@ -181,9 +181,9 @@ def _write_onnx(module: nn.Module, example: Tensor, path: Path, options: Options
 
 
 def _run_onnx(path: Path, inputs: Tensor) -> list[np.ndarray]:
-    from lana.export import run_onnx
+    from lana.export import onnx_session, run_onnx
 
-    return run_onnx(path, inputs)
+    return run_onnx(onnx_session(path), inputs)
 
 
 def _opset_of(path: Path) -> int:

@@ -239,7 +239,10 @@ class _Search:
 
     def _descend(self, name: str, *, inside: bool = False) -> Iterator[str]:
         if not inside and self.seen[name].calls == 0:  # a list of modules, or a part that is not used
-            yield from self._children_layers(name)
+            used = any(self.seen[path].calls for path in self.seen if path.startswith(f"{name}."))
+            if not used and next(self.modules[name].parameters(), None) is not None:
+                self.passed_over.append(PassedOver(name=name, reason=self._why_not(name), macs=0))
+            yield from self._children_layers(name) if used else ()
             return
         if not inside and self.seen[name].macs == 0:
             return

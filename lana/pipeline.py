@@ -34,7 +34,7 @@ from lana.layers import Layer, LayerScan, find_layers
 from lana.operations import check_own, pool_names
 from lana.plan import Plan, as_distilled, estimate, fit_to_time
 from lana.progress import Progress
-from lana.recipe import FINETUNING, SELECTING, Recipe, near
+from lana.recipe import FINETUNING, SELECTING, Recipe, flag, near
 from lana.run import Run
 from lana.selection import Selector
 from lana.student import load_student_as_teacher, own_module
@@ -155,8 +155,9 @@ def select(
     _check_options(options, (*SELECTING, "device"), "Selecting")
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
-        if max_loss is not None:
-            budget = f"{selecting.budget_of(selector, selector.fastest_within(max_loss)):.6g}ms"
+        chosen = None if max_loss is None else selector.fastest_within(max_loss)
+        if chosen is not None:
+            budget = f"{selecting.budget_of(selector, chosen, verify=verify):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         recipe = setting.recipe.replace(budget=budget)
@@ -165,7 +166,9 @@ def select(
             return nothing_to_do(setting, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(setting.run, name, otherwise, recipe)
-        student = selecting.select(setting, selector, baseline, recipe, name, verify=verify, max_loss=max_loss)
+        student = selecting.select(
+            setting, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
+        )
         return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
 
 
@@ -273,6 +276,8 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     from lana.teacher import load_teacher
 
     check_device(device)
+    if is_student(model) and (given := [name for name, value in load.items() if value is not None]):
+        raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, given))}.")
     network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
     loaded, judged = load_data(data, network), load_task(task)
     check_labels(network, loaded, judged)

@@ -35,7 +35,9 @@ class Progress:
         if self.quiet or now_s - self.last_s < (0.2 if self.bar else LINE_EVERY_S):
             return
         self.last_s = now_s
-        self._print(f"{self.title}: {done / self.total:4.0%}, {duration(self.seconds_left(done))} left {detail}"[:110])
+        self._print(
+            f"{self.title}: {done / self.total:4.0%}, {duration(self.seconds_left(done))} left {detail}"[:110].rstrip()
+        )
 
     def seconds_left(self, done: float) -> float | None:
         """The estimate, in seconds; None before anything is done."""

@@ -5,6 +5,7 @@ Importing this module loads no torch. The loaders use the same functions, so tha
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from pathlib import Path
 
@@ -61,7 +62,17 @@ def check_model(model: str) -> None:
     elif kind.endswith(".py"):
         raise UserError(f"{model} names no function. Expected {model}:FUNCTION, one that returns the model.")
     else:
-        raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(MODELS)}.{near(model, list(BUNDLED))}")
+        raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(MODELS)}.{_meant_model(model)}")
+
+
+def _meant_model(model: str) -> str:
+    if (Path(model) / "recipe.yaml").is_file():
+        return (
+            f" {model} is a run: of it there are {', '.join(str(p) for p in sorted(Path(model).glob('students/*')))}."
+        )
+    if ":" not in model and difflib.get_close_matches(model, BUNDLED, cutoff=0.8):
+        return near(model, list(BUNDLED))
+    return "" if ":" in model else f" Did you mean timm:{model} or torchvision:{model}?"
 
 
 def check_data(reference: str) -> None:
@@ -89,7 +100,9 @@ def check_data(reference: str) -> None:
 def _meant(reference: str) -> str:
     if Path(reference).expanduser().is_dir():
         return f" Did you mean: folder:{reference}?"
-    return near(reference, list(DATA))
+    if Path(reference).suffix in (".npz", ".parquet"):
+        return f" Did you mean: {Path(reference).suffix[1:]}:{reference}?"
+    return near(reference, list(DATA)) if difflib.get_close_matches(reference, DATA) else ""
 
 
 def weights_file(path: str | Path) -> Path:

@@ -68,7 +68,7 @@ class Run:
         if kept.is_file():
             old = Recipe.from_yaml(kept)
             before, now = old.parts(*POOL), recipe.parts(*POOL)
-            if before != now and self.stages():
+            if before != now and self._begun():
                 changed = [
                     f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
                     for name in {**before, **now}
@@ -89,8 +89,12 @@ class Run:
 
         Until a stage is finished another recipe takes its place: the first attempt got nowhere, and was mended perhaps.
         """
-        if not self.stages():
+        if not self._begun():
             write_text(self.path / "recipe.yaml", recipe.to_yaml())
+
+    def _begun(self) -> bool:
+        """Whether a pool is: the teacher's own figures are no reason to keep options, and are soon had again."""
+        return self.table.exists() or not self.stages().keys() <= {"teacher"}
 
     def recipe(self) -> Recipe:
         """The recipe that the pool was made with."""

@@ -103,11 +103,12 @@ def select(
     name: str,
     *,
     verify: bool = True,
+    chosen: Selection | None = None,
     max_loss: float | None = None,
 ) -> Path:
     """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student.
 
-    With `max_loss`, it is what the budget was made of, by `budget_of`.
+    With `max_loss` it is the one that was `chosen` by that, and the budget its own.
     """
     run, start_s = setting.run, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
@@ -115,7 +116,9 @@ def select(
         _check_same(folder, recipe, selector.pins)
         return folder
     budget_ms = baseline.budget_ms(recipe)
-    if verify:
+    if chosen is not None:
+        accepted = [selector.log.of(chosen) or Measured(selection=chosen, ratios=())]
+    elif verify:
         accepted = selector.select(budget_ms, candidates=recipe.candidates, loop=f"{name}, {budget_ms:.6g} ms")
     else:
         selection = selector.solve(budget_ms)
@@ -141,15 +144,14 @@ def select(
     return folder
 
 
-def budget_of(selector: Selector, selection: Selection) -> float:
-    """Measure one selection, twice as all that is accepted; the budget in milliseconds that its upper 95% bound keeps,
-    with the usual margin."""
-    for processes in (PROCESSES, 2 * PROCESSES):
-        selector.measure_new([selection], processes)
+def budget_of(selector: Selector, selection: Selection, *, verify: bool) -> float:
+    """Milliseconds that one selection keeps: the upper 95% bound, measured twice as of all that is accepted; without
+    `verify` what is predicted."""
+    if verify:
+        for processes in (PROCESSES, 2 * PROCESSES):
+            selector.measure_new([selection], processes)
     measured = selector.log.of(selection)
-    if measured is None:
-        raise UserError("Within this loss nothing is faster than the teacher. Give a larger --max-loss.")
-    return measured.ratio_upper95 * selector.teacher_ms / (1 - selector.margin) * 1.0001
+    return selector.predicted_ms(selection) if measured is None else measured.ratio_upper95 * selector.teacher_ms
 
 
 def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, str]:

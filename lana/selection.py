@@ -209,7 +209,7 @@ class Selector:
         Raises:
             UserError: none is that good.
         """
-        if max_loss < 0:
+        if not max_loss >= 0:
             raise UserError(f"--max-loss {max_loss:g}: no selection loses that little. The teacher itself loses 0.")
         found: Selection = {}
         too_low, enough = self.predicted_ms(self.fastest()), self.teacher_ms
@@ -222,6 +222,10 @@ class Selector:
                 found, enough = selection, between
             else:
                 too_low = between
+        if not found:
+            raise UserError(
+                f"Within a loss of {max_loss:g} nothing is faster than the teacher. Give a larger --max-loss."
+            )
         return found
 
     def draw(

@@ -8,7 +8,7 @@ import json
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ import lana.scoring as scoring
 from lana.ascending import measure_ascending
 from lana.errors import UserError
 from lana.evaluation import check_teacher, evaluate_module
-from lana.export import to_computation
+from lana.export import onnx_parity, to_computation
+from lana.forms import TOLERANCE
 from lana.layers import Layer, LayerScan
 from lana.operations import Operation
 from lana.profiling import (
@@ -49,6 +50,9 @@ from profilers.library import search_path
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
+
+
+PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its network, and for how long at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ def baseline(setting: Setting) -> Baseline:
             evaluation = evaluate_module(teacher.module, setting.data.test, setting.task, device=recipe.device)
             check_teacher(evaluation, teacher, setting.data, setting.task)
             itself = teacher_computation(setting)
+            if itself.form == "onnx":
+                check_file(setting, itself.file)
             reference = compare(
                 itself,
                 [itself],
@@ -106,6 +112,25 @@ def baseline(setting: Setting) -> Baseline:
             f"{recipe.data} than there are now. Give another --out, or put back what was there."
         )
     return kept
+
+
+def examples(setting: Setting) -> Iterator[Tensor]:
+    """Inputs of the recipe's batch, on which a file must compute what its network does: random ones, then real ones."""
+    batch = setting.recipe.batch
+    yield setting.teacher.example(batch)
+    real = setting.data.test.take(PARITY_IMAGES, setting.recipe.seed).batches(batch)
+    yield from (inputs for inputs, _ in real if len(inputs) == batch)
+
+
+def check_file(setting: Setting, file: Path) -> None:
+    """Refuse a network that decides by values what it computes: a file holds one of its ways."""
+    error = onnx_parity(setting.teacher.module, file, examples(setting), limit_s=PARITY_S)
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"The ONNX file of {setting.recipe.model} gives other outputs on real examples than PyTorch does (by "
+            f"{error:.1e} of the largest): its forward branches on values, or draws random numbers, and a file holds "
+            "one way. Write it without that, e.g. with torch.where."
+        )
 
 
 def digest(setting: Setting) -> str:

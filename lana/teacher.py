@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def load_teacher(
     if weights is not None and pretrained:
         load_weights(module, weights)
     preprocessing = None
+    if input_shape is not None and (image_size or mean or std):
+        raise UserError("--input-shape is of what is no image: give it without --image-size, --mean and --std.")
     if input_shape is None:
         own = own or {}
         size = image_size or own.get("image_size") or 224
@@ -123,6 +126,11 @@ def load_teacher(
             raise UserError(
                 f"--mean has {len(preprocessing.mean)} values and --std {len(preprocessing.std)}: "
                 "expected one each for grey images or three each for RGB."
+            )
+        if max(preprocessing.mean) > 1:
+            raise UserError(
+                f"--mean {','.join(map(str, preprocessing.mean))}: expected means of images in 0…1, "
+                "as 0.485,0.456,0.406 (divide by 255)."
             )
         if min(preprocessing.std) <= 0:
             raise UserError(f"--std {','.join(map(str, preprocessing.std))}: expected more than 0 for every channel.")
@@ -175,7 +183,9 @@ def try_forward(teacher: Teacher) -> None:
     except Exception as error:
         raise UserError(
             f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
-            "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape."
+            "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape. "
+            "A network that takes more than one tensor of floats is to be wrapped: its other inputs fixed, token "
+            "numbers embedded before."
         ) from error
 
 
@@ -235,7 +245,21 @@ def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> A
         inspect.signature(function).bind(**kwargs)
     except TypeError as error:
         raise UserError(f"{model} cannot be called with {kwargs}: {error}. Use --model-args NAME=VALUE.") from error
-    return function(**kwargs)
+    with explain_function(model):
+        return function(**kwargs)
+
+
+@contextlib.contextmanager
+def explain_function(reference: str) -> Iterator[None]:
+    """Turn what a function of the user's raises into a message that says where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise UserError(f"{reference} failed: {type(error).__name__}: {error} ({place}).") from error
 
 
 @contextlib.contextmanager
@@ -410,12 +434,27 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "Expected a safetensors file or a state dict saved by torch.save; "
             "is it truncated, or does it hold other objects beside weights? Then save the network's state_dict() alone."
         ) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{file} holds no state dict (names → tensors). Save the network's state_dict() and give that.")
+    while isinstance(content, Mapping) and not _is_state(content):
+        inside = [name for name, value in content.items() if isinstance(value, Mapping) and value]
+        known = [name for name in ("state_dict", "model_state_dict", "model") if name in inside]
+        states = known or [name for name in inside if _is_state(content[name])]
+        if len(states) != 1 and not known:
+            held = ", ".join(map(str, list(content)[:8])) or "nothing"
+            raise UserError(
+                f"{file} holds no state dict (names → tensors), but: {held}. "
+                "Save the network's state_dict() and give that."
+            )
+        content = content[states[0]]
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"{file} holds no state dict (names → tensors), but: {type(content).__name__}. "
+            "Save the network's state_dict() and give that."
+        )
     return dict(content)
+
+
+def _is_state(content: Mapping[str, Any]) -> bool:
+    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -204,6 +204,7 @@ class RuntimeStatus:
     versions: Mapping[str, str]
 
 
+_TORCH_CUDA = "pip install torch, in the build for this system's CUDA (pytorch.org tells the command)"
 # name → where its class is, how to get it
 RUNTIMES: dict[str, tuple[str, str]] = {
     "onnxruntime-cpu": ("profilers.onnxruntime_runtime:OnnxRuntime", "pip install onnxruntime"),
@@ -212,8 +213,8 @@ RUNTIMES: dict[str, tuple[str, str]] = {
     "tensorrt": ("profilers.tensorrt_runtime:TensorRT", "pip install 'tensorrt<11' cuda-python"),
     "torch-cpu": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
     "torch-cpu-compiled": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
-    "torch-cuda": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
-    "torch-cuda-compiled": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
+    "torch-cuda": ("profilers.torch_runtime:TorchRuntime", _TORCH_CUDA),
+    "torch-cuda-compiled": ("profilers.torch_runtime:TorchRuntime", _TORCH_CUDA),
 }
 
 
@@ -288,9 +289,7 @@ def pin(settings: RuntimeSettings) -> None:
         raise ProfilerError(
             f"affinity={settings.affinity}: {sys.platform} offers no way to pin a process. Leave it out."
         )
-    try:
-        os.sched_setaffinity(0, settings.affinity)
-    except OSError as error:
-        raise ProfilerError(
-            f"affinity={settings.affinity}: {error}. This process may use {sorted(os.sched_getaffinity(0))}."
-        ) from error
+    there = os.sched_getaffinity(0)
+    if not there >= set(settings.affinity):  # the system would take those that there are
+        raise ProfilerError(f"affinity={settings.affinity}: this process may use {sorted(there)}.")
+    os.sched_setaffinity(0, settings.affinity)

@@ -17,13 +17,17 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
-class Group(click.Group):
-    """Offers near names for an unknown command, and turns our errors into one message and an exit code."""
+class Named(click.Group):
+    """Offers near names for an unknown command."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             ctx.fail(f"There is no command {args[0]!r}.{near(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
+
+
+class Group(Named):
+    """Turns our errors into one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

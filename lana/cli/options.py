@@ -33,7 +33,8 @@ class NumbersType(click.ParamType):
         try:
             return tuple(self.kind(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers like 0.5,0.5,0.5", param, ctx)
+            example = "3,32,32" if self.kind is int else "0.5,0.5,0.5"
+            self.fail(f"{value!r} is not a list of numbers like {example}", param, ctx)
 
 
 def _click_type(annotation: Any) -> Any:

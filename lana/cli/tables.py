@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from lana.cli.app import main
+from lana.cli.app import Named, main
 from lana.cli.options import PATH, as_json, print_json
 from lana.errors import UserError
 
 
-@main.group()
+@main.group(cls=Named)
 def table() -> None:
     """Show, merge, check and compare latency tables.
 
@@ -23,7 +23,12 @@ def table() -> None:
 
 @table.command()
 @click.argument("table", type=PATH)
-@click.option("--rows", default=20, help="How many to show, the slowest first; with --json all.  [default: 20]")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=20,
+    help="How many to show, the slowest first; with --json all.  [default: 20]",
+)
 @as_json
 def show(table: Path, rows: int, json_output: bool) -> None:
     """Print what TABLE was measured on and its slowest rows.

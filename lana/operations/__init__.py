@@ -214,6 +214,8 @@ def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
     """
     names: list[str] = []
     left_out: set[str] = set()
+    if not pool.strip(" ,"):
+        raise UserError(f"--pool {pool!r} names no operation. Leave it out for the default pool, or see: lana pool")
     for part in filter(None, (part.strip() for part in pool.split(","))):
         if part.startswith("-") and part != "-teacher":
             left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))

@@ -111,7 +111,7 @@ def test_labels_that_the_model_has_no_class_for(tmp_path):
 
 def test_a_run_of_another_recipe_is_kept(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: digits-resnet\ndata: digits\nthreads: 2\n")
-    (tmp_path / "stages.json").write_text('{"teacher": {"fingerprint": "x", "seconds": 1.0}}')  # something is finished
+    (tmp_path / "stages.json").write_text('{"profile": {"fingerprint": "x", "seconds": 1.0}}')  # something is finished
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path), "threads: 2 there, 1 now")
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
 

@@ -239,8 +239,32 @@ def test_grey_of_sixteen_bits_keeps_its_upper_half():
 
 def test_a_label_beyond_the_classes_is_told_wherever_it_is_met(tmp_path, teacher):
     (tmp_path / "mine.py").write_text(
-        "import torch\ndef both():\n    part = [(torch.ones(3, 8, 8), n % 12) for n in range(40)]\n    return part, part\n"
+        "import torch\ndef both():\n"
+        "    part = [(torch.ones(3, 8, 8), n % 12) for n in range(40)]\n    return part, part\n"
     )
     data = load_data(f"{tmp_path}/mine.py:both", teacher)
     with pytest.raises(UserError, match=r"outside the model's classes .*out of bounds"):
         evaluate_module(teacher.module, data.test, Classification())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y_train": np.eye(3)[np.arange(30) % 3]}, r"shape \(3,\) an example\. Expected the number of a class"),
+        ({"x_train": np.full((30, 3, 8, 8), np.nan)}, "no finite numbers"),
+        ({f"data{n}": np.zeros(1) for n in range(9)} | {"x_train": None}, r"data0, .*data5 …; expected x_train"),
+    ],
+)
+def test_arrays_that_nothing_can_be_learnt_from_are_told(tmp_path, teacher, arrays, message):
+    usual = {"x_train": np.zeros((30, 3, 8, 8)), "y_train": np.arange(30) % 3}
+    np.savez(
+        tmp_path / "a.npz", **{name: array for name, array in (arrays | usual | arrays).items() if array is not None}
+    )
+    with pytest.raises(UserError, match=message):
+        check_labels(teacher, load_data(f"npz:{tmp_path}/a.npz", teacher), Classification())
+
+
+def test_a_function_of_data_that_fails_is_told(tmp_path, teacher):
+    (tmp_path / "mine.py").write_text("def fails(n):\n    return n\n")
+    with pytest.raises(UserError, match=r"mine\.py:fails failed: TypeError: .*missing 1 required"):
+        load_data(f"{tmp_path}/mine.py:fails", teacher)

@@ -305,3 +305,10 @@ def test_a_network_that_dispatches_on_classes_keeps_its_layers_as_they_are():
     scan = scan_of(Residual(), Residual(), run=run)
     assert names(scan) == ["stem"]
     assert reasons(scan)["parts.0"] == "other code reads its parts"
+
+
+def test_a_part_that_is_not_used_is_named():
+    scan = scan_of(Residual(), Residual(), run=lambda p, x: p[0](x))
+    assert names(scan) == ["stem", "parts.0"]
+    assert reasons(scan)["parts.1"] == "never called in a forward pass"
+    assert "parts.1.one" not in reasons(scan)

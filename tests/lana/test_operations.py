@@ -61,7 +61,7 @@ def test_an_operation_stands_where_it_is_offered(family, kind, features, tmp_pat
         assert [p.shape for p in again.state_dict().values()] == [p.shape for p in built.state_dict().values()]
         gradients_reach_every_parameter(built.train(), inputs)
     if kind in ("stride, odd size", "no padding", "gated", "channels last", "tokens", "vectors"):
-        assert onnx_parity(built, export_onnx(built, inputs[:1], tmp_path / "o.onnx"), inputs[:1]) < 1e-4
+        assert onnx_parity(built, export_onnx(built, inputs[:1], tmp_path / "o.onnx"), [inputs[:1]]) < 1e-4
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 

@@ -24,7 +24,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
-    with Run.open(tmp_path, RECIPE) as run, run.stage("teacher", "a"):
+    with Run.open(tmp_path, RECIPE) as run, run.stage("profile", "a"):
         run.begin(RECIPE)
     with (
         pytest.raises(UserError, match=r"made by another recipe .*threads: 1 there, 2 now"),
@@ -35,14 +35,22 @@ def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
         pass
 
 
-def test_a_first_attempt_that_got_nowhere_takes_other_options(tmp_path):
+@pytest.mark.parametrize("stage", [None, "teacher"])
+def test_a_first_attempt_that_got_nowhere_takes_other_options(tmp_path, stage):
     with Run.open(tmp_path, RECIPE) as run:
         run.begin(RECIPE)
+        if stage is not None:
+            with run.stage(stage, "a"):
+                pass
     mended = RECIPE.replace(weights="mine.safetensors")
     with Run.open(tmp_path, mended) as run:
         assert run.recipe() == RECIPE  # what the new one names is not found good yet
         run.begin(mended)
         assert run.recipe() == mended
+        run.table.parent.mkdir()
+        run.table.write_text("rows of these settings")
+    with pytest.raises(UserError, match="made by another recipe"), Run.open(tmp_path, RECIPE.replace(threads=2)):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,12 +15,14 @@ from click.testing import CliRunner
 
 from lana import selecting
 from lana.cli import main
-from lana.delivery import finetune
+from lana.delivery import deliver, finetune
 from lana.errors import UserError
-from lana.pipeline import open_finished, select
+from lana.export import ExportFailed
+from lana.pipeline import open_finished, prepare, select
 from lana.recipe import Recipe
+from lana.run import Run
 from lana.selecting import student_recipe
-from lana.stages import digest
+from lana.stages import check_file, digest, teacher_computation
 from profilers import LatencyTable, RuntimeSettings
 
 pytestmark = pytest.mark.serial
@@ -117,6 +120,42 @@ def test_the_digest_is_of_weights_and_labels(pool):
         assert digest(setting) != before
 
 
+def test_what_a_runtime_of_torch_delivers_needs_no_onnx(pool, monkeypatch, capsys):
+    def cannot(*arguments, **options):
+        raise ExportFailed("there is no such operator in ONNX")
+
+    folder = pool / "students" / "programs"
+    shutil.copytree(pool / "students" / "0.6x", folder)
+    for name in ("summary.json", "model.onnx", "model.pt2"):
+        (folder / name).unlink()
+    monkeypatch.setattr("lana.delivery.export_onnx", cannot)
+    with open_finished(pool, quiet=True) as (setting, baseline, selector):
+        recipe = setting.recipe.replace(runtime="torch-cpu")
+        there = dataclasses.replace(setting, recipe=recipe)
+        summary = deliver(there, selector, baseline, folder, recipe, verify=False)
+    assert (folder / "model.pt2").is_file()
+    assert summary.onnx_max_relative_error is None
+    assert "ONNX" not in (folder / "README.md").read_text()
+
+
+def test_a_network_that_decides_by_values_is_refused(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    preprocessing = {'image_size': 16, 'mean': [0.5], 'std': [0.5]}\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.one, self.two = nn.Conv2d(1, 10, 3), nn.Conv2d(1, 10, 3)\n"
+        "    def forward(self, x):\n"
+        "        return (self.one(x) if x.mean() > -0.4 else self.two(x)).mean((2, 3))\n"
+        "def net():\n    torch.manual_seed(0)\n    return Net()\n"
+    )
+    recipe = Recipe(model=f"{tmp_path}/net.py:net", data="digits", budget="0.5x", max_span=1)
+    with Run.open(tmp_path / "run", recipe) as run:
+        setting = prepare(run, recipe, quiet=True)
+        with pytest.raises(UserError, match=r"net\.py:net gives other outputs on real examples .*branches on values"):
+            check_file(setting, teacher_computation(setting).file)
+
+
 def test_a_pin_stands(pool):
     result = lana("select", pool, "--budget", "0.7x", "--pin", "blocks.3=identity", "--no-verify", "--json")
     assert result.exit_code == 0, result.output
@@ -133,6 +172,7 @@ def test_a_pin_stands(pool):
         (["--budget", "0.5x", "--device", "cuda:77"], r"--device cuda:77 cannot be used here\. There are: cpu"),
         ([], "No budget was given"),
         (["--max-loss", "-1"], "no selection loses that little"),
+        (["--max-loss", "nan"], "no selection loses that little"),
         (["--table", "none.csv", "--budget-ms", "1"], r"none\.csv cannot be read"),
         (["--table", "none.csv"], "one --budget-ms for each --table"),
         (["--budget", "0.5x", "--measured", "m.json"], "--measured is of a device"),

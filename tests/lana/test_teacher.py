@@ -213,6 +213,35 @@ def test_what_torchvision_builds_with_its_weights_is_built_again_without(monkeyp
 
 def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
     (tmp_path / "net.py").write_text(
-        "from torch import nn\ndef net():\n    net = nn.Conv2d(3, 4, 3)\n    net.preprocessing = print\n    return net\n"
+        "from torch import nn\ndef net():\n"
+        "    net = nn.Conv2d(3, 4, 3)\n    net.preprocessing = print\n    return net\n"
     )
     assert load_teacher(f"{tmp_path}/net.py:net").preprocessing.image_size == 224
+
+
+def test_a_checkpoint_that_calls_its_weights_otherwise_is_opened(tmp_path):
+    torch.save({"net": {"a": torch.ones(1)}, "acc": 3, "best": {}}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
+    torch.save({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"holds no state dict .*, but: net, ema\."):
+        read_state_dict(tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("raises", {}, r"net\.py:raises failed: RuntimeError: boom inside \(.*net\.py, line \d+\)"),
+        ("two", {}, "to be wrapped: its other inputs fixed"),
+        ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is of what is no image"),
+        ("plain", {"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, "expected means of images in 0…1"),
+    ],
+)
+def test_what_cannot_work_is_told(tmp_path, name, options, message):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def raises():\n    raise RuntimeError('boom inside')\n"
+        "def plain():\n    return nn.Conv2d(3, 4, 3)\n"
+        "def two():\n    return nn.Bilinear(3, 3, 4)\n"
+    )
+    with pytest.raises(UserError, match=message):
+        load_teacher(f"{tmp_path}/net.py:{name}", **options)

@@ -198,7 +198,7 @@ def test_nothing_of_the_users_folder_is_imported(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="DID NOT RUN: no affinity on this system")
 def test_affinity_that_the_machine_has_not_is_told(tmp_path):
-    with pytest.raises(ProfilerError, match="This process may use") as told:
+    with pytest.raises(ProfilerError, match="this process may use") as told:
         measure(
             [onnx_convolution(tmp_path)],
             runtime="onnxruntime-cpu",
