@@ -291,7 +291,7 @@ class _Search:
         return not self._why_not(name) and not self._too_large(name)
 
     def _is_stage(self, name: str) -> bool:
-        """Whether blocks of one class run one after the other inside: those are the layers, not the whole."""
+        """Whether blocks of one class that can be replaced run one after the other inside: those are the layers."""
         prefix = f"{name}." if name else ""
         given: dict[tuple[type, int], bool] = {}
         inside = [path for path in self.modules if path.startswith(prefix) and path != name and path in self.seen]
@@ -299,7 +299,7 @@ class _Search:
             seen, module = self.seen[path], self.modules[path]
             if _is_container(module) or len(seen.inputs) != 1 or len(seen.outputs) != 1:
                 continue
-            if len(self._working_children(path)) < 2:
+            if len(self._working_children(path)) < 2 or self._why_not(path):
                 continue
             if (type(module), id(seen.inputs[0])) in given:
                 return True
