@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,17 +111,16 @@ def deliver(
     form, parity, measured = stages.runtime_form(recipe.runtime, setting.runtime_settings), None, None
     delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
     # What the runtime runs must be there; beside it, a form that the network cannot take is not missed.
-    with contextlib.suppress(*(() if form == "onnx" else (ExportFailed,))):
-        file = delivered.file if form == "onnx" else export_onnx(student, example, folder / "model.onnx")
+    beside: Callable[..., Path] = export_program if form == "onnx" else export_onnx
+    if verify or form != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
+        try:
+            beside(student, example, folder / ("model.pt2" if form == "onnx" else "model.onnx"))
+        except ExportFailed as error:
+            setting.tell(f"{folder.name} is delivered in one form less: {error}")
+    if (file := folder / "model.onnx").is_file():
         parity = onnx_parity(student, file, stages.examples(setting), limit_s=stages.PARITY_S)
-    if parity is not None:
         whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
         check_parity(file, parity, whole)
-    if verify and form == "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
-        try:
-            export_program(student, example, folder / "model.pt2")
-        except ExportFailed as error:
-            setting.tell(f"Of {folder.name} there is no model.pt2: {error}")
     if verify:
         chosen, log = json.loads((folder / "selection.json").read_text()), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf

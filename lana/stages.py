@@ -118,7 +118,7 @@ def examples(setting: Setting) -> Iterator[Tensor]:
     """Inputs of the recipe's batch, on which a file must compute what its network does: random ones, then real ones."""
     batch = setting.recipe.batch
     yield setting.teacher.example(batch)
-    real = setting.data.test.take(PARITY_IMAGES, setting.recipe.seed).batches(batch)
+    real = setting.data.test.take(max(PARITY_IMAGES, batch), setting.recipe.seed).batches(batch)
     yield from (inputs for inputs, _ in real if len(inputs) == batch)
 
 

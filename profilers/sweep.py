@@ -97,9 +97,9 @@ def measure(
     protocol, path = protocol or Protocol(), Path(table)
     unique = {computation.key: computation for computation in computations}
     header = _header(create_runtime(runtime, settings), unique.values(), protocol, path)
-    held = held_by(table_file.append(path, header, []))
+    held = _held(table_file.append(path, header, []))
     if libraries and (missing := unique.keys() - held):
-        held = held_by(table_file.append(path, header, known_rows(libraries, header, missing)))
+        held = _held(table_file.append(path, header, known_rows(libraries, header, missing)))
     wanted = [computation for computation in unique.values() if computation.key not in held]
     tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
     sweep = _Sweep(runtime=runtime, settings=settings, protocol=protocol, reference_s=header.reference_s)
@@ -111,7 +111,7 @@ def measure(
             tell(computation.name)
 
 
-def held_by(rows: Sequence[table_file.Fields]) -> set[str]:
+def _held(rows: Sequence[table_file.Fields]) -> set[str]:
     """Keys that need not be measured; what failed is tried again, since it may have found the memory taken."""
     return {row["key"] for row in rows if not row["error"]}
 
