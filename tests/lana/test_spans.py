@@ -20,8 +20,8 @@ RECIPE = Recipe(
     distill_images=64,
     distill_epochs=1.0,
     score_images=50,
-    refine=6,
-    calibrate=8,
+    refine=0,
+    calibrate=0,
     candidates=1,
     epochs=0.0,
 )
