@@ -291,7 +291,7 @@ class _Search:
         return not self._why_not(name) and not self._too_large(name)
 
     def _is_stage(self, name: str) -> bool:
-        """Whether blocks of one class that can be replaced run one after the other inside: those are the layers."""
+        """Whether blocks of one class run one after the other inside: those are the layers, not the whole."""
         prefix = f"{name}." if name else ""
         given: dict[tuple[type, int], bool] = {}
         inside = [path for path in self.modules if path.startswith(prefix) and path != name and path in self.seen]
@@ -299,12 +299,16 @@ class _Search:
             seen, module = self.seen[path], self.modules[path]
             if _is_container(module) or len(seen.inputs) != 1 or len(seen.outputs) != 1:
                 continue
-            if len(self._working_children(path)) < 2 or self._why_not(path):
+            if len(self._working_children(path)) < 2 or self._of_parts(path):
                 continue
             if (type(module), id(seen.inputs[0])) in given:
                 return True
             given[type(module), id(seen.outputs[0])] = True
         return False
+
+    def _of_parts(self, name: str) -> bool:
+        """Whether it works on windows, patches or frames as if each were an example: their number is no setting."""
+        return any(tensor.ndim > 0 and tensor.shape[0] != self.batch for tensor in self.seen[name].inputs)
 
     def _passes_through(self, name: str, child: str) -> bool:
         ours, theirs = self.seen[name], self.seen[child]
@@ -328,7 +332,7 @@ class _Search:
         source, target = seen.inputs[0], seen.outputs[0]
         if not source.is_floating_point() or not target.is_floating_point():
             return "works on integers"
-        if source.ndim and source.shape[0] != self.batch:  # windows, patches or frames: their number is not a setting
+        if self._of_parts(name):
             return f"has {source.shape[0]} along its first dimension for a batch of {self.batch}"
         if source.ndim != target.ndim or source.ndim not in (2, 3, 4) or source.shape[0] != target.shape[0]:
             return f"turns shape {tuple(source.shape)} into {tuple(target.shape)}"
