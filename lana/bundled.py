@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lana.weights import load_weights
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with a shortcut (He et al. 2016), a 1×1 convolution where the shape changes."""
@@ -54,8 +56,6 @@ def digits_resnet(*, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
     """The network and its preprocessing; the weights are made by `benchmarks/train_digits.py`."""
     module = DigitsResNet()
     if pretrained:
-        from lana.teacher import load_weights
-
         with resources.as_file(resources.files("lana") / "assets" / "digits_resnet.safetensors") as path:
             load_weights(module, path)
     return module, {"image_size": 16, "mean": (0.305,), "std": (0.345,)}

@@ -367,8 +367,11 @@ def flag(name: str) -> str:
 
 def near(given: str, known: list[str]) -> str:
     """A sentence with the names close to what was given, or with a few that exist."""
-    close = difflib.get_close_matches(given, known, n=5, cutoff=0.5)
-    if close:
-        return f" Did you mean: {', '.join(close)}?"
     shown = ", ".join(known[:20])
-    return f" Known: {shown}{' …' if len(known) > 20 else ''}."
+    return close(given, known) or f" Known: {shown}{' …' if len(known) > 20 else ''}."
+
+
+def close(given: str, known: list[str], cutoff: float = 0.5) -> str:
+    """A sentence with the names close to what was given, or nothing."""
+    found = difflib.get_close_matches(given, known, n=5, cutoff=cutoff)
+    return f" Did you mean: {', '.join(found)}?" if found else ""

@@ -5,12 +5,11 @@ Importing this module loads no torch. The loaders use the same functions, so tha
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from pathlib import Path
 
 from lana.errors import UserError
-from lana.recipe import Recipe, near
+from lana.recipe import Recipe, close
 
 BUNDLED = ("digits-resnet",)
 LIBRARIES = ("timm", "torchvision")
@@ -66,13 +65,10 @@ def check_model(model: str) -> None:
 
 
 def _meant_model(model: str) -> str:
-    if (Path(model) / "recipe.yaml").is_file():
-        return (
-            f" {model} is a run: of it there are {', '.join(str(p) for p in sorted(Path(model).glob('students/*')))}."
-        )
-    if ":" not in model and difflib.get_close_matches(model, BUNDLED, cutoff=0.8):
-        return near(model, list(BUNDLED))
-    return "" if ":" in model else f" Did you mean timm:{model} or torchvision:{model}?"
+    if ":" in model:
+        return ""
+    library = f" Did you mean timm:{model} or torchvision:{model}?"
+    return _students(Path(model)) or close(model, list(BUNDLED), cutoff=0.8) or library
 
 
 def check_data(reference: str) -> None:
@@ -102,7 +98,7 @@ def _meant(reference: str) -> str:
         return f" Did you mean: folder:{reference}?"
     if Path(reference).suffix in (".npz", ".parquet"):
         return f" Did you mean: {Path(reference).suffix[1:]}:{reference}?"
-    return near(reference, list(DATA)) if difflib.get_close_matches(reference, DATA) else ""
+    return close(reference, list(DATA), cutoff=0.6)
 
 
 def weights_file(path: str | Path) -> Path:
@@ -167,12 +163,16 @@ def student_folder(path: Path | str) -> Path:
     """
     folder = Path(path)
     if not (folder / "architecture.json").is_file():
-        within = sorted(place.parent for place in folder.glob("students/*/architecture.json"))
-        there = f" It holds: {', '.join(map(str, within))}." if within else ""
         raise UserError(
-            f"{path} is not a student's folder: it has no architecture.json. Expected RUN/students/NAME.{there}"
+            f"{path} is not a student's folder: it has no architecture.json. "
+            f"Expected RUN/students/NAME.{_students(folder)}"
         )
     return folder
+
+
+def _students(run: Path) -> str:
+    within = sorted(place.parent for place in run.glob("students/*/architecture.json"))
+    return f" It holds: {', '.join(map(str, within))}." if within else ""
 
 
 def onnx_file(target: Path | str) -> Path:

@@ -23,7 +23,7 @@ def fastest(
     gap: float = 1e-6,
     seed: int = 0,
 ) -> Solution:
-    """The selection of least `cost`, its own limit left out and every other one held.
+    """The selection of least `cost`, its own upper limit left out and every other one held.
 
     The solution's `objective` and `bound` are in the unit of the cost, and its costs include the summed "loss".
 
@@ -40,11 +40,17 @@ def fastest(
     problem.require_cost(cost)
     if LOSS in problem.costs:
         raise InvalidProblem(f"A cost named {LOSS!r} stands in the way of bounding the loss. Rename it.")
-    limits = {name: limit for name, limit in problem.limits.items() if name != cost}
+    limits = dict(within(problem, cost, None).limits)
     if max_loss is not None:
         limits[LOSS] = Limit(upper=max_loss)
     turned = replace(problem, loss=problem.costs[cost], costs={**problem.costs, LOSS: problem.loss}, limits=limits)
     return solve(turned, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed)
+
+
+def within(problem: SelectionProblem, cost: str, upper: float | None) -> SelectionProblem:
+    """The problem with another upper limit on one cost, or none; its lower limit stays."""
+    limit = replace(problem.limits.get(cost, Limit()), upper=upper)
+    return replace(problem, limits={**problem.limits, cost: limit})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +111,11 @@ gpu would have to be at least 2 (reachable by itself: 1).
     bare = replace(problem, limits={})
     reachable = {name: fastest(bare, name, solver=solver, time_limit_s=time_limit_s).objective for name in budgets}
     needed = {
-        name: _least(problem, name, solver=solver, time_limit_s=time_limit_s) for name in budgets if name in conflict
+        name: fastest(problem, name, solver=solver, time_limit_s=time_limit_s).objective
+        for name in budgets
+        if name in conflict
     }
     return Explanation(conflict=tuple(conflict), reachable=reachable, needed=needed)
-
-
-def _least(problem: SelectionProblem, cost: str, **options: Any) -> float:
-    """The least sum of a cost with everything held but its own upper limit; `inf` where nothing holds it."""
-    limits = {**problem.limits, cost: replace(problem.limits[cost], upper=None)}
-    return solve(replace(problem, loss=problem.costs[cost], limits=limits), gap=1e-6, **options).objective
 
 
 def _parts(problem: SelectionProblem) -> list[tuple[str, Any]]:

@@ -1,13 +1,12 @@
 """The whole curve of loss against one cost: every point optimal for its budget."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from .feasibility import fastest
+from .feasibility import fastest, within
 from .ilp import Memory, solve
-from .problem import Limit, SelectionProblem
+from .problem import SelectionProblem
 from .solution import Solution
 
 
@@ -39,7 +38,7 @@ def frontier(
     """
     if budgets is None:
         least = fastest(problem, cost, solver=solver, time_limit_s=time_limit_s, seed=seed)
-        unlimited = _within(problem, cost, None)
+        unlimited = within(problem, cost, None)
         best = solve(unlimited, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed)
         if not least.found or not best.found:
             return []
@@ -52,7 +51,7 @@ def frontier(
     for budget in sorted(budgets, reverse=True):
         if found and found[-1].costs[cost] <= budget:
             continue
-        limited = _within(problem, cost, budget)
+        limited = within(problem, cost, budget)
         solution = solve(limited, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed, memory=memory)
         if not solution.found:
             break
@@ -60,8 +59,3 @@ def frontier(
             found.pop()
         found.append(solution)
     return found[::-1]
-
-
-def _within(problem: SelectionProblem, cost: str, budget: float | None) -> SelectionProblem:
-    lower = problem.limits[cost].lower if cost in problem.limits else None
-    return replace(problem, limits={**problem.limits, cost: Limit(lower=lower, upper=budget)})
