@@ -50,6 +50,8 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
             to_computation(load_student(folder), example, pool, name=folder.name, form=form, stem=folder.name)
             for _, folder in delivered
         ]
+        if not files:
+            return []
         found = compare(
             stages.teacher_computation(setting),
             files,
@@ -81,6 +83,8 @@ def main(runs: tuple[Path, ...], processes: int, out: Path | None) -> None:
     for run in runs:
         deliver(run)
     rows = [row for run in runs for row in measured_again(run, processes)]
+    if not rows:
+        raise click.ClickException("No student was delivered: no budget is reachable in these runs.")
     for row in rows:
         print(*row.values(), sep="\t")
     within, over = sum(row["within"] for row in rows), max(row["ratio"] / row["budget"] - 1 for row in rows)

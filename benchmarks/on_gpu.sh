@@ -9,7 +9,7 @@
 #                                             --bundle BUNDLE` wrote, which takes no GPU: OUT/bundle/table.csv. Run nothing beside it
 #
 # FOLDER holds data/ (CIFAR-10 as parquet, the networks' code and weights) and the runs; it is where the runs' recipes
-# find them. SECONDS_AT_MOST ends a part early; what is finished by then is kept. An interpreter with lana's packages is
+# find them. SECONDS_AT_MOST ends tune and table early; what is finished by then is kept. An interpreter with lana's packages is
 # taken from PYTHON (default: python3), the numbers of epochs, seeds and processes from EPOCHS (of the wide teacher WIDE_EPOCHS),
 # SEEDS and PROCESSES.
 set -u
@@ -17,7 +17,9 @@ python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH="$here/..:$here${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1 OMP_NUM_THREADS=1
 SECONDS_AT_MOST=${SECONDS_AT_MOST:-3600}
-part=$1 out=$(realpath "$2")
+part=$1
+mkdir -p "$2"
+out=$(realpath "$2")
 shift 2
 
 timed() {  # NAME COMMAND…: with its seconds and the end of its log
@@ -37,13 +39,13 @@ wide() {
 case $part in
 pools)
     (cd "$here/.." && timed gpu-tests "$python" -m pytest -m gpu tests) &
-    cd "$1"
+    cd "$1" || exit 2
     wide &
     timed pool-r56 "$python" "$here/pool.py" r56 --processes "${PROCESSES:-8}"
     wait
     ;;
 tune)
-    cd "$1"
+    cd "$1" || exit 2
     # One small network leaves most of a large GPU idle: processes that share it through MPS compute side by side.
     command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
     timed "tune-$2" timeout "$SECONDS_AT_MOST" "$python" "$here/tune.py" "$2" "$2-here/tuned" --epochs "${EPOCHS:-10}" \

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lana.console import milliseconds, percent
+from lana.console import figure, milliseconds
+from lana.progress import counted
 from lana.run import write_text
 from lana.summary import Summary
 
@@ -25,9 +26,9 @@ def write_card(folder: Path, summary: Summary) -> Path:
 def card(summary: Summary) -> str:
     """The card as Markdown."""
     rows = [
-        (f"{summary.metric} (test, {summary.test_examples} images)", percent(summary.teacher_accuracy),
-         percent(summary.student_accuracy)),
-        (f"{summary.metric} before fine-tuning", "", percent(summary.selected_accuracy)),
+        (f"{summary.metric} (test, {summary.test_examples} images)", figure(summary.teacher_accuracy),
+         figure(summary.student_accuracy)),
+        (f"{summary.metric} before fine-tuning", "", figure(summary.selected_accuracy)),
         ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
         ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),
         ("milliseconds, predicted", "", milliseconds(summary.predicted_ms)),
@@ -48,7 +49,7 @@ def card(summary: Summary) -> str:
 # {summary.student}
 
 A student of `{summary.model}` by lana (Latency-Aware Network Acceleration), {verdict}
-on {summary.runtime}, {summary.threads} thread(s), batch {summary.batch}.
+on {summary.runtime}, {counted(summary.threads, "thread")}, batch {summary.batch}.
 
 | | teacher | student |
 | --- | --- | --- |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +20,15 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
+def figure(metric: float | None) -> str:
+    """A task's metric: a share as percent, anything else (decibels, an error in pixels) as it is.
+
+    >>> figure(0.9123), figure(31.52), figure(None)
+    ('91.23%', '31.52', '–')
+    """
+    if metric is None:
+        return "–"
+    return f"{metric:.2%}" if 0 <= metric <= 1 else f"{metric:.4g}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -28,17 +36,17 @@ def milliseconds(value: float | None) -> str:
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Plain data as JSON that every parser takes: what is not a number (NaN) is null.
+    """Plain data as JSON that every parser takes: what is no finite number is null.
 
-    >>> to_json({"latency_ms": float("nan")}, indent=None)
-    '{"latency_ms": null}'
+    >>> to_json({"latency_ms": float("nan"), "loss": float("inf")}, indent=None)
+    '{"latency_ms": null, "loss": null}'
     """
-    return json.dumps(_without_nan(value), indent=indent, default=str)
+    return json.dumps(_finite(value), indent=indent, default=str)
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and value != value else value
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

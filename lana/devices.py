@@ -24,7 +24,7 @@ from rich.table import Table
 
 import lana.selecting as selecting
 import lana.stages as stages
-from lana.console import make_console, milliseconds
+from lana.console import figure, make_console, milliseconds
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, to_computation
@@ -301,7 +301,7 @@ class DeviceSummary:
         console = make_console()
         console.print(table)
         console.print(
-            f"Accuracy {self.selected_accuracy:.2%}, the teacher's {self.teacher_accuracy:.2%}; not fine-tuned."
+            f"Metric {figure(self.selected_accuracy)}, the teacher's {figure(self.teacher_accuracy)}; not fine-tuned."
         )
         if self.verified:
             console.print("Within the budget of every device, measured there.")

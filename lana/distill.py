@@ -84,7 +84,7 @@ def distill(
         group = [(layer, name) for layer, name in together if (layer.name, name) not in results]
         if not group:
             continue
-        done = len(results)
+        done = sum((layer.name, name) in results for layer, name in pool)
         jobs = _start(teacher, group, split, check, latency_ms or {}, seed=seed, device=device)
 
         def tell(share: float, jobs: list[Job] = jobs, done: int = done) -> None:

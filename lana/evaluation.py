@@ -6,18 +6,22 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lana.console import figure
 from lana.data import Data, Split
 from lana.errors import UserError
 from lana.precision import autocast, channels_last, in_full
+from lana.structure import flat_tensors
 from lana.task import Task, tensor_of
 from lana.teacher import Teacher
 
 EVALUATION_BATCH = 64  # what a processor's caches like; four times as many take a quarter longer an image
+KEPT_BYTES = 1 << 30  # of a teacher's outputs; maps of classes of a thousand images are twenty times as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +60,28 @@ def evaluate_module(
 
 
 class DistanceToTeacher:
-    """How far networks are from the teacher on a split; the teacher runs once, for all of them."""
+    """How far networks are from the teacher on a split; the teacher runs once for all of them, if its outputs fit."""
 
     def __init__(
         self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu", precision: str = "fp32"
     ) -> None:
-        self.split, self.task, self.device, self.precision = split, task, device, precision
+        self.teacher, self.split, self.task, self.device, self.precision = teacher, split, task, device, precision
+        self.kept: list[Any] = []
         with evaluating(teacher, device, precision), torch.no_grad():
-            self.expected = [teacher(inputs) for inputs, _ in split.batches(EVALUATION_BATCH, device=device)]
+            for inputs, _ in split.batches(EVALUATION_BATCH, device=device):
+                self.kept.append(teacher(inputs))
+                if sum(tensor.nbytes for tensor in flat_tensors(self.kept)) > KEPT_BYTES:
+                    self.kept = []
+                    break
 
     def of(self, module: nn.Module) -> Tensor:
         """The task's distance between the outputs, (N,), in evaluation mode."""
         distances = []
-        with evaluating(module, self.device, self.precision), torch.no_grad():
-            batches = self.split.batches(EVALUATION_BATCH, device=self.device)
-            for (inputs, _), expected in zip(batches, self.expected, strict=True):
+        with contextlib.ExitStack() as both, torch.no_grad():
+            for network in (module,) if self.kept else (module, self.teacher):
+                both.enter_context(evaluating(network, self.device, self.precision))
+            for index, (inputs, _) in enumerate(self.split.batches(EVALUATION_BATCH, device=self.device)):
+                expected = self.kept[index] if self.kept else self.teacher(inputs)
                 distances.append(self.task.distance(in_full(module(inputs)), in_full(expected)).cpu())
         return torch.cat(distances)
 
@@ -188,7 +199,7 @@ def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Ta
     )
     order = f", classes in the order {', '.join(data.classes[:5])} …" if data.classes else ""
     raise UserError(
-        f"The teacher's {task.metric_name} is {evaluation.metric:.1%} on {evaluation.examples} images; "
-        f"a guess has {chance:.1%}. "
+        f"The teacher's {task.metric_name} is {figure(evaluation.metric)} on {evaluation.examples} images; "
+        f"a guess has {figure(chance)}. "
         f"Used were {used}{order}. Check --weights, --image-size, --mean, --std and the order of the classes."
     )

@@ -26,6 +26,7 @@ from typing import Any
 from torch import nn
 
 from lana import delivery, devices, selecting, stages
+from lana.console import figure
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
@@ -87,7 +88,7 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         baseline = stages.baseline(setting)
         budget_ms = baseline.budget_ms(recipe)
         setting.tell(
-            f"Teacher: {setting.task.metric_name} {baseline.metric:.2%} on {baseline.examples} test examples, "
+            f"Teacher: {setting.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
             f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
         )
         if budget_ms >= baseline.teacher_ms:
@@ -263,7 +264,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         delivery.finetune(setting, folder, recipe)
         summary = delivery.deliver(setting, selector, baseline, folder, recipe)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
-            setting.tell(f"Before, this student had {before:.2%}; it was tuned anew from what was selected.")
+            setting.tell(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary
 
 

@@ -10,6 +10,15 @@ from typing import TextIO
 LINE_EVERY_S = 10.0
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "student"), counted(32, "student")
+    ('1 student', '32 students')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 class Progress:
     """Counts `total` units of work; `update(done)` may be called as often as one likes.
 

@@ -9,6 +9,7 @@ best of those measured, as a share of the band's spread. All is measured on imag
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,8 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
 
 
 def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
-    """How well each model of the loss ranks the students of one band."""
+    """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank."""
+    students = [s for s in students if math.isfinite(s.measured)]
     measured = np.array([s.measured for s in students])
     models = {
         "corrected": np.array([s.expected for s in students]),

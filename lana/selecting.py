@@ -19,6 +19,7 @@ from lana.export import to_computation
 from lana.layers import Layer
 from lana.losses import LossLog
 from lana.profiling import Offer, pairs
+from lana.progress import counted
 from lana.recipe import Recipe
 from lana.run import Run, write_json, write_text
 from lana.selection import Selection, Selector
@@ -59,7 +60,7 @@ def selector(
             )
             for number, selection in enumerate(selections)
         ]
-        with setting.progress(f"Measuring {len(students)} students") as progress:
+        with setting.progress(f"Measuring {counted(len(students), 'student')}") as progress:
             comparisons = compared(setting, students, processes)
             progress.update(1)
         for student in students:
@@ -68,7 +69,9 @@ def selector(
 
     def measure_loss(selections: Sequence[Selection]) -> list[float]:
         distance, found = reference(setting, LOSS_IMAGES, precision="auto"), []
-        with setting.progress(f"Measuring the loss of {len(selections)} students", len(selections)) as progress:
+        with setting.progress(
+            f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)
+        ) as progress:
             for selection in selections:
                 student = assembled(setting, made, selection, operations, NORM_IMAGES, precision="auto")
                 found.append(float(distance.of(student).mean()))

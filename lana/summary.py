@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lana.console import make_console, milliseconds, percent
+from lana.console import figure, make_console, milliseconds
+from lana.progress import counted
 from lana.recipe import Recipe
 from lana.run import write_json
 from lana.student import count_parameters
@@ -115,12 +116,12 @@ COLUMNS = (
 def show_run(summaries: Sequence[Summary], console: Console | None = None) -> None:
     """Print the teacher and its students in one table."""
     first = summaries[0]
-    table = Table(title=f"{first.model} on {first.runtime}, {first.threads} thread(s), batch {first.batch}")
+    table = Table(title=f"{first.model} on {first.runtime}, {counted(first.threads, 'thread')}, batch {first.batch}")
     for column in (COLUMNS[0], first.metric, *COLUMNS[1:]):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     table.add_row(
         "teacher",
-        percent(first.teacher_accuracy),
+        figure(first.teacher_accuracy),
         "",
         "",
         milliseconds(first.teacher_ms),
@@ -132,8 +133,8 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
     for summary in summaries:
         table.add_row(
             summary.student,
-            percent(summary.student_accuracy),
-            percent(summary.selected_accuracy),
+            figure(summary.student_accuracy),
+            figure(summary.selected_accuracy),
             milliseconds(summary.predicted_ms),
             milliseconds(summary.measured_ms),
             milliseconds(summary.measured_ms_upper95),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from profilers.errors import ProfilerError
 from solvers.errors import SolverError
 
 EXIT_USER_ERROR = 2
+EXIT_UNEXPECTED = 70  # as <sysexits.h> has it: 1 tells that a budget is not kept
 EXIT_INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
@@ -35,10 +37,17 @@ class Group(Named):
                 return super().invoke(ctx)
         except (LanaError, ProfilerError, SolverError) as error:
             click.echo(f"lana: {error}", err=True)
-            ctx.exit(1 if type(error) is LanaError else EXIT_USER_ERROR)
+            ctx.exit(EXIT_UNEXPECTED if type(error) is LanaError else EXIT_USER_ERROR)
         except KeyboardInterrupt:
             click.echo("lana: interrupted. What is finished is kept: the same command goes on from there.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            traceback.print_exc()
+            click.echo("lana: unexpected, and no mistake of yours: please report the lines above. "
+                       "What is finished is kept.", err=True)  # fmt: skip
+            ctx.exit(EXIT_UNEXPECTED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -12,6 +12,7 @@ import click
 
 from lana.cli.app import main
 from lana.cli.options import LOADING, PATH, PLACES, TARGET, as_json, print_json, quiet, recipe_of, recipe_options
+from lana.progress import counted
 from lana.references import onnx_file
 
 
@@ -119,5 +120,5 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
     else:
         click.echo(
             f"{latency_ms:.4f} ms (median of {len(each_ms)} processes, "
-            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {recipe.runtime}, {recipe.threads} thread(s)"
+            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {recipe.runtime}, {counted(recipe.threads, 'thread')}"
         )

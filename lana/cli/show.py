@@ -25,6 +25,7 @@ from lana.cli.options import (
     recipe_options,
     run_argument,
 )
+from lana.console import figure
 from lana.errors import UserError
 from lana.recipe import parse_budget
 from lana.references import check_data, check_model
@@ -127,7 +128,7 @@ def evaluate(
     if json_output:
         print_json({"metric": result.metric, "loss": result.loss, "examples": result.examples})
     else:
-        click.echo(f"{result.metric:.2%} on {result.examples} test examples, loss {result.loss:.4f}")
+        click.echo(f"{figure(result.metric)} on {result.examples} test examples, loss {result.loss:.4f}")
 
 
 @main.command()
@@ -194,12 +195,16 @@ def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None
         if not paths:
             raise UserError(f"{run} has no finished student. Make one with: lana select {run} --budget 0.5x")
         summaries = [Summary.read(path) for path in paths]
+    page = write_report(run, html) if html or not json_output else None
+    pictures = []
+    if plots:
+        from lana.report.plots import write_plots
+
+        pictures = write_plots(run)
     if json_output:
         print_json([dataclasses.asdict(summary) for summary in summaries])
         return
     show_run(summaries)
-    click.echo(f"Report: {write_report(run, html)}")
-    if plots:
-        from lana.report.plots import write_plots
-
-        click.echo(f"Plots: {', '.join(map(str, write_plots(run)))}")
+    click.echo(f"Report: {page}")
+    if pictures:
+        click.echo(f"Plots: {', '.join(map(str, pictures))}")

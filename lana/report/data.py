@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +15,12 @@ from lana import __version__
 from lana.errors import UserError
 from lana.losses import LossLog
 from lana.profiling import Offer, read_offers
+from lana.progress import counted
 from lana.run import Run
 from lana.scoring import losses_of, read_scores
 from lana.selection import Selection, Selector
 from lana.wholes import Log
-from profilers.environment import environment, processor
+from profilers import LatencyTable
 
 POINTS = 40
 
@@ -37,11 +39,11 @@ def gather(path: Path | str) -> dict[str, Any]:
         recipe = run.recipe()
         return {
             "version": __version__,
-            "run": str(path),
+            "run": shlex.quote(str(path)),
             "model": recipe.model,
             "data": recipe.data,
             "recipe": recipe.to_yaml(),
-            "runtime": f"{recipe.runtime}, {recipe.threads} thread(s), batch {recipe.batch}",
+            "runtime": f"{recipe.runtime}, {counted(recipe.threads, 'thread')}, batch {recipe.batch}",
             "teacher_ms": selector.teacher_ms,
             "layers": [_layer(selector, name) for name in selector.layers],
             "students": students,
@@ -50,7 +52,8 @@ def gather(path: Path | str) -> dict[str, Any]:
             "prediction_error": _error(selector),
             "ranking": _read(run.pool / "ranking.json"),
             "seconds": run.seconds(),
-            "environment": {"processor": processor(), **environment()},
+            "environment": _measured_on(run),
+            "elsewhere": len(list((run.path / "students").glob("*/devices.json"))),
         }
 
 
@@ -69,6 +72,14 @@ def read_selector(run: Run) -> Selector:
         measure_loss=_cannot_measure,
         refine=run.recipe().refine,
     )
+
+
+def _measured_on(run: Run) -> dict[str, Any]:
+    """Where the latency table was measured: not where the report is written."""
+    if not run.table.is_file():
+        return {}
+    header = LatencyTable.read(run.table).header
+    return {"device": header.device, **header.environment}
 
 
 def _cannot_measure(*_: Any) -> NoReturn:
@@ -112,10 +123,17 @@ def _frontier(selector: Selector) -> list[Selection]:
 
 
 def _point(selector: Selector, selection: Mapping[str, str]) -> dict[str, Any]:
+    """`covered` names the span that stands for a layer."""
+    members = {offer.layer.name: offer.layer.members for offer in selector.offers if len(offer.layer.members) > 1}
     return {
         "ms": selector.predicted_ms(selection),
         "loss": selector.expected_loss(selection),
         "selection": dict(selection),
+        "covered": {
+            member: f"{operation} for {name}"
+            for name, operation in selection.items()
+            for member in members.get(name, ())
+        },
     }
 
 

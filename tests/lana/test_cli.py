@@ -94,7 +94,7 @@ def test_an_untrained_teacher_is_stopped_at_once(tmp_path):
     torch.manual_seed(0)
     save_file(DigitsResNet().state_dict(), tmp_path / "w.safetensors")
     result = run(*DIGITS, "--budget", "0.4x", "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "run")
-    refused(result, "a guess has 10.0%", "Check --weights, --image-size, --mean, --std")
+    refused(result, "a guess has 10.00%", "Check --weights, --image-size, --mean, --std")
 
 
 def test_labels_that_the_model_has_no_class_for(tmp_path):
@@ -114,6 +114,17 @@ def test_a_run_of_another_recipe_is_kept(tmp_path):
     (tmp_path / "stages.json").write_text('{"profile": {"fingerprint": "x", "seconds": 1.0}}')  # something is finished
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path), "threads: 2 there, 1 now")
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
+
+
+def test_an_error_of_our_own_is_no_missed_budget(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr("lana.pipeline.compress", fail)
+    result = run(*DIGITS, "--budget", "0.4x")
+    assert result.exit_code == 70
+    assert "RuntimeError: not foreseen" in result.output
+    assert "report" in result.output
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch):

@@ -22,6 +22,12 @@ def band(expected, measured, replaced=None, chosen=0, plain=None):
     ]
 
 
+def test_what_gives_no_finite_outputs_has_no_rank():
+    found = judge(band(np.arange(21), [*range(20), float("nan")]))
+    assert found.students == 20
+    assert found.tau["corrected"] == 1.0
+
+
 def test_a_perfect_ranking():
     measured = np.arange(20) ** 2
     found = judge(band(np.arange(20), measured))

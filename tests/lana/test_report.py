@@ -1,5 +1,6 @@
 """The report: its data are those of the run, and a real browser shows it without an error."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -19,7 +20,7 @@ HEADLESS = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The files of a finished run, made by hand: two layers of three operations, one student."""
+    """The files of a finished run, made by hand: three layers of three operations, a span, one student."""
     from lana.layers import Layer
     from lana.profiling import Offer, write_offers
     from lana.recipe import Recipe
@@ -30,9 +31,9 @@ def run(tmp_path_factory):
     recipe = Recipe(model="digits-resnet", data="digits")
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(folder / "stages.json", {"score": {"fingerprint": "x", "seconds": 1.0}})
-    write_json(pool / "teacher.json", {"teacher_ms": 2.5})
+    write_json(pool / "teacher.json", {"teacher_ms": 3.5})
     offers, scores = [], ["layer,operation,score,standard_error,task_loss,images"]
-    for name in ("</script>one", "two"):  # a name that would end the data, were it not escaped
+    for name in ("<!--</script>one", "two", "three"):  # a name that would end the data, were it not escaped
         layer = Layer(name=name, input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1, members=(name,))
         for operation, ms, loss in (("teacher", 1.0, 0.0), ("half", 0.5, 0.1), ("identity", 0.1, 0.7)):
             offers.append(
@@ -42,29 +43,38 @@ def run(tmp_path_factory):
                 )
             )  # fmt: skip
             scores.append(f"{name},{operation},{loss},0.01,0.0,100")
+    span = dataclasses.replace(layer, name="two+three", members=("two", "three"))
+    offers.append(dataclasses.replace(offers[-2], layer=span, operation="merged", latency_ms=0.6))
+    scores.append("two+three,merged,0.05,0.01,0.0,100")
     write_offers(pool / "offers.csv", offers)
     write_text(pool / "scores.csv", "\n".join(scores) + "\n")
     summary = {
         "student": "0.5x", "metric": "accuracy", "teacher_accuracy": 0.99, "student_accuracy": 0.97,
         "selected_accuracy": 0.95, "predicted_ms": 1.2, "measured_ms": 1.21, "measured_ms_upper95": 1.22,
         "budget_ms": 1.25, "verified": True, "speedup": 2.0, "teacher_parameters": 1000, "student_parameters": 500,
-        "versions": {"lana": "0"},
+        "test_examples": 360, "versions": {"lana": "0"},
     }  # fmt: skip
     write_json(folder / "students" / "0.5x" / "summary.json", summary)
-    curve = "epoch,train_loss,validation_metric\n0,nan,0.9\n1,0.3,0.95\n"
+    curve = "epoch,train_loss,validation_metric\n0,nan,0.9\n1,inf,0.95\n"
     write_text(folder / "students" / "0.5x" / "training.csv", curve)
+    write_json(folder / "students" / "elsewhere" / "devices.json", {})
+    ranked = [{"expected": 0.1, "measured": measured, "budget": "0.5x"} for measured in (0.2, float("nan"))]
+    write_json(pool / "ranking.json", {"bands": [{"budget": "0.5x", "tau": {"corrected": 0.9}}], "students": ranked})
     return folder
 
 
 def test_the_data_are_those_of_the_run(run):
     data = gather(run)
-    assert data["teacher_ms"] == 2.5
+    assert data["teacher_ms"] == 3.5
     assert [student["student"] for student in data["students"]] == ["0.5x"]
-    assert len(data["layers"]) == 2
+    assert len(data["layers"]) == 3
     points = data["frontier"]
     assert points[0]["ms"] < points[-1]["ms"]
     assert points[0]["loss"] > points[-1]["loss"] == 0
     assert set(points[0]["selection"].values()) == {"identity"}
+    spans = [point for point in points if "two+three" in point["selection"]]
+    assert spans
+    assert all(point["covered"] == dict.fromkeys(("two", "three"), "merged for two+three") for point in spans)
 
 
 def test_the_page_holds_itself(run):
@@ -72,7 +82,7 @@ def test_the_page_holds_itself(run):
     assert not re.search(r"""(src|href)=["']?https?:""", page)
     assert page.count("</script>") == 2
     content = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
-    assert json.loads(content[1])["layers"][0]["name"] == "</script>one"
+    assert json.loads(content[1])["layers"][0]["name"] == "<!--</script>one"
 
 
 def shown(path, tmp_path, script=""):
@@ -107,7 +117,22 @@ def test_a_browser_shows_it_and_the_slider_moves_the_selection(run, tmp_path):
     after = re.search(r'<pre id="command">(.*?)</pre>', moved)[1]
     assert after != command
     assert "--pin two=identity" in after
-    assert moved.count("<td>identity") == 2
+    assert moved.count("<td>identity") == 3
+    assert "Not shown: 1 chosen by tables of other devices" in moved
+    assert "accuracy (360 test examples)" in moved
+
+
+@pytest.mark.skipif(BROWSER is None, reason="DID NOT RUN: no Chromium on this machine")
+def test_layers_of_a_span_are_shown_as_such_and_cannot_be_pinned(run, tmp_path):
+    at = next(i for i, point in enumerate(gather(run)["frontier"]) if "two+three" in point["selection"])
+    move = (
+        f"const s = document.getElementById('budget'); s.value = {at}; s.dispatchEvent(new Event('input'));"
+        "document.querySelector('tr[data-layer=two]').click();"
+    )
+    page, console = shown(write_report(run), tmp_path, move)
+    assert console == []
+    assert page.count("<td>merged for two+three</td>") == 2
+    assert "--pin" not in re.search(r'<pre id="command">(.*?)</pre>', page)[1]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="DID NOT RUN: no Chromium on this machine")
@@ -129,7 +154,7 @@ def test_nothing_lies_beside_the_page(run, tmp_path, width):
 
 
 def test_numbers_that_are_none_are_written_so():
-    page = render({"model": "m", "value": float("nan"), "inner": [float("nan")]})
+    page = render({"model": "m", "value": float("nan"), "inner": [float("inf")]})
     assert '"value": null, "inner": [null]' in page
 
 

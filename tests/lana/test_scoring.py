@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from lana.errors import UserError
 from lana.evaluation import DistanceToTeacher
@@ -41,6 +42,17 @@ def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digi
         assert found.score == pytest.approx(float(distances.mean()), rel=1e-3, abs=1e-6)
         expected_error = float(distances.std() / len(split) ** 0.5)
         assert found.standard_error == pytest.approx(expected_error, rel=1e-3, abs=1e-6)
+
+
+def test_a_teacher_whose_outputs_do_not_fit_runs_again(digits_teacher, digits_data, monkeypatch):
+    inputs, _ = next(digits_data.train.batches(1))
+    split, student = digits_data.train.take(100, 0), nn.Sequential(nn.Flatten(), nn.Linear(inputs.numel(), 10))
+    kept = DistanceToTeacher(digits_teacher.module, split, Classification())
+    monkeypatch.setattr("lana.evaluation.KEPT_BYTES", 1000)
+    again = DistanceToTeacher(digits_teacher.module, split, Classification())
+    assert len(kept.kept) == 2
+    assert again.kept == []
+    assert torch.equal(kept.of(student), again.of(student))
 
 
 def test_scores_at_half_precision_are_nearly_the_same(scored, digits_teacher, operations, tmp_path):
