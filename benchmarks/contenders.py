@@ -199,9 +199,10 @@ def tune_row(setting: Setting, network: nn.Module, result: Path, settings: FineT
 
 
 def digest(module: nn.Module) -> str:
-    """Of the structure and weights of a network."""
-    content = hashlib.sha256(str(module).encode())
-    for tensor in module.state_dict().values():
+    """Of the weights of a network and where they stand; what its classes are called does not matter."""
+    content = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        content.update(name.encode())
         content.update(tensor.cpu().contiguous().numpy().tobytes())
     return content.hexdigest()[:8]
 

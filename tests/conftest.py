@@ -11,6 +11,14 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory):
+    """Tables of whoever runs the tests decide nothing in them, and references made beside them are not kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LANA_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)  # before the plug-in that reads the groups
 def pytest_collection_modifyitems(items):
     for item in items:

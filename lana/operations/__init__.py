@@ -302,6 +302,7 @@ __all__ = [
     "Family",
     "Operation",
     "Tensor",
+    "name_of",
     "offered",
     "parse_operation",
     "pool_counts",

@@ -72,7 +72,8 @@ def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
     block = copy.deepcopy(module).eval()
     if p["w"] >= 1:
         return block
-    seen = watch(block, dense_parts(block), features[0]) if features is not None else {}
+    maps = [part for part in block.modules() if isinstance(part, Map)]
+    seen = watch(block, maps, features[0]) if features is not None else {}
     widths = {part: _width(part) for part in dense_parts(block)}
     cuts = []
     for group in inner_groups(layer, module):
@@ -298,12 +299,12 @@ def _width(part: Map) -> int:
 def _importance(block: nn.Module, group: InnerGroup, seen: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> Tensor:
     """What each channel adds to the maps that consume it, by weights alone without data; over places of the groups."""
     total = torch.zeros(group.channels)
-    dense = set(dense_parts(block))
     for part in group.parts:
         target = block.get_submodule(part.path) if not part.parameter else None
-        if not part.consumes or target not in dense:
+        if not part.consumes or not isinstance(target, Map):
             continue
-        power = target.weight.detach().transpose(0, 1).flatten(1).square().sum(1).cpu()
+        weight, groups = target.weight.detach(), getattr(target, "groups", 1)
+        power = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).square().sum((1, 3)).flatten().cpu()
         if target in seen:
             inputs = seen[target][0]
             power = (

@@ -9,6 +9,7 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from made_summary import make_summary
 from safetensors.torch import save_file
 
 from lana.cli import main
@@ -45,12 +46,11 @@ def refused(result, *expected):
         (["compress", "digits-resnet", "--data", "folder:nowhere", "--budget", "0.4x"], "there is no folder"),
         ([*DIGITS, "--budget", "0.4x", "--weights", "none.safetensors"], "There is no weights file"),
         ([*DIGITS, "--budget", "0.4x", "--layers", "nothing.*"], "no layer that can be replaced"),
-        ([*DIGITS, "--budget", "0.4x", "--runtime", "onnxruntime-gpu"], "onnxruntime"),
+        ([*DIGITS, "--budget", "0.4x", "--runtime", "onnxruntime-gpu"], "There is no runtime"),
         ([*DIGITS, "--budget", "0.4x", "--pool", "defualt"], "default"),
         ([*DIGITS, "--budget", "0.4x", "--max-minutes", "0.01"], "is too short"),
         ([*DIGITS, "--budget", "0.4x", "--distillation", "1.5"], "expected at most 1"),
         ([*DIGITS, "--budget", "0.4x", "--optimiser", "adam"], "expected one of adamw, sgd"),
-        ([*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"], "Install it with: pip install 'tensorrt<11'"),
         ([*DIGITS, "--budget", "0.4x", "--pool", "default,none.py"], "should hold operations, but there is no file"),
         (["compress", "net.py:build", "--data", "digits", "--budget", "1x"], "should hold a model, but there is no"),
         (["compress", "net.py", "--data", "digits", "--budget", "1x"], "names no function"),
@@ -114,6 +114,18 @@ def test_a_run_of_another_recipe_is_kept(tmp_path):
     (tmp_path / "stages.json").write_text('{"profile": {"fingerprint": "x", "seconds": 1.0}}')  # something is finished
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path), "threads: 2 there, 1 now")
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
+
+
+def test_a_runtime_that_is_not_installed_is_told_with_its_remedy(monkeypatch):
+    monkeypatch.setattr("profilers.tensorrt_runtime.TensorRT.packages", ("a_package_that_is_not_there",))
+    refused(run(*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"), "Install it with: pip install 'tensorrt<11'")
+
+
+@pytest.mark.parametrize(("verified", "changed", "code"), [(True, True, 0), (False, True, 1), (False, False, 0)])
+def test_the_exit_code_tells_whether_the_budget_is_kept(monkeypatch, verified, changed, code):
+    summary = make_summary(verified=verified, changed=changed)
+    monkeypatch.setattr("lana.pipeline.compress", lambda *_, **__: summary)
+    assert run(*DIGITS, "--budget", "0.4x", "--json").exit_code == code
 
 
 def test_an_error_of_our_own_is_no_missed_budget(monkeypatch):

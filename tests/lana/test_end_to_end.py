@@ -171,13 +171,6 @@ def test_what_is_trained_on_a_gpu_is_as_good(tmp_path):
     assert summary["student_accuracy"] > summary["teacher_accuracy"] - 0.03
 
 
-def test_the_teacher_is_not_changed(finished, digits_teacher):
-    from lana.teacher import load_teacher
-
-    for name, value in load_teacher("digits-resnet").module.state_dict().items():
-        assert torch.equal(value, digits_teacher.module.state_dict()[name])
-
-
 def pool_digest(run):
     """What the selection is a function of, the measurements aside."""
     digest = hashlib.sha256((run / "pool" / "scores.csv").read_bytes())

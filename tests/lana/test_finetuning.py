@@ -20,7 +20,7 @@ def network(seed):
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(600, 6, generator=generator)
@@ -29,12 +29,19 @@ def data():
     return Data(train=parts[0], validation=parts[1], test=parts[2], classes=None)
 
 
-@pytest.fixture
-def teacher(data, tmp_path):
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
     module = network(0)
     settings = FineTuning(epochs=20, lr=1e-2, distillation=0.0, batch_size=50)
-    finetune(module, copy.deepcopy(module), data, Classification(), settings, checkpoint=tmp_path / "teacher.pt")
+    checkpoint = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    finetune(module, copy.deepcopy(module), data, Classification(), settings, checkpoint=checkpoint)
     return module
+
+
+@pytest.fixture
+def teacher(trained):
+    torch.manual_seed(0)
+    return copy.deepcopy(trained)
 
 
 def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
@@ -167,6 +174,23 @@ def tuned(teacher, data, tmp_path, **options):
     return student.state_dict(), curve
 
 
+@pytest.fixture(scope="module")
+def plain(trained, data, tmp_path_factory):
+    """A student's weights after tuning by the defaults."""
+    return tuned(copy.deepcopy(trained), data, tmp_path_factory.mktemp("plain"))[0]
+
+
+@pytest.mark.parametrize(
+    "augmentation", [{"augmentation": "none"}, {"augmentation": "shift"}, {"augmentation": "crop"}, {"cutmix": 1.0}]
+)
+def test_what_a_student_sees_is_what_was_asked_for(digits_data, augmentation):
+    def seen(**asked):
+        return next(iter(taught(None, digits_data, FineTuning(**asked), 0)))[0]
+
+    others = [one for one in ("none", "shift", "crop") if one != augmentation.get("augmentation")]
+    assert not any(torch.equal(seen(**augmentation), seen(augmentation=other)) for other in others)
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -182,8 +206,7 @@ def tuned(teacher, data, tmp_path, **options):
     ],
     ids=str,
 )
-def test_every_option_has_an_effect_and_still_learns(teacher, data, tmp_path, option):
-    plain, _ = tuned(teacher, data, tmp_path)
+def test_every_option_has_an_effect_and_still_learns(teacher, plain, data, tmp_path, option):
     other, curve = tuned(teacher, data, tmp_path, **option)
     assert any(not torch.equal(value, other[name]) for name, value in plain.items() if value.is_floating_point())
     assert all(torch.isfinite(value).all() for value in other.values())

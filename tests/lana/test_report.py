@@ -87,9 +87,13 @@ def test_the_page_holds_itself(run):
 
 def shown(path, tmp_path, script=""):
     """The page's content after its scripts ran, and what the console said."""
-    page = path.read_text().replace("</body>", f"<script>{script}</script></body>")
-    (tmp_path / "page.html").write_text(page)
-    return dumped(tmp_path / "page.html", tmp_path)
+    return dumped(with_script(path, tmp_path, script), tmp_path)
+
+
+def with_script(path, tmp_path, script):
+    page = tmp_path / "page.html"
+    page.write_text(path.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    return page
 
 
 def dumped(page, tmp_path):
@@ -142,7 +146,7 @@ def test_nothing_lies_beside_the_page(run, tmp_path, width):
         "const root = document.documentElement;"
         "parent.postMessage(['widths', root.scrollWidth, root.clientWidth].join(' '), '*')"
     )
-    shown(write_report(run), tmp_path, measure)
+    with_script(write_report(run), tmp_path, measure)
     frame = tmp_path / "frame.html"  # a window of a browser has a least width, a frame has none
     frame.write_text(
         "<body><script>onmessage = (event) => document.body.append(event.data)</script>"

@@ -8,6 +8,7 @@ from torch import nn
 
 from lana.errors import UserError
 from lana.evaluation import DistanceToTeacher
+from lana.layers import find_layers
 from lana.scoring import Score, _write, losses_of, read_scores, score
 from lana.student import assemble, build_operation
 from lana.task import Classification
@@ -42,6 +43,21 @@ def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digi
         assert found.score == pytest.approx(float(distances.mean()), rel=1e-3, abs=1e-6)
         expected_error = float(distances.std() / len(split) ** 0.5)
         assert found.standard_error == pytest.approx(expected_error, rel=1e-3, abs=1e-6)
+
+
+def test_a_score_at_a_span_is_that_of_the_network_without_its_members(digits_teacher, digits_data, tmp_path):
+    module = digits_teacher.module
+    scan = find_layers(module, (digits_teacher.example(),), include="blocks.[0-2]", max_span=2)
+    span = scan.spans[0]
+    assert len(span.members) == 2
+    operations = {(span.name, "linear_k1"): build_operation(span, module, "linear_k1")}
+    pool = [*((layer, "teacher") for layer in scan.layers), (span, "linear_k1")]
+    split = digits_data.train.take(100, 0)
+    found = score(module, pool, operations, split, Classification(), path=tmp_path / "s.csv", precision="fp32")[-1]
+    student = assemble(module, [*scan.layers, span], {span.name: "linear_k1"}, operations)
+    distances = DistanceToTeacher(module, split, Classification()).of(student)
+    assert (found.layer, found.operation) == (span.name, "linear_k1")
+    assert found.score == pytest.approx(float(distances.mean()), rel=1e-3)
 
 
 def test_a_teacher_whose_outputs_do_not_fit_runs_again(digits_teacher, digits_data, monkeypatch):

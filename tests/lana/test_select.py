@@ -202,8 +202,13 @@ def tables(pool):
     return paths
 
 
-def test_a_device_that_is_not_here_there_and_back(pool, tables):
-    budget_ms = 0.2
+@pytest.fixture(scope="module")
+def teacher_ms(pool):
+    return json.loads((pool / "pool" / "teacher.json").read_text())["teacher_ms"]
+
+
+def test_a_device_that_is_not_here_there_and_back(pool, tables, teacher_ms):
+    budget_ms = 0.6 * teacher_ms
     first = json.loads(lana("select", pool, "--table", tables[0], "--budget-ms", budget_ms, "--json").output)
     assert not first["verified"]
     assert first["measured_ms"] == {}
@@ -242,36 +247,38 @@ def test_measurements_of_no_table_that_was_given_are_refused(pool, tables, tmp_p
     assert "measured for the device 'far', the tables given are of near" in result.output
 
 
-def test_another_device_under_a_known_name_is_refused(pool, tables, tmp_path):
-    lana("select", pool, "--table", tables[0], "--budget-ms", 0.25)
+def test_another_device_under_a_known_name_is_refused(pool, tables, teacher_ms, tmp_path):
+    lana("select", pool, "--table", tables[0], "--budget-ms", 0.7 * teacher_ms)
     ours = LatencyTable.read(tables[0])
     header = dataclasses.replace(ours.header, device="another processor")
     LatencyTable(header=header, fields=ours.fields).write(tmp_path / "near.csv")
-    result = lana("select", pool, "--table", tmp_path / "near.csv", "--budget-ms", 0.25)
+    result = lana("select", pool, "--table", tmp_path / "near.csv", "--budget-ms", 0.7 * teacher_ms)
     assert result.exit_code == 2
     assert "another processor now" in result.output
 
 
-def test_a_device_with_torch_is_sent_programs(pool, tables, tmp_path):
+def test_a_device_with_torch_is_sent_programs(pool, tables, teacher_ms, tmp_path):
     ours = LatencyTable.read(tables[0])
     header = dataclasses.replace(ours.header, runtime="torch-cuda", device="a GPU")
     LatencyTable(header=header, fields=ours.fields).write(tmp_path / "gpu.csv")
-    result = lana("select", pool, "--table", tmp_path / "gpu.csv", "--budget-ms", 0.25)
+    result = lana("select", pool, "--table", tmp_path / "gpu.csv", "--budget-ms", 0.7 * teacher_ms)
     assert result.exit_code == 0, result.output
     inside = zipfile.ZipFile(pool / "devices" / "gpu" / "measure.zip").namelist()
     assert {Path(name).suffix for name in inside if name.startswith("computations/")} == {".pt2"}
 
 
-def test_one_student_for_two_devices(pool, tables):
-    arguments = ("--table", tables[0], "--budget-ms", 0.25, "--table", tables[1], "--budget-ms", 0.3, "--json")
+def test_one_student_for_two_devices(pool, tables, teacher_ms):
+    near_ms, far_ms = 0.7 * teacher_ms, 1.2 * teacher_ms  # the other is half as fast
+    arguments = ("--table", tables[0], "--budget-ms", near_ms, "--table", tables[1], "--budget-ms", far_ms, "--json")
     found = json.loads(lana("select", pool, *arguments).output)
-    assert found["predicted_ms"]["near"] <= 0.25
-    assert found["predicted_ms"]["far"] <= 0.3
+    assert found["predicted_ms"]["near"] <= near_ms
+    assert found["predicted_ms"]["far"] <= far_ms
     assert len(found["archives"]) == 2
 
 
-def test_what_contradicts_itself_is_named(pool, tables):
-    result = lana("select", pool, "--table", tables[0], "--budget-ms", 0.25, "--table", tables[1], "--budget-ms", 0.001)
+def test_what_contradicts_itself_is_named(pool, tables, teacher_ms):
+    budgets = ("--budget-ms", 0.7 * teacher_ms), ("--budget-ms", 1e-3 * teacher_ms)
+    result = lana("select", pool, "--table", tables[0], *budgets[0], "--table", tables[1], *budgets[1])
     assert result.exit_code == 2
     assert "far would have to be at least" in result.output
 
@@ -328,7 +335,7 @@ def test_fine_tuning_begins_with_what_was_selected(pool):
     select(pool, "0.4x", name="tuned", verify=False, quiet=True)
     folder, found = pool / "students" / "tuned", []
     with open_finished(pool, quiet=True) as (setting, _, _):
-        for epochs in (1.0, 2.0, 1.0):
+        for epochs in (0.5, 1.0, 0.5):
             recipe = student_recipe(folder).replace(epochs=epochs)
             finetune(setting, folder, recipe)
             found.append((folder / "model.safetensors").read_bytes())

@@ -3,21 +3,13 @@
 import io
 
 import pytest
+from made_summary import make_summary
 from rich.console import Console
-
-from lana.summary import Summary
 
 
 def shown(**changes):
-    given = {
-        "student": "0.5x", "model": "net.py:build", "runtime": "onnxruntime-cpu", "threads": 1, "batch": 1,
-        "budget_ms": 1.0, "teacher_ms": 2.0, "metric": "accuracy", "teacher_accuracy": 0.9, "test_examples": 100,
-        "teacher_parameters": 1000, "predicted_ms": 0.95, "measured_ms": 0.9, "measured_ms_upper95": 0.91,
-        "verified": True, "speedup": 2.2, "budget_used": 0.9, "selected_accuracy": 0.8, "student_accuracy": 0.85,
-        "student_parameters": 500,
-    }  # fmt: skip
     console = Console(file=io.StringIO(), width=200)
-    Summary(**{**given, **changes}).show(console)
+    make_summary(**changes).show(console)
     return console.file.getvalue()
 
 

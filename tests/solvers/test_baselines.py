@@ -85,14 +85,14 @@ class TestRandom(SearchContract, CustomObjective):
         return random_search(problem, objective=objective, seed=1)
 
 
-class TestGreedy(SearchContract):
+class TestGreedy(SearchContract, CustomObjective):
     slack = 0.5
 
     def search(self, problem, objective=None):
         return greedy(problem, "cost0", objective=objective)
 
 
-class TestBeam(SearchContract):
+class TestBeam(SearchContract, CustomObjective):
     slack = 0.1
 
     def search(self, problem, objective=None):
