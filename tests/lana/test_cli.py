@@ -116,6 +116,17 @@ def test_a_run_of_another_recipe_is_kept(tmp_path):
     assert (tmp_path / "recipe.yaml").read_text().endswith("threads: 2\n")
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_pools_layers_and_runtimes_are_listed(options):
+    assert "pruned" in run("pool", *options).output
+    assert "merged" not in run("pool", "skip", *options).output
+    assert "blocks.0" in run("layers", "digits-resnet", *options).output
+    assert "onnxruntime-cpu" in run("runtimes", *options).output
+    if options:
+        for command in (["pool"], ["layers", "digits-resnet"], ["runtimes"]):
+            assert json.loads(run(*command, *options).output)
+
+
 def test_a_runtime_that_is_not_installed_is_told_with_its_remedy(monkeypatch):
     monkeypatch.setattr("profilers.tensorrt_runtime.TensorRT.packages", ("a_package_that_is_not_there",))
     refused(run(*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"), "Install it with: pip install 'tensorrt<11'")

@@ -7,7 +7,10 @@ import shutil
 import subprocess
 
 import pytest
+from click.testing import CliRunner
+from made_summary import make_summary
 
+from lana.cli import main
 from lana.report import gather, write_report
 from lana.report.page import render
 
@@ -48,13 +51,10 @@ def run(tmp_path_factory):
     scores.append("two+three,merged,0.05,0.01,0.0,100")
     write_offers(pool / "offers.csv", offers)
     write_text(pool / "scores.csv", "\n".join(scores) + "\n")
-    summary = {
-        "student": "0.5x", "metric": "accuracy", "teacher_accuracy": 0.99, "student_accuracy": 0.97,
-        "selected_accuracy": 0.95, "predicted_ms": 1.2, "measured_ms": 1.21, "measured_ms_upper95": 1.22,
-        "budget_ms": 1.25, "verified": True, "speedup": 2.0, "teacher_parameters": 1000, "student_parameters": 500,
-        "test_examples": 360, "versions": {"lana": "0"},
-    }  # fmt: skip
-    write_json(folder / "students" / "0.5x" / "summary.json", summary)
+    summary = make_summary(
+        test_examples=360, versions={"lana": "0"}, budget_ms=1.25, predicted_ms=1.2, measured_ms=1.21
+    )
+    write_json(folder / "students" / "0.5x" / "summary.json", dataclasses.asdict(summary))
     curve = "epoch,train_loss,validation_metric\n0,nan,0.9\n1,inf,0.95\n"
     write_text(folder / "students" / "0.5x" / "training.csv", curve)
     write_json(folder / "students" / "elsewhere" / "devices.json", {})
@@ -155,6 +155,28 @@ def test_nothing_lies_beside_the_page(run, tmp_path, width):
     (needed, there) = map(int, re.search(r"widths (\d+) (\d+)", dumped(frame, tmp_path)[0]).groups())
     assert needed == there
     assert width - 30 < there <= width  # beside a scroll bar
+
+
+def test_the_command_prints_writes_or_does_both(run, tmp_path):
+    def report(*options):
+        result = CliRunner().invoke(main, ["report", str(run), *options])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    page = tmp_path / "page.html"
+    assert json.loads(report("--json", "--html", str(page)))[0]["student"] == "0.5x"
+    assert "Students" in page.read_text()
+    page.unlink()
+    assert "0.5x" in (shown := report("--html", str(page)))
+    assert str(page) in "".join(shown.split())
+    assert page.exists()
+
+
+def test_a_run_without_a_student_has_no_report(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: digits-resnet\ndata: digits\n")
+    result = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "has no finished student" in result.output
 
 
 def test_numbers_that_are_none_are_written_so():
