@@ -45,8 +45,7 @@ class Group(Named):
             raise
         except Exception:
             traceback.print_exc()
-            click.echo("lana: unexpected, and no mistake of yours: please report the lines above. "
-                       "What is finished is kept.", err=True)  # fmt: skip
+            click.echo("lana: no mistake of yours: please report the lines above. What is finished is kept.", err=True)
             ctx.exit(EXIT_UNEXPECTED)
 
 
