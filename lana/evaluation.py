@@ -16,7 +16,7 @@ from lana.console import figure
 from lana.data import Data, Split
 from lana.errors import UserError
 from lana.precision import autocast, channels_last, in_full
-from lana.structure import flat_tensors
+from lana.structure import bytes_of
 from lana.task import Task, tensor_of
 from lana.teacher import Teacher
 
@@ -70,7 +70,7 @@ class DistanceToTeacher:
         with evaluating(teacher, device, precision), torch.no_grad():
             for inputs, _ in split.batches(EVALUATION_BATCH, device=device):
                 self.kept.append(teacher(inputs))
-                if sum(tensor.nbytes for tensor in flat_tensors(self.kept)) > KEPT_BYTES:
+                if bytes_of(self.kept) > KEPT_BYTES:
                     self.kept = []
                     break
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lana.evaluation import evaluating
 from lana.precision import autocast, channels_last, in_full
 from lana.run import write
+from lana.structure import bytes_of
 
 MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
 
@@ -44,7 +45,7 @@ def with_expected(
         for inputs, labels in batches:
             with torch.no_grad(), autocast(device, precision):
                 expected = in_full(teacher(inputs))
-            if kept is not None and _plain(expected) and len(found) * _bytes(expected) <= MOST_BYTES:
+            if kept is not None and _plain(expected) and len(found) * bytes_of(expected) <= MOST_BYTES:
                 found.append(tree_map(lambda leaf: leaf.cpu(), expected))
             else:
                 kept = None
@@ -62,7 +63,3 @@ def _plain(output: Any) -> bool:
     if type(output) in (dict, OrderedDict):  # what torchvision's networks for segmentation give
         return all(map(_plain, output.values()))
     return isinstance(output, Tensor)
-
-
-def _bytes(output: Any) -> int:
-    return sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))

@@ -148,12 +148,18 @@ class Selector:
     def _allowed(self, selection: Mapping[str, str]) -> bool:
         if not self._known(selection):
             return False
-        stands = {member: "" for name in selection for member in self._by_name[name, selection[name]].layer.members}
+        stands = dict.fromkeys(self.standing(selection), "")
         stands |= selection  # under its own name; what a span covers holds nothing else
         return all(stands.get(layer, "teacher") == operation for layer, operation in self.pins.items())
 
+    def standing(self, selection: Mapping[str, str]) -> dict[str, Offer]:
+        """Layer → what stands there, or for a span that covers it; layers that are not named keep the teacher's own."""
+        return {
+            member: self._by_name[pair] for pair in selection.items() for member in self._by_name[pair].layer.members
+        }
+
     def _parts(self, selection: Mapping[str, str]) -> list[Offer]:
-        covered = {member for name in selection for member in self._by_name[name, selection[name]].layer.members}
+        covered = self.standing(selection)
         own = [self._by_name[layer, "teacher"] for layer in self.layers if layer not in covered]
         return [*own, *(self._by_name[pair] for pair in selection.items())]
 

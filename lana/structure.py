@@ -125,6 +125,11 @@ def flat_tensors(value: Any) -> Iterator[Tensor]:
             yield from flat_tensors(getattr(value, name, None))
 
 
+def bytes_of(value: Any) -> int:
+    """Of all tensors in nested tuples, lists and mappings."""
+    return sum(tensor.nbytes for tensor in flat_tensors(value))
+
+
 class _Recording(TorchDispatchMode):
     """Writes one line for every aten call."""
 

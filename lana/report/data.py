@@ -124,15 +124,14 @@ def _frontier(selector: Selector) -> list[Selection]:
 
 def _point(selector: Selector, selection: Mapping[str, str]) -> dict[str, Any]:
     """`covered` names the span that stands for a layer."""
-    members = {offer.layer.name: offer.layer.members for offer in selector.offers if len(offer.layer.members) > 1}
     return {
         "ms": selector.predicted_ms(selection),
         "loss": selector.expected_loss(selection),
         "selection": dict(selection),
         "covered": {
-            member: f"{operation} for {name}"
-            for name, operation in selection.items()
-            for member in members.get(name, ())
+            layer: f"{offer.operation} for {offer.layer.name}"
+            for layer, offer in selector.standing(selection).items()
+            if len(offer.layer.members) > 1
         },
     }
 
