@@ -29,6 +29,7 @@ from lana.selection import Selection, Selector
 BANDS = (0.7, 0.5, 0.35)
 WIDTH = 0.05  # of a band: how far a latency may be from its middle
 PERTURBATIONS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
+FEWEST = 4  # students of a band, to rank anything
 BOOTSTRAPS = 1000
 BASELINES = ("replaced", "latency")
 
@@ -99,9 +100,9 @@ def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = 
     """
     with open_finished(out, quiet=quiet) as (setting, _, selector):
         drawn = {f"{budget:g}x": draw(selector, budget, students, setting.recipe.seed) for budget in budgets}
-        few = [budget for budget, selections in drawn.items() if len(selections) < 4]
+        few = [budget for budget, selections in drawn.items() if len(selections) < FEWEST]
         if few:
-            raise UserError(f"At {', '.join(few)} there are fewer than four students: nothing can be ranked there.")
+            raise UserError(f"At {', '.join(few)} there are fewer than {FEWEST} students: nothing can be ranked there.")
         measured = _measure(setting, selector, drawn)
         ranking = Ranking(bands=[judge([s for s in measured if s.budget == b]) for b in drawn], students=measured)
         write_json(setting.run.pool / "ranking.json", dataclasses.asdict(ranking))
@@ -152,8 +153,17 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
 
 
 def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
-    """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank."""
-    students = [s for s in students if math.isfinite(s.measured)]
+    """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank.
+
+    Raises:
+        UserError: fewer than `FEWEST` have one.
+    """
+    band, students = students[0].budget, [s for s in students if math.isfinite(s.measured)]
+    if len(students) < FEWEST:
+        raise UserError(
+            f"Only {len(students)} of the students at {band} give finite outputs: nothing can be ranked there. "
+            "Leave that one out with --budget, or give more --students."
+        )
     measured = np.array([s.measured for s in students])
     models = {
         "corrected": np.array([s.expected for s in students]),
@@ -167,7 +177,7 @@ def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
     chosen = next((s.measured for s in students if s.chosen), float("nan"))
     low, high = float(measured.min()), float(measured.max())
     return Band(
-        budget=students[0].budget,
+        budget=band,
         students=len(students),
         tau={name: tau(model, measured) for name, model in models.items()},
         tau_interval=_interval(taus["corrected"]),

@@ -34,6 +34,7 @@ WELL_USED = 0.95  # of the budget; below it another round may find a better sele
 ROUNDS = 4
 LOWER = 0.9  # what is aimed at next, of a latency at which nothing was accepted
 STEPS_LOWER = 3  # of these measured together: what a process costs is mostly its start
+FAR = 1.2  # times the budget: a fastest selection that measures so slow is not made fast enough by a refit
 LOWEST_BUDGET = 0.2  # of the teacher's latency: from here on latencies are corrected, and students measured for that
 SHAKEN = 1.0  # deviation of the logarithm of the factors that others are chosen under
 REFINE_ROUNDS = 3  # of measuring losses, each around what the ones before made of the scores
@@ -361,6 +362,7 @@ class Selector:
         """
         loop = loop or f"{budget_ms:.6g} ms"
         self.log, self.loss_log = self.log.replay(loop), self.loss_log.replay(loop)
+        self._refuse_what_is_far_too_low(budget_ms)
         self.measure_spread()
         self.correct_losses(budget_ms)
         target_ms = budget_ms * (1 - MARGIN - self.margin)
@@ -383,6 +385,15 @@ class Selector:
                 missed = least.ratio_upper95 * self.teacher_ms / self.predicted_ms(least.selection)
                 target_ms = min(0.99 * target_ms, budget_ms * (1 - self.margin) / missed)
         return self._confirmed(budget_ms, target_ms, candidates)
+
+    def _refuse_what_is_far_too_low(self, budget_ms: float) -> None:
+        """Nothing else is measured for a budget that the fastest misses by more than a correction may move it."""
+        if budget_ms >= self.lowest * self.teacher_ms and self.solve(budget_ms) is not None:
+            return
+        self.measure_new([self.fastest()], PROCESSES)
+        measured = self.log.of(self.fastest())
+        if measured is None or measured.ratio * self.teacher_ms > FAR * budget_ms:
+            raise self.unreachable(budget_ms)
 
     def _confirmed(self, budget_ms: float, target_ms: float, candidates: int) -> list[Measured]:
         """Accepted selections near the budget; where there is none, the next lower ones are measured before a still

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lana.errors import UserError
 from lana.ranking import Student, judge, tau
 
 
@@ -26,6 +27,11 @@ def test_what_gives_no_finite_outputs_has_no_rank():
     found = judge(band(np.arange(21), [*range(20), float("nan")]))
     assert found.students == 20
     assert found.tau["corrected"] == 1.0
+
+
+def test_a_band_of_students_without_finite_outputs_is_refused():
+    with pytest.raises(UserError, match=r"Only 3 of the students at 0\.5x give finite outputs"):
+        judge(band(np.arange(5), [1.0, 2.0, 3.0, float("nan"), float("inf")]))
 
 
 def test_a_perfect_ranking():

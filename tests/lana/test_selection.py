@@ -179,6 +179,25 @@ def test_a_budget_out_of_reach_gives_the_fastest_figure(tmp_path):
     assert selector.select(refused.value.fastest_ms, candidates=1)  # the figure that was given is kept
 
 
+def test_a_budget_far_out_of_reach_is_refused_by_one_measurement(tmp_path):
+    selector, device_ms, measure = make_selector(tmp_path)
+    with pytest.raises(BudgetUnreachable) as refused:
+        dataclasses.replace(selector, calibrate=12).select(0.01 * selector.teacher_ms, candidates=4)
+    assert measure.calls == 1
+    fastest_ms = device_ms({f"block{i}": "identity" for i in range(LAYERS)})
+    assert refused.value.fastest_ms == pytest.approx(fastest_ms, rel=0.05)
+
+
+def test_a_sum_that_promises_too_little_is_refitted_before_a_budget_is_refused(tmp_path):
+    """All parts alone take a fifth more than what is asked for; the network itself is within."""
+    selector, device_ms, _ = make_selector(tmp_path)
+    slower = [dataclasses.replace(offer, latency_ms=offer.latency_ms + 0.2) for offer in selector.offers]
+    pessimist = dataclasses.replace(selector, offers=slower)
+    budget_ms = 1.15 * device_ms({f"block{i}": "identity" for i in range(LAYERS)})
+    assert pessimist.solve(budget_ms) is None
+    assert pessimist.select(budget_ms, candidates=1)
+
+
 def test_where_nothing_is_faster_than_the_teacher_it_is_said(tmp_path):
     selector, _, _ = make_selector(tmp_path)
     alone = dataclasses.replace(selector, offers=[o for o in selector.offers if o.operation == "teacher"])
