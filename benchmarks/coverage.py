@@ -26,9 +26,10 @@ import click
 import onnxruntime  # noqa: F401 - imported before the forks
 import torch
 
-from lana.export import export_onnx, flat, onnx_parity
+from lana.export import export_onnx, onnx_parity
 from lana.layers import find_layers
 from lana.operations import offered
+from lana.structure import flat_tensors
 from lana.student import assemble, load_student, save_student
 from lana.teacher import import_torchvision, load_teacher
 
@@ -111,8 +112,10 @@ def examine(reference: str) -> dict[str, Any]:
             uncovered = f"{covered:.0%} covered; largest passed over: {worst}"
         step = "reassembled"
         with torch.no_grad():
-            expected = flat(module(example))
-            again = flat(assemble(module, scan.layers, {layer.name: "teacher" for layer in scan.layers})(example))
+            expected = list(flat_tensors(module(example)))
+            again = list(
+                flat_tensors(assemble(module, scan.layers, {layer.name: "teacher" for layer in scan.layers})(example))
+            )
         if not all(torch.equal(a, b) for a, b in zip(expected, again, strict=True)):
             raise RuntimeError("the reassembled teacher gives other outputs")
         step = "selection"
@@ -130,7 +133,7 @@ def examine(reference: str) -> dict[str, Any]:
             raise RuntimeError(f"only {len(selection)} layers have an operation that is neither the teacher's nor skip")
         student = assemble(module, scan.layers, selection)
         with torch.no_grad():
-            outputs = flat(student(example))
+            outputs = list(flat_tensors(student(example)))
         if [o.shape for o in outputs] != [e.shape for e in expected]:
             raise RuntimeError("the student's outputs have other shapes")
         with tempfile.TemporaryDirectory() as name:
@@ -142,7 +145,7 @@ def examine(reference: str) -> dict[str, Any]:
             step = "loaded"
             save_student(student, folder / "student", teacher, scan.layers, selection)
             with torch.no_grad():
-                loaded = flat(load_student(folder / "student")(example))
+                loaded = list(flat_tensors(load_student(folder / "student")(example)))
             if not all(torch.equal(a, b) for a, b in zip(outputs, loaded, strict=True)):
                 raise RuntimeError("the loaded student gives other outputs")
         if uncovered:

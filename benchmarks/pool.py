@@ -100,7 +100,7 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
         if trained and not opened.stages().get("distill"):
             distil(setting, parts_of(trained, processes), offers, recipe.replace(device=device))
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
-        offers, operations = stages.distill(setting, offers, recipe)
+        offers, operations = stages.distill(setting, offers)
         pool, began_s = pairs(offers), time.monotonic()
         if not opened.stages().get("score"):
             score(setting, parts_of(pool, processes), operations, recipe.replace(device=device))

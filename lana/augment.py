@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lana.errors import UserError
+
 LARGE_SIDE = 96  # pixels, from which a shift moves objects too little and crops are the field's standard
 CROP_AREA = (0.35, 1.0)  # shares of the image; the usual 0.08 is for hundreds of epochs from random weights
 
@@ -85,6 +87,8 @@ def augmented(
         if not (mixup or cutmix):
             yield inputs, labels
             continue
+        if cutmix and inputs.ndim < 3:
+            raise UserError(f"--cutmix pastes rectangles of images; these inputs have the shape {tuple(inputs.shape)}.")
         cut = cutmix > 0 and (mixup == 0 or bool(torch.rand(1, generator=generator) < 0.5))
         inputs, partners, share, region = mix(inputs, cutmix if cut else mixup, generator, cut=cut)
         if region is not None and labels.ndim > 1 and labels.shape[-2:] == inputs.shape[-2:]:

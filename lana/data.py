@@ -7,7 +7,7 @@ reported figures only.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +243,12 @@ def _images(open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, p
         except Exception as error:
             return f"{names[index]} ({type(error).__name__}: {str(error)[:80]})"
 
+    kept = len(names) * int(np.prod(preprocessing.input_shape)) <= MEMORY_BYTES
+    # Where images are decoded at every use, a broken one shows late, when a run stands on the labels of all.
+    mend = (
+        "Remove or mend them" if kept else "Put others in their places: without them, a run that was begun is another"
+    )
+
     def decode_all(indices: Sequence[int]) -> Tensor:
         with ThreadPoolExecutor(4) as pool:
             decoded = list(pool.map(decode, indices))
@@ -250,12 +256,12 @@ def _images(open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, p
         if broken:
             raise UserError(
                 f"{len(broken)} of {len(indices)} images cannot be read: {'; '.join(broken[:5])}"
-                f"{' …' if len(broken) > 5 else ''}. Remove or mend them."
+                f"{' …' if len(broken) > 5 else ''}. {mend}."
             )
         return torch.stack([result for result in decoded if isinstance(result, Tensor)])
 
     targets = torch.from_numpy(labels)
-    if len(names) * int(np.prod(preprocessing.input_shape)) <= MEMORY_BYTES:
+    if kept:
         return from_arrays(decode_all(range(len(names))), targets, preprocessing)
     return Split(
         read=lambda indices: (decode_all(indices.tolist()), targets[torch.from_numpy(indices)]),
@@ -269,7 +275,8 @@ def _folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], t
     """A folder per class; PATH/train, perhaps with PATH/test (or PATH/val), or all in one."""
     root = data_folder(place)
     preprocessing = _need_images(teacher, f"folder:{place}")
-    held_out = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
+    there = [root / name for name in HELD_OUT if (root / name).is_dir()]
+    held_out = next((part for part in there if _class_folders(part)), next(iter(there), None))  # test without labels?
     if (root / "train").is_dir() and (held_out or _class_folders(root) == {"train"}):
         trained = root / "train"
     else:
@@ -304,36 +311,56 @@ def _parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
     root = Path(place).expanduser()
     preprocessing = _need_images(teacher, f"parquet:{place}")
     if root.is_dir():
-        files = [sorted(root.glob(f"{name}*.parquet")) for name in ("train", "test")]
-        files[1] = files[1] or sorted(root.glob("val*.parquet"))
+        trained, *others = (sorted(root.glob(f"{name}*.parquet")) for name in ("train", "test", "val"))
     else:
-        files = [[root] if root.is_file() else [], []]
-    if not files[0]:
+        trained, others = [root] if root.is_file() else [], []
+    if not trained:
         raise UserError(
             f"parquet:{place}: expected a parquet file, or a folder with train.parquet and test.parquet, at {root}."
         )
-    splits = [_parquet_split(part, preprocessing) if part else None for part in files]
-    return (splits[0], splits[1]), None  # type: ignore[return-value]
+    tests = (_parquet_split(part, preprocessing) for part in others if part)
+    return (_parquet_split(trained, preprocessing), _labelled(tests)), None
+
+
+def _labelled(splits: Iterable[Split]) -> Split | None:
+    """The first that has labels: of a published test part they are often withheld, which is written as -1."""
+    first = None
+    for split in splits:
+        if split.labels is None or (split.labels >= 0).any():
+            return split
+        first = first or split
+    return first
 
 
 def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        tables = [parquet.read_table(file) for file in files]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{files[0]} is not a readable parquet file ({str(error)[:200]}).") from error
-    columns = tables[0].column_names
-    image, label = _image_and_label(columns, str(files[0]))
-    cells = [cell for table in tables for cell in table.column(image).to_pylist()]
-    labels = np.array([value for table in tables for value in table.column(label).to_pylist()])
-    if labels.dtype.kind not in "iu":
-        raise UserError(
-            f"{files[0]}: {label!r} holds {labels[0]!r} among others. Expected the numbers of classes, from 0."
-        )
-    encoded = [cell["bytes"] if isinstance(cell, Mapping) else cell for cell in cells]
-    return _images(encoded, [f"{files[0].name} row {row}" for row in range(len(encoded))], labels, preprocessing)
+    encoded: list[Any] = []
+    labels: list[Any] = []
+    names: list[str] = []
+    for file in files:
+        try:
+            image, label = _image_and_label(parquet.read_schema(file).names, str(file))
+            table = parquet.read_table(file, columns=[image, label])
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} is not a readable parquet file ({str(error)[:200]}).") from error
+        cells = table.column(image).to_pylist()
+        encoded += [cell["bytes"] if isinstance(cell, Mapping) else cell for cell in cells]
+        labels += table.column(label).to_pylist()
+        names += [f"{file.name} row {row}" for row in range(len(cells))]
+    return _images(encoded, names, _classes_of(labels, f"{files[0]}: {label!r}"), preprocessing)
+
+
+def _classes_of(labels: Sequence[Any], where: str) -> np.ndarray:
+    """
+    Raises:
+        UserError: they are no numbers of classes.
+    """
+    found = np.array(labels)
+    if found.dtype.kind not in "iu":
+        raise UserError(f"{where} holds {labels[:1]!r} among others. Expected the numbers of classes, from 0.")
+    return found
 
 
 def _image_and_label(columns: Collection[str], where: str) -> tuple[str, str]:
@@ -353,7 +380,7 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
     path = Path(place).expanduser()
     try:
         with np.load(path) as content:
-            arrays = {name: content[name] for name in content.files}
+            arrays = {name: _native(content[name]) for name in content.files}
     except Exception as error:
         raise UserError(
             f"npz:{place}: {path} cannot be read ({type(error).__name__}: {error}). Expected a file written by "
@@ -367,6 +394,11 @@ def _npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None
         for part in ("train", "test")
     ]
     return (splits[0], splits[1]), None  # type: ignore[return-value]
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's order of bytes, the only one that torch takes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place: str) -> Split:
@@ -403,12 +435,15 @@ def _hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tupl
         raise UserError(f"hf:{place} could not be loaded ({type(error).__name__}: {str(error)[:200]}).") from error
     if "train" not in content:
         raise UserError(f"hf:{place} has the splits {', '.join(content)}; expected 'train'.")
-    held_out = next((name for name in ("test", "validation") if name in content), None)
     features = content["train"].features
     image, label = _image_and_label(features, f"hf:{place}")
     classes = getattr(features[label], "names", None)
-    splits = [_hub_split(content[name], image, label, preprocessing) if name else None for name in ("train", held_out)]
-    return (splits[0], splits[1]), tuple(classes) if classes else None  # type: ignore[return-value]
+    train, *tests = (
+        _hub_split(content[name], image, label, preprocessing)
+        for name in ("train", "test", "validation")
+        if name in content
+    )
+    return (train, _labelled(tests)), tuple(classes) if classes else None
 
 
 def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) -> Split:
@@ -417,7 +452,8 @@ def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) 
         pixels = torch.stack([to_pixels(picture, preprocessing) for picture in rows[image]])
         return pixels, torch.tensor(rows[label])
 
-    return Split(read=read, indices=np.arange(len(part)), labels=np.array(part[label]), preprocessing=preprocessing)
+    labels = _classes_of(list(part[label]), f"The column {label!r}")
+    return Split(read=read, indices=np.arange(len(part)), labels=labels, preprocessing=preprocessing)
 
 
 def _from_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:
@@ -436,11 +472,21 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
         )
 
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        examples = [dataset[int(index)] for index in indices]
+        with explain_function(reference):
+            examples = [dataset[int(index)] for index in indices]
         inputs = torch.stack([torch.as_tensor(example[0]) for example in examples])
         return inputs.float(), torch.stack([torch.as_tensor(example[1]) for example in examples])
 
-    first = torch.as_tensor(dataset[0][0])
+    with explain_function(reference):
+        example = dataset[0]
+    try:
+        first, _ = (torch.as_tensor(each) for each in example[:2])
+    except Exception as error:
+        parts = ", ".join(type(each).__name__ for each in example) if isinstance(example, (tuple, list)) else ""
+        raise UserError(
+            f"{reference} gives an example as {type(example).__name__}{f' of {parts}' if parts else ''}. "
+            "Expected (input, label): tensors, arrays or numbers."
+        ) from error
     if not first.is_floating_point():
         raise UserError(
             f"{reference} gives inputs of type {str(first.dtype).removeprefix('torch.')}. Expected floats, as the "

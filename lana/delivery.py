@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from lana.forms import check_parity
 from lana.recipe import FINETUNING, Recipe
 from lana.references import onnx_file
 from lana.run import write, write_json, write_text
-from lana.selection import Selector
 from lana.student import SELECTED, WEIGHTS, count_parameters, load_student_as_teacher, save_weights
 from lana.summary import Summary, summarise
 from lana.team import Alone
@@ -87,13 +87,13 @@ def train(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
         write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
-        (folder / "summary.json").unlink(missing_ok=True)  # of the network before: never beside the new weights
+        for file in ("summary.json", "finetuned.json"):  # of the network before: never beside the new weights
+            (folder / file).unlink(missing_ok=True)
         save_weights(student, folder / WEIGHTS)
 
 
 def deliver(
     setting: Setting,
-    selector: Selector,
     baseline: stages.Baseline,
     folder: Path,
     recipe: Recipe,
@@ -118,9 +118,16 @@ def deliver(
         except ExportFailed as error:
             setting.tell(f"{folder.name} is delivered in one form less: {error}")
     if (file := folder / "model.onnx").is_file():
-        parity = onnx_parity(student, file, stages.examples(setting), limit_s=stages.PARITY_S)
-        whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
-        check_parity(file, parity, whole)
+        try:
+            parity = onnx_parity(student, file, stages.examples(setting), limit_s=stages.PARITY_S)
+            whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
+            check_parity(file, parity, whole)
+        except Exception as error:  # ONNX Runtime's own are of many kinds
+            if form == "onnx":
+                raise
+            file.unlink()
+            parity = None
+            setting.tell(f"{folder.name} is delivered in one form less: {error}")
     if verify:
         chosen, log = json.loads((folder / "selection.json").read_text()), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
@@ -135,7 +142,6 @@ def deliver(
     metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
     summary = summarise(
         setting,
-        selector,
         baseline,
         folder,
         recipe,
@@ -146,6 +152,7 @@ def deliver(
         seconds=round(time.monotonic() - start_s, 2),
     )
     write_card(folder, summary)
+    write_json(folder / "summary.json", asdict(summary))  # last: with it the student is delivered
     return summary
 
 

@@ -226,16 +226,14 @@ def choose(setting: Setting, devices: Sequence[Device], operations: stages.Opera
         {json.dumps(m.selection, sort_keys=True): m.selection for m in d.selector.accepted(d.budget_ms)}
         for d in devices
     ]
-    problem, offers = joint_problem(devices)
-    best = solve(problem)
-    if not best.found:
-        why = explain(problem)
-        raise BudgetUnreachable(f"No selection fits. {why} Raise a budget, or offer faster operations.", fastest_ms=0.0)
-    common = set.intersection(*(set(keys) for keys in within))
-    first = devices[0].selector
+    first, common = devices[0].selector, set.intersection(*(set(keys) for keys in within))
     if common:
         chosen = min((within[0][key] for key in common), key=lambda s: first.known_loss(s, devices[0].budget_ms))
         return Chosen(selection=dict(chosen), verified=True, archives=())
+    problem, offers = joint_problem(devices)
+    if not solve(problem).found:
+        told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
+        raise BudgetUnreachable(told, fastest_ms=None)
     minimum = max(1, round(0.1 * problem.layers))
     found = solve_diverse(problem, count=count, minimum_distance=minimum)
     selections = [replaced({offers[i].layer.name: offers[i].operation for i in solution.chosen}) for solution in found]

@@ -10,8 +10,9 @@ class UserError(LanaError):
 
 
 class BudgetUnreachable(UserError):
-    """No selection meets the budget; `fastest_ms` is the fastest reachable latency."""
+    """No selection meets the budget; `fastest_ms` is the fastest reachable latency, None where there are several
+    budgets, of devices that are not here."""
 
-    def __init__(self, message: str, *, fastest_ms: float) -> None:
+    def __init__(self, message: str, *, fastest_ms: float | None) -> None:
         super().__init__(message)
         self.fastest_ms = fastest_ms

@@ -17,7 +17,7 @@ from lana.data import Data, Split
 from lana.errors import UserError
 from lana.precision import autocast, channels_last, in_full
 from lana.structure import bytes_of
-from lana.task import Task, tensor_of
+from lana.task import Classification, Task, tensor_of
 from lana.teacher import Teacher
 
 EVALUATION_BATCH = 64  # what a processor's caches like; four times as many take a quarter longer an image
@@ -123,14 +123,19 @@ def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
     Raises:
         UserError: a label is outside the network's classes, or no whole number; the task fails on an example.
     """
-    if task.metric_name == "accuracy":
+    if type(task) is Classification:  # one of the user's own may call its metric accuracy as well
         _check_classes(teacher, data)
     _check_task(teacher, data, task)
 
 
 def _check_classes(teacher: Teacher, data: Data) -> None:
     with torch.no_grad():
-        classes = tensor_of(teacher.module(teacher.example())).shape[1]
+        output = tensor_of(teacher.module(teacher.example()))
+    if output.ndim < 2:
+        raise UserError(
+            f"The model gives outputs of shape {tuple(output.shape)}. Expected (N, classes), or give another --task."
+        )
+    classes = output.shape[1]
     for name, split in _splits(data):
         if split.labels is None:
             one = split.read(split.indices[:1])[1]
@@ -157,8 +162,8 @@ def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
     with torch.no_grad():
         output = teacher.module(inputs)
     try:
-        for judge in (task.metric, task.loss):
-            if (judged := tuple(judge(output, labels).shape)) != (len(inputs),):
+        for judge, other in ((task.metric, labels), (task.loss, labels), (task.distance, output)):
+            if (judged := tuple(judge(output, other).shape)) != (len(inputs),):
                 raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
         task.chance(output)
     except UserError:
@@ -180,15 +185,15 @@ def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Ta
     """Refuse a teacher whose metric is near that of a guess: the commonest failure, and hours would be spent on it.
 
     Raises:
-        UserError: the metric is within three standard errors of chance, or below 1.5 times it; of a metric that is no
-            share, not above chance.
+        UserError: the metric is within three standard errors of chance, or below 1.5 times it (of few classes: below a
+            tenth of the way from it to 1); of a metric that is no share, not above chance.
     """
     with torch.no_grad():
         chance = task.chance(teacher.module(teacher.example()))
     least = chance
     if 0 <= chance <= 1:  # a share of right answers; of another metric it is not known how it scatters
         noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
-        least = max(chance + noise, min(1.5 * chance, (1 + chance) / 2))
+        least = max(chance + noise, min(1.5 * chance, chance + 0.1 * (1 - chance)))
     if evaluation.metric > least:
         return
     preprocessing = teacher.preprocessing

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lana.errors import LanaError
 from lana.run import write
-from lana.structure import structure
+from lana.structure import flat_tensors, structure
 from profilers.computation import Computation, TensorSpec
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ExportFailed(LanaError):
 def export_onnx(
     module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int = OPSET
 ) -> Path:
-    """Write a module as ONNX: input `input`, output `output` (`output_1` … where there are several).
+    """Write a module as ONNX: input `input`, output `output` (then `output_1` … where there are several).
 
     The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
     of exports; what it cannot do goes through the newer one.
@@ -43,8 +43,12 @@ def export_onnx(
         ExportFailed: neither exporter can write this module.
     """
     module.eval()
-    axes = {"input": {0: "batch"}, "output": {0: "batch"}} if dynamic_batch else None
     with _quiet(), torch.no_grad():
+        try:
+            outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(module(example))) if i)]
+        except Exception as error:
+            raise ExportFailed(f"{type(module).__name__} fails on an example: {_short(error)}") from error
+        axes = {name: {0: "batch"} for name in ("input", *outputs)} if dynamic_batch else None
         try:
             memory = io.BytesIO()
             torch.onnx.export(
@@ -54,7 +58,7 @@ def export_onnx(
                 dynamo=False,
                 opset_version=opset,
                 input_names=["input"],
-                output_names=["output"],
+                output_names=outputs,
                 dynamic_axes=axes,
             )
             content = memory.getvalue()
@@ -67,6 +71,7 @@ def export_onnx(
                     dynamo=True,
                     opset_version=opset,
                     input_names=["input"],
+                    output_names=outputs,
                     dynamic_shapes=shapes,
                 )
                 if program is None:
@@ -143,12 +148,12 @@ def onnx_parity(module: nn.Module, path: Path, examples: Iterable[Tensor], *, li
 
     After `limit_s` no further example is taken.
     """
-    session, until_s, worst = onnx_session(path), time.monotonic() + limit_s, 0.0
+    session, until_s, errors = onnx_session(path), time.monotonic() + limit_s, [0.0]
     for inputs in examples:
-        worst = max(worst, relative_error(module, inputs, run_onnx(session, inputs)))
+        errors.append(relative_error(module, inputs, run_onnx(session, inputs)))
         if time.monotonic() > until_s:
             break
-    return worst
+    return float(np.max(errors))  # of which one that is no number is the largest
 
 
 def onnx_session(path: Path) -> InferenceSession:
@@ -167,27 +172,24 @@ def run_onnx(session: InferenceSession, inputs: Tensor) -> list[np.ndarray]:
 
 
 def relative_error(module: nn.Module, inputs: Tensor, found: Sequence[np.ndarray]) -> float:
-    """The largest difference of `found` from what a module gives, relative to the largest of its outputs.
+    """The largest difference of `found` from what a module gives, relative to the largest of its outputs; NaN where
+    one gives a number and the other does not.
 
     Raises:
         ExportFailed: there are more or fewer outputs.
     """
     with torch.no_grad():
-        expected = [tensor.numpy() for tensor in flat(module.eval()(inputs))]
+        expected = [tensor.numpy() for tensor in flat_tensors(module.eval()(inputs))]
     if len(found) != len(expected):
         raise ExportFailed(f"The file has {len(found)} outputs, the network has {len(expected)}.")
-    pairs = [
-        (np.asarray(ours, np.float64), np.asarray(theirs, np.float64))
-        for ours, theirs in zip(found, expected, strict=True)
-        if theirs.size
-    ]
-    errors = (float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-12)) for ours, theirs in pairs)
-    return max(errors, default=0.0)
+    return float(np.max([0.0, *(_apart(ours, theirs) for ours, theirs in zip(found, expected, strict=True))]))
 
 
-def flat(output: object) -> list[Tensor]:
-    """The tensors of any nesting of mappings and sequences, in order."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # infinities too, of masks
+    largest = np.abs(theirs[np.isfinite(theirs)]).max(initial=1e-12)
+    return float(np.abs(ours[~same] - theirs[~same]).max(initial=0.0) / largest)
 
 
 def _short(error: Exception) -> str:

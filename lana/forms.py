@@ -202,10 +202,10 @@ def _write_program(module: nn.Module, example: Tensor, path: Path, options: Opti
 def _run_program(path: Path, inputs: Tensor) -> list[np.ndarray]:
     import torch
 
-    from lana.export import flat
+    from lana.structure import flat_tensors
 
     with torch.no_grad():
-        return [tensor.numpy() for tensor in flat(torch.export.load(path).module()(inputs))]
+        return [tensor.numpy() for tensor in flat_tensors(torch.export.load(path).module()(inputs))]
 
 
 def _write_openvino(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:

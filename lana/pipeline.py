@@ -84,8 +84,8 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
     with Run.open(out, recipe) as run:
         run.student(name)  # a name that is none is told before the work
         setting = prepare(run, recipe, quiet=quiet)
-        recipe = fit_to_time(setting)
-        baseline = stages.baseline(setting)
+        setting = dataclasses.replace(setting, recipe=fit_to_time(setting))
+        recipe, baseline = setting.recipe, stages.baseline(setting)
         budget_ms = baseline.budget_ms(recipe)
         setting.tell(
             f"Teacher: {setting.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
@@ -93,10 +93,10 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         )
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
-        selector = make_pool(setting, baseline, recipe)
+        selector = make_pool(setting, baseline)
         student = selecting.select(setting, selector, baseline, recipe, name)
         delivery.finetune(setting, student, recipe)
-        return delivery.deliver(setting, selector, baseline, student, recipe)
+        return delivery.deliver(setting, baseline, student, recipe)
 
 
 def dry_run(recipe: Recipe) -> Plan:
@@ -125,9 +125,9 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
 
 
-def make_pool(setting: Setting, baseline: stages.Baseline, recipe: Recipe) -> Selector:
+def make_pool(setting: Setting, baseline: stages.Baseline) -> Selector:
     """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = stages.distill(setting, stages.profile(setting), recipe)
+    offers, operations = stages.distill(setting, stages.profile(setting))
     losses = stages.score(setting, offers, operations)
     return selecting.selector(setting, offers, operations, losses, baseline)
 
@@ -170,7 +170,7 @@ def select(
         student = selecting.select(
             setting, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
         )
-        return delivery.deliver(setting, selector, baseline, student, recipe, verify=verify)
+        return delivery.deliver(setting, baseline, student, recipe, verify=verify)
 
 
 def select_for(
@@ -215,7 +215,7 @@ def open_finished(
             )
         setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options), quiet=quiet)
         baseline = stages.baseline(setting)
-        yield setting, baseline, make_pool(setting, baseline, setting.recipe)
+        yield setting, baseline, make_pool(setting, baseline)
 
 
 def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str:
@@ -258,11 +258,9 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)
-        baseline = stages.baseline(setting)
-        selector = make_pool(setting, baseline, recipe)
-        before = delivery.metric_before(folder)
+        baseline, before = stages.baseline(setting), delivery.metric_before(folder)
         delivery.finetune(setting, folder, recipe)
-        summary = delivery.deliver(setting, selector, baseline, folder, recipe)
+        summary = delivery.deliver(setting, baseline, folder, recipe)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
             setting.tell(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary

@@ -115,7 +115,7 @@ def select(
     run, start_s = setting.run, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
-        _check_same(folder, recipe, selector.pins)
+        _check_same(folder, recipe, selector.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
     if chosen is not None:
@@ -138,6 +138,9 @@ def select(
             "max_loss": max_loss,
             "predicted_ms": selector.predicted_ms(best.selection),
             "expected_loss": selector.expected_loss(best.selection, budget_ms),
+            "prediction_error": vars(error) if (error := selector.prediction_error()) else None,
+            "pins": dict(selector.pins),
+            "verify": verify,
             "selected_metric": metric,
             "selection": full_selection(setting, best.selection),
             "seconds": round(time.monotonic() - start_s, 2),
@@ -216,17 +219,17 @@ def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
     )
 
 
-def _check_same(folder: Path, recipe: Recipe, pins: Mapping[str, str]) -> None:
+def _check_same(folder: Path, recipe: Recipe, pins: Mapping[str, str], verify: bool) -> None:
     """Refuse to take a student for one of other options: selecting again never overwrites."""
-    chosen = json.loads((folder / "selection.json").read_text())["selection"]
-    changed = [
-        *_changed(folder, recipe),
-        *(
-            f"{layer}: {chosen.get(layer)} there, {pin} pinned now"
-            for layer, pin in pins.items()
-            if chosen.get(layer) != pin
-        ),
+    then = json.loads((folder / "selection.json").read_text())
+    before, changed = then.get("pins", {}), _changed(folder, recipe)
+    changed += [
+        f"{layer}: {before.get(layer, 'nothing')} pinned there, {pins.get(layer, 'nothing')} pinned now"
+        for layer in sorted({*before, *pins})
+        if before.get(layer) != pins.get(layer)
     ]
+    if then.get("verify", verify) != verify:
+        changed.append("measured there, --no-verify now" if then["verify"] else "--no-verify there, measured now")
     if changed:
         raise UserError(
             f"There is a student {folder.name!r} of other options already ({'; '.join(changed)}). "

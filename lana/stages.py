@@ -39,7 +39,7 @@ from lana.profiling import (
 )
 from lana.progress import Progress
 from lana.recipe import Recipe, fingerprint
-from lana.run import POOL, write_json
+from lana.run import POOL, write_json, write_text
 from lana.student import build_operation
 from lana.teacher import Teacher
 from lana.wholes import PROCESSES
@@ -87,6 +87,7 @@ def baseline(setting: Setting) -> Baseline:
         with run.stage("teacher", wanted):
             evaluation = evaluate_module(teacher.module, setting.data.test, setting.task, device=recipe.device)
             check_teacher(evaluation, teacher, setting.data, setting.task)
+            shutil.rmtree(run.pool / "wholes", ignore_errors=True)  # of other weights, where this was begun with them
             itself = teacher_computation(setting)
             if itself.form == "onnx":
                 check_file(setting, itself.file)
@@ -247,17 +248,16 @@ Pairs = Sequence[tuple[Layer, str]]
 OnProgress = Callable[[float, str], None]
 
 
-def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[list[Offer], Operations]:
+def distill(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
     """Every kept operation, trained to imitate its layer; weights under `pool/operations/`.
 
     Those that distilling gave up are not kept, with the reason.
     """
-    run, pool = setting.run, pairs(offers, trainable_only=True)
-    folder, wanted = (
-        run.pool / "operations",
-        fingerprint([recipe.parts(*POOL[:3]), [(p[0].name, p[1]) for p in pool]]),
-    )
+    run, recipe, pool = setting.run, setting.recipe, pairs(offers, trainable_only=True)
+    folder, how = run.pool / "operations", recipe.parts(*POOL[:3])
+    wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
     if not run.finished("distill", wanted):
+        _begin_alike(folder, fingerprint([how]))
         with (
             run.stage("distill", wanted),
             Progress(f"Distilling {len(pool)} operations", 1, quiet=setting.quiet) as progress,
@@ -274,6 +274,14 @@ def distill(setting: Setting, offers: Sequence[Offer], recipe: Recipe) -> tuple[
     plain = {(layer.name, name): build_operation(layer, setting.teacher.module, name) for layer, name in identities}
     trained = distilling.load_pool(setting.teacher.module, pairs(offers, trainable_only=True), folder)
     return offers, {**plain, **trained}
+
+
+def _begin_alike(folder: Path, how: str) -> None:
+    """Operations that an interrupted attempt trained otherwise (`--max-minutes` shortens) would compare falsely."""
+    kept = folder / "made-with.txt"
+    if kept.is_file() and kept.read_text() != how:
+        shutil.rmtree(folder)
+    write_text(kept, how)
 
 
 def train_operations(

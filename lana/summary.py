@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,11 @@ from rich.table import Table
 from lana.console import figure, make_console, milliseconds
 from lana.progress import counted
 from lana.recipe import Recipe
-from lana.run import write_json
 from lana.student import count_parameters
 from lana.wholes import Measured
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
-    from lana.selection import Selector
     from lana.stages import Baseline
 
 
@@ -147,7 +145,6 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
 
 def summarise(
     setting: Setting,
-    selector: Selector,
     baseline: Baseline,
     folder: Path,
     recipe: Recipe,
@@ -158,10 +155,10 @@ def summarise(
     parity: float | None,
     seconds: float,
 ) -> Summary:
-    """Gather a student's figures and write them to its `summary.json`."""
+    """Gather a student's figures."""
     chosen: dict[str, Any] = json.loads((folder / "selection.json").read_text())
     finetuned = folder / "finetuned.json"
-    budget_ms, error = baseline.budget_ms(recipe), selector.prediction_error()
+    budget_ms = baseline.budget_ms(recipe)
     figures: dict[str, Any] = {}
     if measured is not None:
         upper_ms = measured.ratio_upper95 * baseline.teacher_ms
@@ -175,7 +172,7 @@ def summarise(
             "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
         }
     tuning = json.loads(finetuned.read_text())["seconds"] if finetuned.is_file() else 0.0
-    summary = Summary(
+    return Summary(
         **_common(setting, baseline, folder.name, budget_ms),
         **figures,
         max_loss=chosen.get("max_loss"),
@@ -184,7 +181,7 @@ def summarise(
         student_accuracy=metric,
         student_parameters=parameters,
         onnx_max_relative_error=parity,
-        prediction_error=asdict(error) if error else None,
+        prediction_error=chosen.get("prediction_error"),
         selection=chosen["selection"],
         seconds={
             **setting.run.seconds(),
@@ -193,8 +190,6 @@ def summarise(
             "deliver": seconds,
         },
     )
-    write_json(folder / "summary.json", asdict(summary))
-    return summary
 
 
 def nothing_to_do(setting: Setting, baseline: Baseline, budget_ms: float) -> Summary:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from lana.augment import Mixed, augmented, mix, random_resized_crop, resolve
+from lana.errors import UserError
 from lana.finetuning import FineTuning, _loss, _view
 from lana.task import Classification
 
@@ -79,3 +80,8 @@ def test_images_whose_labels_are_maps_are_not_cropped():
     assert torch.equal(same, inputs)
     assert torch.equal(labels, maps)
     assert not torch.equal(cropped, inputs)
+
+
+def test_rectangles_are_pasted_in_images_only():
+    with pytest.raises(UserError, match=r"these inputs have the shape \(8, 80\)"):
+        next(augmented(iter([(torch.ones(8, 80), torch.zeros(8))]), crop=False, mixup=0.0, cutmix=1.0, seed=0))

@@ -1,3 +1,6 @@
+import dataclasses
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,6 +68,36 @@ def test_a_train_folder_alone_or_with_a_part_of_another_name(tmp_path, teacher, 
     data = load_data(f"folder:{tmp_path}", teacher)
     assert data.classes == ("cat", "dog", "eel")
     assert [len(split) for split in (data.train, data.validation, data.test)] == ([27, 3, 6] if name else [21, 3, 6])
+
+
+def test_a_test_part_without_labels_gives_way_to_one_with(tmp_path, teacher):
+    """As ImageNet comes: test images in one folder, those of val in a folder a class."""
+    fill(tmp_path / "train")
+    (tmp_path / "test" / "0").parent.mkdir()
+    picture(0).save(tmp_path / "test" / "0.png")
+    fill(tmp_path / "val", count=2)
+    data = load_data(f"folder:{tmp_path}", teacher)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [27, 3, 6]
+
+
+@pytest.mark.parametrize(("test_labels", "expected"), [([-1, -1, -1], 2), ([2, 1, 0], 3)])
+def test_labels_that_are_withheld_are_none(tmp_path, teacher, test_labels, expected):
+    buffer = io.BytesIO()
+    picture(0).save(buffer, "PNG")
+    cell = {"bytes": buffer.getvalue(), "path": ""}
+    for name, labels in {"train": [0, 1, 2] * 10, "test": test_labels, "validation": [0, 1]}.items():
+        parquet.write_table(pa.table({"image": [cell] * len(labels), "label": labels}), tmp_path / f"{name}-0.parquet")
+    assert len(load_data(f"parquet:{tmp_path}", teacher).test) == expected
+
+
+def test_a_broken_image_of_several_files_is_named_by_its_own(tmp_path, teacher):
+    buffer = io.BytesIO()
+    picture(0).save(buffer, "PNG")
+    for number, content in enumerate([buffer.getvalue(), b"no image"]):
+        cells = [{"bytes": buffer.getvalue(), "path": ""}, {"bytes": content, "path": ""}]
+        parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / f"train-{number}.parquet")
+    with pytest.raises(UserError, match=r"1 of 4 images cannot be read: train-1\.parquet row 1"):
+        load_data(f"parquet:{tmp_path}", teacher)
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], [0, None], [0.5, 1.5]])
@@ -262,6 +295,68 @@ def test_arrays_that_nothing_can_be_learnt_from_are_told(tmp_path, teacher, arra
     )
     with pytest.raises(UserError, match=message):
         check_labels(teacher, load_data(f"npz:{tmp_path}/a.npz", teacher), Classification())
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [
+        ("{'image': 0, 'label': 1}", "gives an example as dict"),
+        ("(torch.zeros(3, 8, 8), 'cat')", "gives an example as tuple of Tensor, str"),
+        ("torch.tensor(1.0)", "gives an example as Tensor"),
+        ("None", "gives an example as NoneType"),
+        ("1 / 0", "failed: ZeroDivisionError"),
+    ],
+)
+def test_examples_of_a_function_that_are_no_pairs_of_numbers_are_told(tmp_path, teacher, example, expected):
+    (tmp_path / "data.py").write_text(
+        "import torch\n"
+        "class Examples:\n"
+        "    def __len__(self):\n        return 5\n"
+        f"    def __getitem__(self, index):\n        return {example}\n"
+        "def load():\n    return Examples()\n"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_data(f"{tmp_path}/data.py:load", teacher)
+
+
+def test_numbers_in_another_order_of_bytes_are_read(tmp_path, teacher):
+    inputs = np.random.default_rng(0).normal(size=(20, 3, 8, 8))
+    np.savez(tmp_path / "a.npz", x_train=inputs.astype(">f4"), y_train=np.arange(20).astype(">i8") % 3)
+    one, label = load_data(f"npz:{tmp_path}/a.npz", teacher).train.read(np.array([4]))
+    assert torch.allclose(one[0], torch.tensor(inputs[4], dtype=torch.float32))
+    assert label.tolist() == [1]
+
+
+def test_outputs_that_hold_no_classes_are_told(tmp_path, teacher):
+    fill(tmp_path)
+    teacher = dataclasses.replace(teacher, module=torch.nn.Sequential(teacher.module, torch.nn.Flatten(0)))
+    with pytest.raises(UserError, match=r"outputs of shape \(3,\)\. Expected \(N, classes\)"):
+        check_labels(teacher, load_data(f"folder:{tmp_path}", teacher), Classification())
+
+
+class Scores(Classification):
+    """A task of one's own under the usual name: several labels an example."""
+
+    def loss(self, output, labels):
+        return torch.nn.functional.binary_cross_entropy_with_logits(output, labels, reduction="none").mean(1)
+
+    def metric(self, output, labels):
+        return ((output > 0) == (labels > 0.5)).float().mean(1)
+
+
+class OneNumber(Scores):
+    def distance(self, output, teacher_output):
+        return torch.nn.functional.mse_loss(output, teacher_output)
+
+
+def test_a_task_of_ones_own_is_judged_by_itself_and_as_a_whole(tmp_path, teacher):
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(20, 3, 8, 8)).astype(np.float32), rng.integers(0, 2, (20, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels)
+    data = load_data(f"npz:{tmp_path}/a.npz", teacher)
+    check_labels(teacher, data, Scores())
+    with pytest.raises(UserError, match=r"distance gives \(\) for 2 examples, expected one each"):
+        check_labels(teacher, data, OneNumber())
 
 
 def test_a_function_of_data_that_fails_is_told(tmp_path, teacher):

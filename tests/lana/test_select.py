@@ -22,7 +22,7 @@ from lana.pipeline import open_finished, prepare, select
 from lana.recipe import Recipe
 from lana.run import Run
 from lana.selecting import student_recipe
-from lana.stages import check_file, digest, teacher_computation
+from lana.stages import check_file, digest, distill, teacher_computation
 from profilers import LatencyTable, RuntimeSettings
 
 pytestmark = pytest.mark.serial
@@ -128,13 +128,45 @@ def test_what_a_runtime_of_torch_delivers_needs_no_onnx(pool, monkeypatch, capsy
     for name in ("summary.json", "model.onnx", "model.pt2"):
         (folder / name).unlink()
     monkeypatch.setattr("lana.delivery.export_onnx", cannot)
-    with open_finished(pool, quiet=True) as (setting, baseline, selector):
+    with open_finished(pool, quiet=True) as (setting, baseline, _):
         recipe = setting.recipe.replace(runtime="torch-cpu")
         there = dataclasses.replace(setting, recipe=recipe)
-        summary = deliver(there, selector, baseline, folder, recipe, verify=False)
+        summary = deliver(there, baseline, folder, recipe, verify=False)
     assert (folder / "model.pt2").is_file()
     assert summary.onnx_max_relative_error is None
     assert "ONNX" not in (folder / "README.md").read_text()
+
+
+def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys):
+    folder = pool / "students" / "wrong"
+    shutil.copytree(pool / "students" / "0.6x", folder)
+    (folder / "summary.json").unlink()
+    monkeypatch.setattr("lana.delivery.onnx_parity", lambda *arguments, **options: float("nan"))
+    with open_finished(pool, quiet=True) as (setting, baseline, _):
+        told = dataclasses.replace(setting, quiet=False)
+        with pytest.raises(ExportFailed, match="do not use it"):
+            deliver(told, baseline, folder, setting.recipe, verify=False)
+        recipe = setting.recipe.replace(runtime="torch-cpu")
+        summary = deliver(dataclasses.replace(told, recipe=recipe), baseline, folder, recipe, verify=False)
+    assert summary.onnx_max_relative_error is None
+    assert not (folder / "model.onnx").exists()
+    assert "in one form less" in capsys.readouterr().err
+
+
+def test_operations_that_were_trained_otherwise_begin_anew(pool):
+    """As `--max-minutes` makes of an interrupted attempt: some of few epochs beside others of many."""
+    with open_finished(pool, quiet=True) as (setting, _, selector):
+        stages_file = pool / "stages.json"
+        kept = stages_file.read_text()
+        stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
+        weights = next((pool / "pool" / "operations").rglob("pruned_w0.25.safetensors"))
+        before = weights.stat().st_mtime_ns
+        distill(setting, selector.offers)
+        assert weights.stat().st_mtime_ns == before
+        stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
+        longer = dataclasses.replace(setting, recipe=setting.recipe.replace(distill_epochs=0.75))
+        distill(longer, selector.offers)
+        assert weights.stat().st_mtime_ns > before
 
 
 def test_a_network_that_decides_by_values_is_refused(tmp_path):
@@ -328,6 +360,18 @@ def test_a_student_that_was_cut_off_is_gone_on_with(pool):
     pinned = lana(*asked, "--name", "0.8x", "--pin", f"blocks.3={other}")
     assert pinned.exit_code == 2
     assert f"{other} pinned now" in pinned.output
+    measured = lana("select", pool, "--budget", "0.8x", "--name", "0.8x")
+    assert measured.exit_code == 2
+    assert "--no-verify there, measured now" in measured.output
+
+
+def test_what_a_pin_chose_is_not_taken_for_the_best(pool):
+    asked = ["select", pool, "--budget", "0.85x", "--no-verify", "--json", "--name", "cut"]
+    assert lana(*asked, "--pin", "blocks.3=identity").exit_code == 0
+    (pool / "students" / "cut" / "summary.json").unlink()
+    refused = lana(*asked)
+    assert refused.exit_code == 2
+    assert "blocks.3: identity pinned there, nothing pinned now" in refused.output
 
 
 def test_fine_tuning_begins_with_what_was_selected(pool):

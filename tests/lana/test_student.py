@@ -1,6 +1,9 @@
 """Assembling, saving, loading and exporting a student."""
 
+import math
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -122,3 +125,31 @@ def test_outputs_that_are_no_numbers_are_compared_too():
     example = torch.tensor([[1.0, -2.0]])
     assert relative_error(Sure(), example, [output.numpy() for output in Sure()(example)]) == 0
     assert relative_error(Sure(), example, [example.numpy(), np.array([[True, True]]), example[:0].numpy()]) == 1
+
+
+class Several(nn.Module):
+    """Numbers, and an infinity such as masks hold; once there is no number in either."""
+
+    def __init__(self, broken=()):
+        super().__init__()
+        self.broken = broken
+
+    def forward(self, x):
+        outputs = [x * 2, x.masked_fill(x > 0, -math.inf), x + 1]
+        return {"a": outputs[0], "b": [x * math.nan if i in self.broken else outputs[i] for i in (1, 2)]}
+
+
+@pytest.mark.parametrize("broken", [(1,), (2,), (1, 2)])
+def test_a_file_that_gives_no_number_is_told(tmp_path, broken):
+    example = torch.linspace(-1, 1, 6).view(1, 6)
+    file = export_onnx(Several(), example, tmp_path / "s.onnx")
+    assert onnx_parity(Several(), file, [example]) < 1e-6
+    assert onnx_parity(Several(broken), export_onnx(Several(broken), example, tmp_path / "b.onnx"), [example]) < 1e-6
+    assert math.isnan(onnx_parity(Several(), tmp_path / "b.onnx", [example, example]))
+
+
+def test_outputs_are_named_in_order_and_leave_the_batch_open(tmp_path):
+    export_onnx(Several(), torch.ones(2, 6), tmp_path / "s.onnx", dynamic_batch=True)
+    outputs = onnx.load(tmp_path / "s.onnx").graph.output
+    assert [output.name for output in outputs] == ["output", "output_1", "output_2"]
+    assert {output.type.tensor_type.shape.dim[0].dim_param for output in outputs} == {"batch"}

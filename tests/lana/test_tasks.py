@@ -127,6 +127,8 @@ def test_from_end_to_end(task, place):
     [
         (0.9, 0.1, True),
         (0.12, 0.1, False),
+        (0.6, 0.5, True),  # of two classes, on a thousand examples
+        (0.54, 0.5, False),
         (-0.3, -1.0, True),
         (-1.2, -1.0, False),
         (31.0, 5.0, True),
