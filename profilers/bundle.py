@@ -206,9 +206,7 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
     try:
         content = json.loads(Path(path).read_text())
         networks = {
-            entry["name"]: Comparison(
-                key=str(entry["key"]), ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"])
-            )
+            entry["name"]: Comparison(ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"]))
             for entry in content["networks"]
         }
         return NetworkMeasurements(
