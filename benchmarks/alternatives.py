@@ -5,8 +5,8 @@
 RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. Those are
 near the optimum: with --draw others of the range are drawn as well, by solving with the losses perturbed, and measured;
 what is measured is kept in the run. With --elsewhere the networks are written for `tune.py` on another machine, as in
-`family.py`. Printed beside them: what the accuracy after tuning gains by ten percent more latency, ten percent less loss
-before, and ten percent more parameters, in a least-squares fit of all three.
+`family.py`. Printed beside them: what the accuracy after tuning gains by ten percent more latency, ten percent less
+loss before, and ten percent more parameters, in a least-squares fit of all three.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ from lana.student import count_parameters
 def drawn(selector: Selector, low: float, high: float, count: int) -> list[Selection]:
     """`count` selections between two shares of the teacher's latency, near the optimum and far from it, measured."""
     middle, loop = (low + high) / 2, f"alternatives {low:g}x to {high:g}x, {count} drawn"
-    selector.log, selector.loss_log = (
-        selector.log.replay(loop),
-        selector.loss_log.replay(loop),
-    )  # the same when repeated
+    # The same command draws the same students again, however much was measured since.
+    selector.log, selector.loss_log = selector.log.replay(loop), selector.loss_log.replay(loop)
     width = (high - low) / 2 / middle
     found = selector.draw(middle * selector.teacher_ms, count, width=width, noises=PERTURBATIONS)
     selector.measure_new(found, 3)
