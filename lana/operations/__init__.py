@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from torch import Tensor, nn
+from torch import nn
 
 from lana.errors import UserError
 from lana.layers import Layer
@@ -301,7 +301,6 @@ __all__ = [
     "PRESETS",
     "Family",
     "Operation",
-    "Tensor",
     "name_of",
     "offered",
     "parse_operation",
