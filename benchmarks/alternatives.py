@@ -1,16 +1,18 @@
 """Which of the students that a search measured is the best after tuning? What tells it beforehand?
 
-    python benchmarks/alternatives.py RUN --from 0.26 --to 0.303 --epochs 10 --seeds 2
+    python benchmarks/alternatives.py RUN --from 0.26 --to 0.303 --draw 12 --epochs 10 --seeds 2
 
-RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. With
---elsewhere the networks are written for `tune.py` on another machine, as in `family.py`. Printed beside them: what
-the accuracy after tuning gains by ten percent more latency, and by ten percent less loss before, in a least-squares fit
-of both.
+RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. Those are
+near the optimum: with --draw others of the range are drawn as well, by solving with the losses perturbed, and measured;
+what is measured is kept in the run. With --elsewhere the networks are written for `tune.py` on another machine, as in
+`family.py`. Printed beside them: what the accuracy after tuning gains by ten percent more latency, ten percent less
+loss before, and ten percent more parameters, in a least-squares fit of all three.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,33 +20,63 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from contenders import BATCH, Contender, begin, leave, save, tune
+from contenders import BATCH, Contender, begin, compile_option, leave, save, tune
 
 from lana import selecting
 from lana.pipeline import open_finished
+from lana.ranking import PERTURBATIONS
+from lana.selection import Selection, Selector
 from lana.student import count_parameters
 
 
-def fitted(ratios: Sequence[float], losses: Sequence[float], accuracies: Sequence[float]) -> tuple[float, float]:
-    """What a tenth more latency and a tenth less loss bring, in points of accuracy."""
-    columns = np.column_stack([np.ones(len(ratios)), np.log(ratios), np.log(losses)])
-    _, latency, loss = np.linalg.lstsq(columns, np.array(accuracies), rcond=None)[0]
-    return float(latency * np.log(1.1)), float(loss * np.log(0.9))
+def drawn(selector: Selector, low: float, high: float, count: int) -> list[Selection]:
+    """`count` selections between two shares of the teacher's latency, near the optimum and far from it, measured."""
+    middle, loop = (low + high) / 2, f"alternatives {low:g}x to {high:g}x, {count} drawn"
+    # The same command draws the same students again, however much was measured since.
+    selector.log, selector.loss_log = selector.log.replay(loop), selector.loss_log.replay(loop)
+    width = (high - low) / 2 / middle
+    found = selector.draw(middle * selector.teacher_ms, count, width=width, noises=PERTURBATIONS)
+    selector.measure_new(found, 3)
+    selector.measure_losses(found)
+    return found
+
+
+def fitted(
+    ratios: Sequence[float], losses: Sequence[float], parameters: Sequence[int], accuracies: Sequence[float]
+) -> tuple[float, float, float]:
+    """What a tenth more latency, a tenth less loss and a tenth more parameters bring, in points of accuracy."""
+    columns = np.column_stack([np.ones(len(ratios)), np.log(ratios), np.log(losses), np.log(parameters)])
+    _, latency, loss, more = np.linalg.lstsq(columns, np.array(accuracies), rcond=None)[0]
+    return float(latency * np.log(1.1)), float(loss * np.log(0.9)), float(more * np.log(1.1))
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True))
 @click.option("--from", "low", type=float, required=True, help="Share of the teacher's latency.")
 @click.option("--to", "high", type=float, required=True)
+@click.option("--draw", type=int, default=0, help="Students of the range to draw and measure besides.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
+@compile_option
 @click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/alternatives"))
-def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewhere: bool, out: Path) -> None:
+def main(
+    run: Path,
+    low: float,
+    high: float,
+    draw: int,
+    epochs: float,
+    seeds: int,
+    compile: bool,
+    elsewhere: bool,
+    out: Path,
+) -> None:
     with open_finished(run) as (setting, _, selector):
         begin(out, setting)
         operations = selecting.trained_operations(setting, selector.offers)
-        within, students = [m for m in selector.log.pooled() if low <= m.ratio <= high], []
+        others = drawn(selector, low, high, draw) if draw else []
+        within = [m for m in selector.log.pooled() if low <= m.ratio <= high or m.selection in others]
+        students = []
         if not within:
             raise click.UsageError(f"No student of {run} was measured between {low:g}x and {high:g}x.")
         for m in within:
@@ -58,21 +90,27 @@ def main(run: Path, low: float, high: float, epochs: float, seeds: int, elsewher
         return
     for student in students:
         for seed in range(seeds):
-            tune(setting, student, epochs=epochs, seed=seed, folder=out / "tuned")
+            tune(setting, student, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
     found = [selector.loss_log.of(m.selection) for m in within]
     print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
-    for m, loss, student in zip(within, found, students, strict=True):
+    parameters = [count_parameters(student.module) for student in students]
+    for m, loss, count, student in zip(within, found, parameters, students, strict=True):
         print(
-            f"{m.ratio:.3f}x, {count_parameters(student.module)} parameters, "
+            f"{m.ratio:.3f}x, {count} parameters, "
             f"loss {'not measured' if loss is None else f'{loss:.3f}'}, "
             f"{student.before:.2%} before, {student.accuracy:.2%} after"
         )
     known = [
-        (m.ratio, loss, s.accuracy) for m, loss, s in zip(within, found, students, strict=True) if loss is not None
+        (m.ratio, loss, count, s.accuracy)
+        for m, loss, count, s in zip(within, found, parameters, students, strict=True)
+        if loss is not None and math.isfinite(loss)
     ]
-    if len(known) > 3:
-        latency, less = fitted(*zip(*known, strict=True))
-        print(f"{len(known)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}")
+    if len(known) > 4:
+        latency, less, more = fitted(*zip(*known, strict=True))
+        print(
+            f"{len(known)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}, "
+            f"a tenth more parameters {more:+.2%}"
+        )
         print(
             f"accuracies from {min(s.accuracy for s in students):.2%}, median "
             f"{statistics.median(s.accuracy for s in students):.2%}"

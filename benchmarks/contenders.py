@@ -32,8 +32,10 @@ from profilers import Comparison, compare
 BOOTSTRAPS = 1_000
 BATCH = 128
 WAITING = ".network"  # suffix of a network that is to be tuned elsewhere
-# Compiling takes about as long as an epoch gains; on a GPU it takes minutes, and in a forked process it never ends.
-COMPILED_EPOCHS = 2
+# Where a processor computes in bfloat16 itself, compiling gains nothing.
+compile_option = click.option(
+    "--compile", is_flag=True, help="Compile each network, half a minute: tuning is twice as fast on older processors."
+)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,16 +110,17 @@ def correct_on_test(setting: Setting, module: nn.Module, device: str) -> np.ndar
     return np.concatenate(found)
 
 
-def tune(setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path) -> None:
+def tune(
+    setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path, compile: bool = False
+) -> None:
     """The same fine-tuning for everybody: the teacher's outputs alone, on blends of images.
 
     A row is kept under the name of the weights it began with, so whatever else changes, it is computed once.
     """
-    result, device = result_of(begun(contender, folder), epochs, seed), setting.recipe.device
+    result = result_of(begun(contender, folder), epochs, seed)
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        compiled = epochs >= COMPILED_EPOCHS and device == "cpu"
-        settings = dataclasses.replace(tuning(epochs, seed, device), compile=compiled)
+        settings = dataclasses.replace(tuning(epochs, seed, setting.recipe.device), compile=compile)
         tune_row(setting, contender.module, result, settings)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())

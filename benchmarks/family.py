@@ -15,6 +15,7 @@ from contenders import (
     Contender,
     as_it_is,
     begin,
+    compile_option,
     difference,
     in_words,
     leave,
@@ -37,6 +38,7 @@ from lana.pipeline import open_finished
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
 @click.option("--published", is_flag=True, help="Siblings and the teacher as they are, which tuning may harm.")
+@compile_option
 @click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
 def main(
@@ -47,6 +49,7 @@ def main(
     epochs: float,
     seeds: int,
     published: bool,
+    compile: bool,
     elsewhere: bool,
     out: Path,
 ) -> None:
@@ -71,7 +74,7 @@ def main(
             if one in as_published:
                 as_it_is(setting, one)
             else:
-                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):

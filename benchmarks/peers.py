@@ -26,7 +26,19 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from contenders import Contender, begin, difference, in_words, leave, measure, student, table, tune, write_results
+from contenders import (
+    Contender,
+    begin,
+    compile_option,
+    difference,
+    in_words,
+    leave,
+    measure,
+    student,
+    table,
+    tune,
+    write_results,
+)
 from torch import Tensor, nn
 
 from lana import selecting, stages
@@ -226,6 +238,7 @@ def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], sear
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
 @click.option("--epochs", type=float, default=3.0)
 @click.option("--seeds", type=int, default=1)
+@compile_option
 @click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/peers"))
 def main(
@@ -235,6 +248,7 @@ def main(
     batches: tuple[int, ...],
     epochs: float,
     seeds: int,
+    compile: bool,
     elsewhere: bool,
     out: Path,
 ) -> None:
@@ -258,7 +272,7 @@ def main(
         return
     for seed in range(seeds):
         for one in everybody:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned")
+            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
             write_results(out / "peers.json", everybody, {"run": str(run), "epochs": epochs})
     print(table(everybody))
     for ratio, (ours, *others) in groups.items():

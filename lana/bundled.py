@@ -33,17 +33,17 @@ class ResidualBlock(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """Three stages of residual blocks of 16, 32 and 64 channels on 16×16 grey images; ten classes."""
+    """Three stages of five residual blocks of 16, 32 and 64 channels on 16×16 grey images; ten classes."""
 
-    def __init__(self, blocks_per_stage: int = 5, width: int = 16) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        channels, blocks = width, []
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        channels, blocks = 16, []
         for stage in range(3):
-            for block in range(blocks_per_stage):
+            for block in range(5):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(ResidualBlock(channels, width * 2**stage, stride))
-                channels = width * 2**stage
+                blocks.append(ResidualBlock(channels, 16 * 2**stage, stride))
+                channels = 16 * 2**stage
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, 10)

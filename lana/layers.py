@@ -44,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
-    """A submodule that is left as it is, and why."""
+    """A submodule that is left as it is, and why; its multiply-adds are for one example."""
 
     name: str
     reason: str
@@ -172,14 +172,17 @@ def find_layers(
     layers, passed = [], search.passed_over
     bound = looked_into(model, chosen, example_inputs)
     for name in chosen:
+        reason = ""
         if not _matches(name, [include] if isinstance(include, str) else include):
-            passed.append(PassedOver(name=name, reason="left out by --layers", macs=seen[name].macs // batch))
+            reason = "left out by --layers"
         elif _matches(name, exclude):
-            passed.append(PassedOver(name=name, reason="left out by --exclude", macs=seen[name].macs // batch))
+            reason = "left out by --exclude"
         elif seen[name].macs < NEGLIGIBLE * total:
-            passed.append(PassedOver(name=name, reason="has next to no work", macs=seen[name].macs // batch))
+            reason = "has next to no work"
         elif name in bound:
-            passed.append(PassedOver(name=name, reason="other code reads its parts", macs=seen[name].macs // batch))
+            reason = "other code reads its parts"
+        if reason:
+            passed.append(PassedOver(name=name, reason=reason, macs=seen[name].macs // batch))
         else:
             layers.append(_layer(name, seen, modules, batch))
     spans = tuple(_spans(layers, seen, work.readers, max_span))
@@ -259,7 +262,7 @@ class _Search:
         elif not inside and not reason and not _only_attends(self.modules[name]):
             yield name
         elif reason:
-            self.passed_over.append(PassedOver(name=name, reason=reason, macs=self.seen[name].macs))
+            self.passed_over.append(PassedOver(name=name, reason=reason, macs=self.seen[name].macs // self.batch))
 
     def _children_layers(self, name: str) -> Iterator[str]:
         for child, _ in self.modules[name].named_children():

@@ -36,12 +36,13 @@ from lana.operations import check_own, pool_names
 from lana.plan import Plan, as_distilled, estimate, fit_to_time
 from lana.progress import Progress
 from lana.recipe import FINETUNING, SELECTING, Recipe, flag, near
+from lana.references import is_student
 from lana.run import Run
 from lana.selection import Selector
 from lana.student import load_student_as_teacher, own_module
 from lana.summary import Summary, nothing_to_do
 from lana.task import Task, load_task
-from lana.teacher import Teacher, teacher_of
+from lana.teacher import Teacher, load_teacher, teacher_of
 from profilers import Comparison, LatencyTable, RuntimeSettings, create_runtime
 
 
@@ -244,7 +245,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     folder = Path(student).resolve()
     out = folder.parent.parent
     if not (folder / "selection.json").is_file():
-        if (folder / "architecture.json").is_file():
+        if is_student(folder):
             raise UserError(
                 f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "
                 "Train what lana.load_student gives, or select by a budget of this machine."
@@ -272,8 +273,6 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     Raises:
         UserError: unknown references; a device that is not here; labels that the model has no class for.
     """
-    from lana.teacher import load_teacher
-
     check_device(device)
     if is_student(model) and (given := [name for name, value in load.items() if value is not None]):
         raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, given))}.")
@@ -297,10 +296,6 @@ def export(student: Path | str, path: Path | str, *, form: str | None = None, **
     form = form_of(path, form, wanted)
     loaded = load_student_as_teacher(student)
     return export_as(loaded.module, loaded.example, Path(path), form=form, options=wanted)
-
-
-def is_student(reference: str) -> bool:
-    return (Path(reference) / "architecture.json").is_file()
 
 
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:

@@ -15,16 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from lana.errors import LanaError, UserError
 from lana.export import ExportFailed, to_computation
 from lana.layers import Layer, LayerScan
-from lana.operations import FAMILIES, Operation, offered, parse_operation
+from lana.operations import FAMILIES, Operation, offered
 from lana.operations.chains import chain_of
 from lana.run import write
 from lana.structure import structure, structure_key
-from lana.student import build_operation, layer_from_json, own_module
+from lana.student import layer_from_json, own_module
 from lana.teacher import Teacher
 from profilers.computation import Computation
 from profilers.table import LatencyTable
@@ -90,12 +89,52 @@ class Builder:
             self._structures[layer.name] = structure_key(own_module(self.teacher, layer), (example,))
         place = (self._structures[layer.name], layer.output_shape, operation.name)
         if place not in self._known:
-            self._known[place], computation = _offer(
-                self.teacher, layer, operation.name, operation.family, example, self.folder, self.form
-            )
-            if computation is not None:
-                self.computations.setdefault(computation.key, computation)
+            self._known[place] = self._built(layer, operation, example)
         return dataclasses.replace(self._known[place], layer=layer)
+
+    def _built(self, layer: Layer, operation: Operation, example: torch.Tensor) -> Offer:
+        try:
+            own = own_module(self.teacher, layer)
+            module = own if operation.name == "teacher" else operation.build(layer, own)
+            key, columns = structure(module, (example,))
+        except UserError:
+            raise
+        except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
+            reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
+            return not_built(layer, operation, reason)
+        offer = Offer(
+            layer=layer,
+            operation=operation.name,
+            family=operation.family,
+            key=key,
+            parameters=columns["parameters"],
+            macs=columns["macs"],
+            operators=columns["operators"],
+            activations=columns["activations"],
+        )
+        shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
+        labels = {
+            "operation": operation.name,
+            "family": operation.family,
+            "layer": layer.name,
+            "input_shape": shapes[0],
+            "output_shape": shapes[1],
+        }
+        try:
+            computation = to_computation(
+                module,
+                example,
+                self.folder,
+                name=f"{operation.name} ({shapes[0]})",
+                form=self.form,
+                labels=labels,
+                key=key,
+                columns=columns,
+            )
+        except ExportFailed as error:
+            return dataclasses.replace(offer, kept=False, reason=str(error))
+        self.computations.setdefault(key, computation)
+        return offer
 
 
 Planned = tuple[Layer, Operation]
@@ -132,57 +171,6 @@ def not_built(layer: Layer, operation: Operation, reason: str) -> Offer:
     return Offer(
         layer=layer, operation=operation.name, family=operation.family, key="", **nothing, kept=False, reason=reason
     )
-
-
-def _offer(
-    teacher: nn.Module,
-    layer: Layer,
-    operation: str,
-    family: str,
-    example: torch.Tensor,
-    folder: Path,
-    form: str,
-) -> tuple[Offer, Computation | None]:
-    try:
-        module = own_module(teacher, layer) if operation == "teacher" else build_operation(layer, teacher, operation)
-        key, columns = structure(module, (example,))
-    except UserError:
-        raise
-    except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
-        reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
-        return not_built(layer, parse_operation(operation), reason), None
-    offer = Offer(
-        layer=layer,
-        operation=operation,
-        family=family,
-        key=key,
-        parameters=columns["parameters"],
-        macs=columns["macs"],
-        operators=columns["operators"],
-        activations=columns["activations"],
-    )
-    shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
-    labels = {
-        "operation": operation,
-        "family": family,
-        "layer": layer.name,
-        "input_shape": shapes[0],
-        "output_shape": shapes[1],
-    }
-    try:
-        computation = to_computation(
-            module,
-            example,
-            folder,
-            name=f"{operation} ({shapes[0]})",
-            form=form,
-            labels=labels,
-            key=key,
-            columns=columns,
-        )
-    except ExportFailed as error:
-        return dataclasses.replace(offer, kept=False, reason=str(error)), None
-    return offer, computation
 
 
 def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:

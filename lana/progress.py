@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
 
 LINE_EVERY_S = 10.0
 
@@ -25,13 +24,12 @@ class Progress:
     With `quiet`, or where the output is no terminal, it prints a plain line now and then and at the end.
     """
 
-    def __init__(self, title: str, total: float, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, title: str, total: float, *, quiet: bool = False) -> None:
         self.title, self.total, self.quiet = title, max(total, 1e-9), quiet
-        self.stream = stream or sys.stderr
         self.start_s = self.last_s = time.monotonic()
         self.first_done: float | None = None
         self.begun_s = self.start_s
-        self.bar = not quiet and self.stream.isatty()
+        self.bar = not quiet and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
@@ -59,14 +57,14 @@ class Progress:
         if kind is None and not self.quiet:
             self._print(f"{self.title}: done in {duration(time.monotonic() - self.begun_s)}", end=True)
         elif self.bar:
-            self.stream.write("\n")
+            sys.stderr.write("\n")
 
     def _print(self, text: str, *, end: bool = False) -> None:
         if self.bar:
-            self.stream.write(f"\r\033[K{text}" + ("\n" if end else ""))
+            sys.stderr.write(f"\r\033[K{text}" + ("\n" if end else ""))
         else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def duration(seconds: float | None) -> str:

@@ -152,7 +152,7 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
     return measured
 
 
-def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
+def judge(students: Sequence[Student]) -> Band:
     """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank.
 
     Raises:
@@ -171,7 +171,7 @@ def judge(students: Sequence[Student], *, seed: int = 0) -> Band:
         "replaced": np.array([s.replaced for s in students], dtype=float),
         "latency": np.array([-s.predicted_ms for s in students]),
     }
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     samples = [random.integers(len(students), size=len(students)) for _ in range(BOOTSTRAPS)]
     taus = {name: np.array([tau(model[i], measured[i]) for i in samples]) for name, model in models.items()}
     chosen = next((s.measured for s in students if s.chosen), float("nan"))

@@ -146,13 +146,18 @@ def run_folder(path: Path | str) -> Path:
         UserError: it is none.
     """
     folder = Path(path)
-    if (folder / "architecture.json").is_file():
+    if is_student(folder):
         raise UserError(f"{path} is a student, not a run. Give its run: {folder.resolve().parent.parent}")
     if not (folder / "recipe.yaml").is_file():
         raise UserError(
             f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
         )
     return folder
+
+
+def is_student(path: Path | str) -> bool:
+    """Whether a path, or what stands for a model, is a student's folder."""
+    return (Path(path) / "architecture.json").is_file()
 
 
 def student_folder(path: Path | str) -> Path:
@@ -162,7 +167,7 @@ def student_folder(path: Path | str) -> Path:
         UserError: it is none; the students of a run are named where it is a run's.
     """
     folder = Path(path)
-    if not (folder / "architecture.json").is_file():
+    if not is_student(folder):
         raise UserError(
             f"{path} is not a student's folder: it has no architecture.json. "
             f"Expected RUN/students/NAME.{_students(folder)}"

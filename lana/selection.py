@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,8 +63,6 @@ class Selector:
     lowest: float = LOWEST_BUDGET
     pins: Mapping[str, str] = field(default_factory=dict)  # layer → the operation that must stand there
     seed: int = 0
-    solver: str = "HiGHS"
-    seconds: dict[str, float] = field(default_factory=dict)
     _corrected: dict[tuple[float, int, int, str], Losses] = field(default_factory=dict, init=False, repr=False)
     _fitted: tuple[tuple[str, int], Prediction] | None = field(default=None, init=False, repr=False)
 
@@ -194,7 +191,7 @@ class Selector:
 
     def solve(self, budget_ms: float) -> Selection | None:
         """The best selection within a predicted latency; None where there is none."""
-        solution = solve(self.problem(budget_ms), solver=self.solver, seed=self.seed)
+        solution = solve(self.problem(budget_ms), seed=self.seed)
         return self.selection_of(solution) if solution.found else None
 
     def solve_diverse(self, budget_ms: float, count: int, around_ms: float | None = None) -> list[Selection]:
@@ -298,9 +295,7 @@ class Selector:
                 had = min(had, count)
         processes -= had
         if wanted and not self.log.take(wanted):
-            start_s = time.monotonic()
             self.log.add(wanted, self.measure(wanted, processes))
-            self.seconds["measure"] = self.seconds.get("measure", 0.0) + time.monotonic() - start_s
 
     def correct_losses(self, budget_ms: float) -> None:
         """Measure the loss of students near the budget, a third of them at a time: the best by what is known of the
@@ -352,7 +347,7 @@ class Selector:
         within = [m for m in self.log.pooled() if m.ratio <= limit and self._allowed(m.selection)]
         return sorted(within, key=lambda m: self.known_loss(m.selection, budget_ms))
 
-    def select(self, budget_ms: float, *, candidates: int, loop: str = "", rounds: int = ROUNDS) -> list[Measured]:
+    def select(self, budget_ms: float, *, candidates: int, loop: str = "") -> list[Measured]:
         """Accepted selections for the budget, least expected loss first, at most `candidates`.
 
         `loop` names this search in the log: repeated under the same name, it decides as it did before.
@@ -366,7 +361,7 @@ class Selector:
         self.measure_spread()
         self.correct_losses(budget_ms)
         target_ms = budget_ms * (1 - MARGIN - self.margin)
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             found = [selection for selection in self.solve_diverse(target_ms, candidates) if selection]
             self.measure_new(found or [self.fastest()], PROCESSES)
             accepted = self.accepted(budget_ms)

@@ -198,21 +198,17 @@ def structure_key(module: nn.Module, example_inputs: Sequence[Any]) -> str:
     return structure(module, example_inputs)[0]
 
 
-def structure_columns(module: nn.Module, example_inputs: Sequence[Any]) -> dict[str, float]:
-    """Additive numbers known without measuring: `parameters`, `weight_bytes`, `macs`, `operators` and `activations`.
+def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, dict[str, float]]:
+    """`structure_key`, and additive numbers known without measuring.
 
-    `macs` is for the whole batch. `operators` leaves out what runtimes fold away: batch norms, ReLUs and views;
-    `activations` are the numbers that the others write.
+    These are `parameters`, `weight_bytes`, `macs`, `operators` and `activations`. `macs` is for the whole batch.
+    `operators` leaves out what runtimes fold away: batch norms, ReLUs and views; `activations` are the numbers that
+    the others write.
 
-    >>> columns = structure_columns(nn.Conv2d(8, 16, 3, bias=False), (torch.zeros(1, 8, 4, 4),))
+    >>> _, columns = structure(nn.Conv2d(8, 16, 3, bias=False), (torch.zeros(1, 8, 4, 4),))
     >>> columns["parameters"], columns["macs"]  # 8 * 16 * 3 * 3 weights, at 2 * 2 places
     (1152.0, 4608.0)
     """
-    return structure(module, example_inputs)[1]
-
-
-def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, dict[str, float]]:
-    """`structure_key` and `structure_columns` of one pass."""
     recording = _record(module, example_inputs)
     text = "\n".join([_VERSION, *recording.lines])
     weights = list(module.parameters())

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lana import __version__
 from lana.console import figure, make_console, milliseconds
 from lana.progress import counted
 from lana.recipe import Recipe
@@ -213,16 +213,9 @@ def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -
         "teacher_parameters": count_parameters(setting.teacher.module),
         "seed": recipe.seed,
         "versions": {
-            "lana": _version(),
+            "lana": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             **baseline.runtime_versions,
         },
     }
-
-
-def _version() -> str:
-    try:
-        return version("lana-nas")
-    except PackageNotFoundError:  # run from its sources, as on a machine where nothing can be installed
-        return "not installed"

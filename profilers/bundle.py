@@ -20,7 +20,7 @@ from profilers.comparison import Comparison, compare
 from profilers.computation import Computation
 from profilers.errors import ProfilerError
 from profilers.runtime import RUNTIMES, RuntimeSettings, create_runtime, find_runtime
-from profilers.sweep import Progress, device_of, measure
+from profilers.sweep import Progress, device_of, profile
 
 TABLE, MEASUREMENTS = "table.csv", "measurements.json"
 _KINDS = ("table", "networks")
@@ -151,7 +151,7 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
     form_on_device(given.runtime, computations[0].form)
     if job["kind"] == "table":
         path = folder / TABLE
-        measure(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)
+        profile(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)
     else:
         path = folder / MEASUREMENTS
         networks = _networks(computations, given.runtime, settings, job)
@@ -206,9 +206,7 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
     try:
         content = json.loads(Path(path).read_text())
         networks = {
-            entry["name"]: Comparison(
-                key=str(entry["key"]), ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"])
-            )
+            entry["name"]: Comparison(ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"]))
             for entry in content["networks"]
         }
         return NetworkMeasurements(

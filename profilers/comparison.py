@@ -31,7 +31,6 @@ class Comparison:
         reference_ms: medians of the reference.
     """
 
-    key: str
     ratios: tuple[float, ...]
     reference_ms: tuple[float, ...]
 
@@ -81,7 +80,6 @@ def compare(
     processes: int = 5,
     seconds_per_process: float = 1.0,
     timeout_s: float = 300.0,
-    seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Comparison]:
     """Measure candidates beside a reference; each process is fresh and sees all of them in shuffled rounds.
@@ -101,7 +99,7 @@ def compare(
     started_s = time.monotonic()
     for process in range(processes):
         result = run_job(
-            {"kind": "compare", "seconds": seconds_per_process, "seed": seed * 1_000_003 + process},
+            {"kind": "compare", "seconds": seconds_per_process, "seed": process},
             runtime=runtime,
             settings=settings,
             computations=everything,
@@ -118,11 +116,8 @@ def compare(
             done = process + 1
             left = (time.monotonic() - started_s) / done * (processes - done)
             progress(Progress(done=done, total=processes, name=f"process {done}", seconds_left=left))
-    return [
-        Comparison(key=candidate.key, ratios=tuple(found), reference_ms=tuple(reference_ms))
-        for candidate, found in zip(candidates, ratios, strict=True)
-    ]
+    return [Comparison(ratios=tuple(found), reference_ms=tuple(reference_ms)) for found in ratios]
 
 
 def _failed(computation: Computation, message: str) -> MeasurementFailed:
-    return MeasurementFailed(f"{computation.name} cannot be measured: {message}", computation.name)
+    return MeasurementFailed(f"{computation.name} cannot be measured: {message}")

@@ -16,11 +16,7 @@ class BuildFailed(ProfilerError):
 
 
 class MeasurementFailed(ProfilerError):
-    """A measuring process crashed, hung or could not start. `name` is the computation in work, where one was."""
-
-    def __init__(self, message: str, name: str = "") -> None:
-        super().__init__(message)
-        self.name = name
+    """A measuring process crashed, hung or could not start."""
 
 
 class InvalidTable(ProfilerError):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from profilers import table_file
 from profilers.calibration import read_reference, reference_path, store_reference
@@ -20,11 +20,8 @@ from profilers.isolation import Blame, run_job
 from profilers.library import known_rows
 from profilers.measurement import Measurement
 from profilers.runtime import Runtime, RuntimeSettings, create_runtime
+from profilers.table import LatencyTable
 from profilers.timing import Protocol, chunks
-
-if TYPE_CHECKING:
-    from profilers.table import LatencyTable
-
 
 BELIEVED = 3  # computations that fail alone with one message: others that fail with it are not tried again
 Outcome = tuple[Computation, Measurement | str]
@@ -69,31 +66,6 @@ def profile(
         InvalidTable: the file is no latency table, or was changed.
         MeasurementFailed: nothing at all can be measured.
     """
-    measure(
-        computations,
-        runtime=runtime,
-        settings=settings,
-        table=table,
-        libraries=libraries,
-        protocol=protocol,
-        progress=progress,
-    )
-    from profilers.table import LatencyTable
-
-    return LatencyTable.read(table)
-
-
-def measure(
-    computations: Sequence[Computation],
-    *,
-    runtime: str,
-    settings: RuntimeSettings,
-    table: Path | str,
-    libraries: Sequence[Path] = (),
-    protocol: Protocol | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> None:
-    """`profile` without reading the result, so that it also runs on a device that has only NumPy and the runtime."""
     protocol, path = protocol or Protocol(), Path(table)
     unique = {computation.key: computation for computation in computations}
     header = _header(create_runtime(runtime, settings), unique.values(), protocol, path)
@@ -109,6 +81,7 @@ def measure(
                 keep_samples(path, computation, outcome)
             table_file.append(path, header, [row_fields(computation, outcome)])
             tell(computation.name)
+    return LatencyTable.read(path)
 
 
 def _held(rows: Sequence[table_file.Fields]) -> set[str]:

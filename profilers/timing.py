@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 DISTURBED = 0.3  # of a logarithm: a time that far from its item's median says nothing of the machine's speed
 WHOLE_VISIT_MS = 20.0  # of a whole network (with 4 ms one of 5 ms came out 10% slower, and scattered twice as much)
+LEAST_ROUNDS = 7  # of whole networks, however long they take
 FOLLOWS_PRIOR = 0.01  # weighs as much as 25 pairs of an index that scatters by 2%
 
 CALIBRATE_EVERY = 8  # items between two calibrations: some 30 ms, in which a machine's speed hardly drifts
@@ -178,8 +179,6 @@ def paired_ratios(
     candidates: Sequence[Session],
     *,
     seconds: float,
-    least_rounds: int = 7,
-    visit_ms: float = WHOLE_VISIT_MS,
     seed: int = 0,
     clocks: Clocks,
     at: Callable[[int], None] = lambda item: None,
@@ -198,14 +197,14 @@ def paired_ratios(
         session = reference if i < 0 else candidates[i]
         warm = session.durations(1, clocks.of(fastest.get(i, math.inf)))[0]
         about_s = min(warm, fastest.get(i, warm))
-        runs = session.durations(run_count(about_s, visit_ms / 1e3, 50), clocks.of(about_s))
+        runs = session.durations(run_count(about_s, WHOLE_VISIT_MS / 1e3, 50), clocks.of(about_s))
         fastest[i] = min(*runs, warm, fastest.get(i, warm))
         return float(np.median(runs))
 
     ratios: list[list[float]] = [[] for _ in candidates]
     seen: list[float] = []
     rounds = 0
-    while rounds < least_rounds or clocks.plain() < deadline:
+    while rounds < LEAST_ROUNDS or clocks.plain() < deadline:
         order = list(range(len(candidates)))
         generator.shuffle(order)
         before = look(-1)

@@ -22,7 +22,6 @@ from typing import Any
 from profilers.calibration import Calibrator
 from profilers.clock import Clocks, working_clock
 from profilers.computation import Computation
-from profilers.environment import environment
 from profilers.errors import BuildFailed, ProfilerError
 from profilers.measurement import Measurement
 from profilers.runtime import Runtime, RuntimeSettings, Session, create_runtime, pin
@@ -155,7 +154,6 @@ def _sweep(
         places, items = [], []  # one that failed broke the device's context for what came after it
     return {
         "reference_s": calibrator.reference_s,
-        "environment": environment(),
         "rounds": {
             computations[i].key: Measurement(rounds=tuple(item.rounds)).to_json()
             for i, item in zip(places, items, strict=True)
@@ -178,4 +176,4 @@ def _compare(
         clocks=_clocks(runtime),
         at=lambda item: status.write(item + 1),
     )
-    return {"errors": {}, "ratios": ratios, "reference_s": reference_s, "environment": environment()}
+    return {"errors": {}, "ratios": ratios, "reference_s": reference_s}

@@ -28,7 +28,7 @@ from lana.cli.options import (
 from lana.console import figure
 from lana.errors import UserError
 from lana.recipe import parse_budget
-from lana.references import check_data, check_model
+from lana.references import check_data, check_model, is_student
 
 
 @main.command()
@@ -119,7 +119,7 @@ def evaluate(
     if not data:
         raise UserError("No data was given. Give --data, for example --data folder:images.")
     check_data(data)
-    if not (Path(model) / "architecture.json").is_file():
+    if not is_student(model):
         check_model(model)
     from lana import pipeline
 

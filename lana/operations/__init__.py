@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from torch import Tensor, nn
+from torch import nn
 
 from lana.errors import UserError
 from lana.layers import Layer
 from lana.operations import convolution, derived, heads, merged, pruning, tokens, user
-from lana.operations.base import Builder, Features, is_map, is_vector, keeps_shape, map_shapes
+from lana.operations.base import Build, Features, is_map, is_vector, keeps_shape, map_shapes
 from lana.recipe import near
 
 Parameters = Mapping[str, float]
@@ -35,7 +35,7 @@ class Family:
     weights or are solved in closed form.
     """
 
-    build: Builder
+    build: Build
     applies: Callable[[Layer, nn.Module], bool]
     grid: Mapping[str, Sequence[float]]
     fits: Callable[[Layer, nn.Module, Parameters], bool] = _always
@@ -73,7 +73,7 @@ _TRANSFORMERS = {"d": (1, 2), "w": (32, 64, 128, 256, 512, 1024), "h": (4, 8, 16
 _BOTTLENECKS = {"e": (1 / 4, 1 / 2, 1, 2, 3, 4)}
 
 
-def _convolutions(build: Builder) -> Family:
+def _convolutions(build: Build) -> Family:
     return Family(build=build, applies=is_map, fits=_kernel_fits, grid={"k": _KERNELS, "w": _WIDTHS})
 
 
@@ -301,7 +301,6 @@ __all__ = [
     "PRESETS",
     "Family",
     "Operation",
-    "Tensor",
     "name_of",
     "offered",
     "parse_operation",

@@ -16,7 +16,7 @@ from lana.layers import Layer
 from lana.structure import quiet_evaluation, structure_key
 
 Features = tuple[Tensor, Tensor]
-Builder = Callable[[Layer, nn.Module, Mapping[str, float], Features | None], nn.Module]
+Build = Callable[[Layer, nn.Module, Mapping[str, float], Features | None], nn.Module]
 
 T = TypeVar("T")
 LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -124,7 +124,7 @@ class Permuted(nn.Module):
         return self.module(x.permute(self.before)).permute(self.after)
 
 
-def on_maps(build: Builder) -> Builder:
+def on_maps(build: Build) -> Build:
     """Let a builder for channels-first maps serve channels-last layers too."""
 
     @functools.wraps(build)

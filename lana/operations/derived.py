@@ -115,8 +115,7 @@ def _factorable(layer: Layer, module: nn.Module) -> tuple[str, ...]:
 
 def can_factor(layer: Layer, module: nn.Module, p: Mapping[str, float]) -> bool:
     """Whether some map inside is smaller as two of this rank, and the block runs with them."""
-    names = _factorable(layer, module) if len(layer.members) == 1 else ()
-    maps: list[Map] = [module.get_submodule(name) for name in names]  # type: ignore[misc]  # found so
+    maps = [_map(module, name) for name in _factorable(layer, module)]
     return any(_saves(part, p["r"]) for part in maps) and _runs_factored(layer, module)
 
 

@@ -9,13 +9,13 @@ from lana.errors import UserError
 from lana.report.data import gather
 
 
-def write_plots(run: Path | str, folder: Path | str | None = None) -> list[Path]:
-    """Write `accuracy.svg` and `accuracy.png`; by default into RUN/plots.
+def write_plots(run: Path | str) -> list[Path]:
+    """Write `accuracy.svg` and `accuracy.png` into RUN/plots.
 
     Raises:
         UserError: the run has no student yet, or matplotlib is not installed.
     """
-    data, into = gather(run), Path(folder) if folder else Path(run) / "plots"
+    data, into = gather(run), Path(run) / "plots"
     if not data["students"]:
         raise UserError(f"{run} has no finished student to draw. Make one with: lana select {run} --budget 0.5x")
     figure = draw_accuracy(data)

@@ -124,6 +124,8 @@ def test_shared_parameters_are_left_alone():
     scan = scan_of(one, other)
     assert names(scan) == ["stem"]
     assert set(reasons(scan).values()) >= {"shares parameters with another submodule"}
+    passed = next(one for one in scan.passed_over if one.name == "parts.0")
+    assert passed.macs == 8 * 8 * 3 * 3 * 16 * 16  # of one example, though two were looked at
 
 
 def test_a_module_that_is_used_twice_under_two_names():

@@ -60,7 +60,6 @@ def make_selector(tmp_path, *, noise=0.004, disturbed=0.0, seed=0):
         measure.calls += len(selections)
         return [
             Comparison(
-                key="simulated",
                 ratios=tuple(
                     device_ms(s) / device_ms({}) * (1 + noise * rng.normal(size=processes))
                     + 0.3 * (rng.random(processes) < disturbed)

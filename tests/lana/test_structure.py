@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lana.structure import structure_columns, structure_key
+from lana.structure import structure, structure_key
 
 X = (torch.randn(1, 8, 12, 12),)
 
@@ -66,7 +66,7 @@ def test_topology_matters():
 
 
 def test_columns_by_hand():
-    columns = structure_columns(nn.Conv2d(8, 16, 3, padding=1).eval(), X)
+    _, columns = structure(nn.Conv2d(8, 16, 3, padding=1).eval(), X)
     assert columns["parameters"] == 16 * 8 * 9 + 16
     assert columns["macs"] == 16 * 8 * 9 * 12 * 12
     assert columns["weight_bytes"] == 4 * columns["parameters"]
@@ -74,7 +74,7 @@ def test_columns_by_hand():
 
 def test_activations_are_what_operators_write_that_no_runtime_folds_away():
     wide = nn.Sequential(nn.Conv2d(8, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1)).eval()
-    columns = structure_columns(wide, X)
+    _, columns = structure(wide, X)
     assert columns["activations"] == (32 + 4) * 12 * 12
     assert columns["operators"] == 2
 
