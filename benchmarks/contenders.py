@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lana import selecting, stages
-from lana.evaluation import evaluating
+from lana.evaluation import evaluate_module
 from lana.export import to_computation
 from lana.finetuning import FineTuning, finetune
 from lana.pipeline import Setting
@@ -103,11 +103,7 @@ def student(
 
 def correct_on_test(setting: Setting, module: nn.Module, device: str) -> np.ndarray:
     """Whether each test image is classified rightly."""
-    found = []
-    with evaluating(module, device), torch.no_grad():
-        for inputs, labels in setting.data.test.batches(250, device=device):
-            found.append((module(inputs).argmax(1) == labels).cpu().numpy())
-    return np.concatenate(found)
+    return np.array(evaluate_module(module, setting.data.test, setting.task, device=device).per_example) > 0.5
 
 
 def tune(

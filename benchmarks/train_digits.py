@@ -10,15 +10,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lana.data import Split, load_data
+from lana.data import load_data
+from lana.evaluation import evaluate_module
+from lana.task import Classification
 from lana.teacher import load_teacher
-
-
-def accuracy(module: torch.nn.Module, split: Split) -> float:
-    module.eval()
-    with torch.no_grad():
-        right = [(module(inputs).argmax(1) == labels).float() for inputs, labels in split.batches(256)]
-    return float(torch.cat(right).mean())
 
 
 def main() -> None:
@@ -41,8 +36,10 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-        print(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {accuracy(module, data.validation):.4f}")
-    print(f"test accuracy {accuracy(module, data.test):.4f}")
+        print(
+            f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {evaluate_module(module, data.validation, Classification()).metric:.4f}"
+        )
+    print(f"test accuracy {evaluate_module(module, data.test, Classification()).metric:.4f}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(module.state_dict(), arguments.out)
 

@@ -31,7 +31,7 @@ from profilers import Comparison, Computation, compare
 if TYPE_CHECKING:
     from lana.pipeline import Setting
 
-CANDIDATE_IMAGES = 2000  # training images on which candidates are compared (the paper: 6000)
+CANDIDATE_IMAGES = 2000  # on which candidates are compared (the paper: 6000), and statistics of BatchNorm taken
 LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times
 
 
