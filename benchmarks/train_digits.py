@@ -36,9 +36,8 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-        print(
-            f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {evaluate_module(module, data.validation, Classification()).metric:.4f}"
-        )
+        metric = evaluate_module(module, data.validation, Classification()).metric
+        print(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {metric:.4f}")
     print(f"test accuracy {evaluate_module(module, data.test, Classification()).metric:.4f}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(module.state_dict(), arguments.out)
