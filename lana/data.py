@@ -353,7 +353,8 @@ def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
 
 
 def _classes_of(labels: Sequence[Any], where: str) -> np.ndarray:
-    """
+    """Labels as an array.
+
     Raises:
         UserError: they are no numbers of classes.
     """
