@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from contenders import BATCH, Contender, begin, compile_option, leave, save, tune
+from contenders import BATCH, Contender, begin, leave, save, tune, tuning_options
 
 from lana import selecting
 from lana.pipeline import open_finished
@@ -55,10 +55,7 @@ def fitted(
 @click.option("--from", "low", type=float, required=True, help="Share of the teacher's latency.")
 @click.option("--to", "high", type=float, required=True)
 @click.option("--draw", type=int, default=0, help="Students of the range to draw and measure besides.")
-@click.option("--epochs", type=float, default=3.0)
-@click.option("--seeds", type=int, default=1)
-@compile_option
-@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
+@tuning_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/alternatives"))
 def main(
     run: Path,

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,20 @@ from profilers import Comparison, compare
 BOOTSTRAPS = 1_000
 BATCH = 128
 WAITING = ".network"  # suffix of a network that is to be tuned elsewhere
-# Where a processor computes in bfloat16 itself, compiling gains nothing.
-compile_option = click.option(
-    "--compile", is_flag=True, help="Compile each network, half a minute: tuning is twice as fast on older processors."
-)
+
+
+def tuning_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every comparison lets one choose of the tuning."""
+    options = [
+        click.option("--epochs", type=float, default=3.0),
+        click.option("--seeds", type=int, default=1),
+        # Where a processor computes in bfloat16 itself, it gains nothing.
+        click.option("--compile", is_flag=True, help="Half a minute a network: twice as fast on older processors."),
+        click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @dataclass(kw_only=True, eq=False)

@@ -15,7 +15,6 @@ from contenders import (
     Contender,
     as_it_is,
     begin,
-    compile_option,
     difference,
     in_words,
     leave,
@@ -24,6 +23,7 @@ from contenders import (
     student,
     table,
     tune,
+    tuning_options,
     write_results,
 )
 
@@ -35,11 +35,8 @@ from lana.pipeline import open_finished
 @click.option("--sibling", "siblings", multiple=True, help="NAME=MODEL,WEIGHTS")
 @click.option("--ratio", "ratios", type=float, multiple=True, help="Further shares of the teacher's latency.")
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
-@click.option("--epochs", type=float, default=3.0)
-@click.option("--seeds", type=int, default=1)
+@tuning_options
 @click.option("--published", is_flag=True, help="Siblings and the teacher as they are, which tuning may harm.")
-@compile_option
-@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/family"))
 def main(
     run: Path,

@@ -29,7 +29,6 @@ import torch
 from contenders import (
     Contender,
     begin,
-    compile_option,
     difference,
     in_words,
     leave,
@@ -37,6 +36,7 @@ from contenders import (
     student,
     table,
     tune,
+    tuning_options,
     write_results,
 )
 from torch import Tensor, nn
@@ -236,10 +236,7 @@ def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], sear
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.5, 0.3), show_default=True)
 @click.option("--peer", "names", multiple=True, help="Default: all.")
 @click.option("--batch", "batches", type=int, multiple=True, help="Also measured at this batch.")
-@click.option("--epochs", type=float, default=3.0)
-@click.option("--seeds", type=int, default=1)
-@compile_option
-@click.option("--elsewhere", is_flag=True, help="Write what is not tuned yet, for tune.py on another machine.")
+@tuning_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/peers"))
 def main(
     run: Path,

@@ -1,4 +1,4 @@
-"""Augmentation of a fine-tuning batch beyond shifts: crops for larger images, mixup and cutmix."""
+"""Augmentation of a fine-tuning batch: shifts of small images, crops of larger ones, mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def resolve(augmentation: str, input_shape: tuple[int, ...]) -> str:
     if augmentation != "auto":
         return augmentation
     return "crop" if len(input_shape) == 3 and min(input_shape[1:]) >= LARGE_SIDE else "shift"
+
+
+def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """The usual augmentation of small images: shift by up to an eighth of the side, and mirror half of them.
+
+    Grey images are not mirrored: most are text or scans, where left and right matter.
+    """
+    batch, _, height, width = inputs.shape
+    pad = max(1, height // 8)
+    padded = F.pad(inputs, (pad, pad, pad, pad))
+    top, left = torch.randint(0, 2 * pad + 1, (2, batch, 1, 1), generator=generator).to(inputs.device)
+    rows = (torch.arange(height, device=inputs.device).view(1, -1, 1) + top).expand(-1, -1, width)
+    columns = (torch.arange(width, device=inputs.device).view(1, 1, -1) + left).expand(-1, height, -1)
+    if flip:
+        mirrored = torch.rand(batch, 1, 1, generator=generator).to(inputs.device) < 0.5
+        columns = torch.where(mirrored, columns.flip(2), columns)
+    which = torch.arange(batch, device=inputs.device).view(-1, 1, 1)
+    return padded[which, :, rows, columns].permute(0, 3, 1, 2).contiguous()
 
 
 def random_resized_crop(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lana.augment import shift_and_flip
 from lana.errors import UserError
 from lana.references import check_data, data_folder
 from lana.teacher import Preprocessing, Teacher, explain_function, function_from_file, require
@@ -105,24 +106,6 @@ class Data:
     validation: Split
     test: Split
     classes: tuple[str, ...] | None
-
-
-def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
-    """The usual augmentation of small images: shift by up to an eighth of the side, and mirror half of them.
-
-    Grey images are not mirrored: most are text or scans, where left and right matter.
-    """
-    batch, _, height, width = inputs.shape
-    pad = max(1, height // 8)
-    padded = torch.nn.functional.pad(inputs, (pad, pad, pad, pad))
-    top, left = torch.randint(0, 2 * pad + 1, (2, batch, 1, 1), generator=generator).to(inputs.device)
-    rows = (torch.arange(height, device=inputs.device).view(1, -1, 1) + top).expand(-1, -1, width)
-    columns = (torch.arange(width, device=inputs.device).view(1, 1, -1) + left).expand(-1, height, -1)
-    if flip:
-        mirrored = torch.rand(batch, 1, 1, generator=generator).to(inputs.device) < 0.5
-        columns = torch.where(mirrored, columns.flip(2), columns)
-    which = torch.arange(batch, device=inputs.device).view(-1, 1, 1)
-    return padded[which, :, rows, columns].permute(0, 3, 1, 2).contiguous()
 
 
 def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:

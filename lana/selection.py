@@ -385,8 +385,9 @@ class Selector:
         """Nothing else is measured for a budget that the fastest misses by more than a correction may move it."""
         if budget_ms >= self.lowest * self.teacher_ms and self.solve(budget_ms) is not None:
             return
-        self.measure_new([self.fastest()], PROCESSES)
-        measured = self.log.of(self.fastest())
+        selection = self.fastest()
+        self.measure_new([selection], PROCESSES)
+        measured = self.log.of(selection)
         if measured is None or measured.ratio * self.teacher_ms > FAR * budget_ms:
             raise self.unreachable(budget_ms)
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from lana.data import from_arrays, load_data, shift_and_flip, to_pixels
+from lana.augment import shift_and_flip
+from lana.data import from_arrays, load_data, to_pixels
 from lana.errors import UserError
 from lana.evaluation import check_labels, evaluate_module
 from lana.task import Classification
