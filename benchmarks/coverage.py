@@ -27,11 +27,12 @@ import onnxruntime  # noqa: F401 - imported before the forks
 import torch
 
 from lana.export import export_onnx, onnx_parity
+from lana.importing import import_torchvision
 from lana.layers import find_layers
 from lana.operations import offered
 from lana.structure import flat_tensors
 from lana.student import assemble, load_student, save_student
-from lana.teacher import import_torchvision, load_teacher
+from lana.teacher import load_teacher
 
 COLUMNS = ("network", "layers", "covered", "operations", "complete", "failed", "reason", "seconds")
 STEPS = ("layers", "reassembled", "selection", "exported", "loaded")

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lana.augment import shift_and_flip
 from lana.errors import UserError
+from lana.importing import explain_function, function_from_file, require
 from lana.references import check_data, data_folder
-from lana.teacher import Preprocessing, Teacher, explain_function, function_from_file, require
+from lana.teacher import Preprocessing, Teacher
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2  # of a data set that comes without a test split

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lana.errors import UserError
+from lana.importing import function_from_file
 from lana.recipe import near
-from lana.teacher import function_from_file
 
 
 @runtime_checkable

@@ -8,8 +8,10 @@ training are those of a process's share.
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor, nn
 
@@ -53,9 +55,6 @@ class Alone:
         """The mean over all."""
         return value
 
-    def close(self) -> None:
-        """Part from the others. A process that ends with threads at work for the group may be aborted by them."""
-
 
 class Together(Alone):
     """One of the processes that a launcher started (`torchrun`, `accelerate launch`)."""
@@ -89,5 +88,13 @@ class Together(Alone):
 
         return sum(gather_object([value])) / self.count
 
-    def close(self) -> None:
+    def end(self) -> NoReturn:
+        """Part from the others and end this process, successfully.
+
+        Python's own end is left out: threads that distributed training leaves behind may abort it
+        (https://github.com/pytorch/pytorch/pull/179291).
+        """
         self.accelerator.end_training()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

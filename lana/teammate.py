@@ -5,11 +5,11 @@ The process that starts them holds the run's lock, delivers and measures; these 
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from lana.errors import LanaError, UserError
 from lana.recipe import Recipe
@@ -40,7 +40,7 @@ def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
 
 
 def _check(recipe: Recipe) -> None:
-    from lana.teacher import require
+    from lana.importing import require
 
     require("accelerate", extra="gpu")
     if recipe.batch_size % recipe.processes:
@@ -58,14 +58,15 @@ def _check(recipe: Recipe) -> None:
             )
 
 
-def main(student: str, told: str, *, quiet: bool) -> None:
+def main(student: str, told: str, *, quiet: bool) -> NoReturn:
     from lana import delivery, pipeline
     from lana.team import Together
 
     folder, recipe = Path(student), Recipe.from_yaml(told)
-    with contextlib.closing(Together(recipe.device)) as team:
-        setting = pipeline.prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
-        delivery.train(setting, folder, recipe, team)
+    team = Together(recipe.device)
+    setting = pipeline.prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
+    delivery.train(setting, folder, recipe, team)
+    team.end()
 
 
 if __name__ == "__main__":

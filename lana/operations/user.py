@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from lana.errors import UserError
+from lana.importing import beside_its_neighbours, import_file
 from lana.layers import Layer
 from lana.operations.base import example_of
-from lana.teacher import beside_its_neighbours, import_file
 
 if TYPE_CHECKING:
     from lana.operations import Family

@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from lana.errors import UserError
-from lana.teacher import import_torchvision, load_teacher, parse_arguments
+from lana.importing import import_torchvision
+from lana.teacher import load_teacher, parse_arguments
 from lana.weights import load_weights, read_state_dict
 
 NET = """

@@ -67,4 +67,4 @@ if __name__ == "__main__":
     except Killed:
         kept["resumed"] = train(team, folder, plain=False, **options)
     torch.save(kept, folder / f"{team.index}of{team.count}.pt")
-    team.close()
+    team.end()
