@@ -130,8 +130,11 @@ def _fill(
             archive.write(source, f"profilers/{source.name}")
         listed = []
         for index, computation in enumerate(computations):
-            inside = f"computations/{index:04d}{computation.file.suffix}"
+            folder = f"computations/{index:04d}"
+            inside = f"{folder}/computation{computation.file.suffix}"
             archive.write(computation.file, inside)
+            for name in computation.beside:
+                archive.write(computation.file.parent / name, f"{folder}/{name}")
             listed.append({**computation.to_json(path.parent), "file": inside})
         archive.writestr("job.json", json.dumps({**job, "computations": listed}, indent=1))
 

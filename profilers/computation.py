@@ -51,6 +51,7 @@ class Computation:
         file: absolute, or relative to the JSON it is stored in.
         labels: for people, by column of the table: operation, family, layer, input_shape, output_shape.
         columns: additive numbers known without measuring: parameters, weight_bytes, macs, operators, and others.
+        beside: files that go with it, relative to its folder: weights that an ONNX file keeps outside.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Computation:
     inputs: tuple[TensorSpec, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, float] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.key or not self.key.isalnum():
@@ -105,6 +107,7 @@ class Computation:
             "inputs": [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in self.inputs],
             "labels": dict(self.labels),
             "columns": dict(self.columns),
+            "beside": list(self.beside),
         }
 
     @classmethod
@@ -113,7 +116,7 @@ class Computation:
             TensorSpec(name=spec["name"], shape=tuple(spec["shape"]), dtype=spec["dtype"]) for spec in fields["inputs"]
         )
         file = Path(os.path.normpath(folder.absolute() / fields["file"]))
-        return cls(**{**fields, "file": file, "inputs": inputs})
+        return cls(**{**fields, "file": file, "inputs": inputs, "beside": tuple(fields.get("beside", ()))})
 
     @classmethod
     def from_onnx(cls, path: Path | str, *, batch: int = 1) -> Computation:
@@ -123,6 +126,7 @@ class Computation:
             ProfilerError: the file is no ONNX file, or leaves other sizes open.
         """
         import onnx
+        from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
         path = Path(path)
         try:
@@ -130,6 +134,7 @@ class Computation:
         except Exception as error:
             raise ProfilerError(f"{path} cannot be read as ONNX: {error}") from error
         weights = {weight.name for weight in graph.initializer}
+        outside = {ExternalDataInfo(weight).location for weight in graph.initializer if uses_external_data(weight)}
         specs = []
         for value in graph.input:
             if value.name in weights:
@@ -146,7 +151,14 @@ class Computation:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
             specs.append(TensorSpec(name=value.name, shape=tuple(sizes), dtype=dtype))
         key = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-        return cls(key=key, name=path.stem, form="onnx", file=path.absolute(), inputs=tuple(specs))
+        return cls(
+            key=key,
+            name=path.stem,
+            form="onnx",
+            file=path.absolute(),
+            inputs=tuple(specs),
+            beside=tuple(sorted(outside)),
+        )
 
 
 def _onnx_producer(head: bytes) -> str:

@@ -1,6 +1,7 @@
 """The round trip over a device with nothing of ours: archive → run.py → what it sends back."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -9,7 +10,7 @@ import zipfile
 import pytest
 from computations import exported_convolution, onnx_convolution
 
-from profilers import LatencyTable, ProfilerError, RuntimeSettings
+from profilers import Computation, LatencyTable, ProfilerError, RuntimeSettings
 from profilers.bundle import MEASUREMENTS, TABLE, read_measurements, write_bundle
 
 FORBIDDEN = ("torch", "lana", "pandas", "onnx", "solvers")
@@ -62,6 +63,25 @@ def test_measurements_of_networks_come_back(tmp_path):
     assert list(found.networks) == ["n16 of 16"]
     assert found.networks["n16 of 16"].ratio > 1
     assert len(found.networks["n16 of 16"].ratios) == 2
+
+
+def test_weights_beside_an_onnx_file_come_along(tmp_path):
+    import onnx
+
+    written, kept_apart = onnx_convolution(tmp_path), tmp_path / "apart" / "network.onnx"
+    kept_apart.parent.mkdir()
+    onnx.save_model(
+        onnx.load(written.file), kept_apart, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    computation = Computation.from_onnx(kept_apart)
+    assert computation.beside == ("weights.bin",)
+    assert Computation.from_json(computation.to_json(tmp_path), tmp_path) == computation
+    archive = write_bundle(tmp_path / "out.zip", [computation], runtime="onnxruntime-cpu", settings=RuntimeSettings())
+    zipfile.ZipFile(archive).extractall(tmp_path / "device")
+    shutil.rmtree(kept_apart.parent)
+    result = run_there(tmp_path / "device")
+    assert result.returncode == 0, result.stderr
+    assert LatencyTable.read(tmp_path / "device" / TABLE).lookup(computation.key).latency_ms > 0
 
 
 @pytest.mark.serial  # some 20 s of measuring in processes of torch
