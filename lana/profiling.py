@@ -254,20 +254,25 @@ def _trainable(offer: Offer) -> bool:
 
 
 def _one_per_step(offers: Sequence[Offer], limit_ms: float, steps: int) -> list[Offer]:
-    """At each step the two families of start (the teacher's weights, nothing) may keep one each."""
+    """At each step the two kinds of start (the teacher's weights, nothing) may keep one each; so may a family apart."""
     if not offers:
         return []
     edges = np.linspace(min(offer.latency_ms for offer in offers) * 0.999, limit_ms, steps + 1)
-    best: dict[tuple[int, bool], Offer] = {}
+    best: dict[tuple[int, bool, str], Offer] = {}
     for offer in sorted(offers, key=lambda offer: offer.macs, reverse=True):
-        derived = _starts_good(offer)
-        best.setdefault((int(np.searchsorted(edges, offer.latency_ms)), derived), offer)
+        step, apart = int(np.searchsorted(edges, offer.latency_ms)), _stands_apart(offer)
+        best.setdefault((step, _starts_good(offer), offer.family if apart else ""), offer)
     preferred = sorted(best.values(), key=lambda offer: (not _starts_good(offer), offer.latency_ms))
-    return preferred[:steps]
+    together = [offer for offer in preferred if not _stands_apart(offer)]
+    return together[:steps] + [offer for offer in preferred if _stands_apart(offer)]
 
 
 def _starts_good(offer: Offer) -> bool:
     return offer.family in FAMILIES and FAMILIES[offer.family].derived
+
+
+def _stands_apart(offer: Offer) -> bool:
+    return offer.family in FAMILIES and FAMILIES[offer.family].apart
 
 
 def write_offers(path: Path, offers: Sequence[Offer]) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from lana.errors import UserError
 from lana.layers import Layer
-from lana.operations import convolution, derived, heads, merged, pruning, tokens, user
+from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
 from lana.operations.base import Build, Features, is_map, is_vector, keeps_shape, map_shapes
 from lana.recipe import near
 
@@ -32,7 +32,8 @@ class Family:
     """Operations of one kind: how one is built, where it makes sense, and the parameters that the paper's pool has.
 
     `applies` is asked of the family, `fits` of each operation of it. `derived` families start from the teacher's
-    weights or are solved in closed form.
+    weights or are solved in closed form. Of a family that stands `apart`, size alone does not tell what it loses beside
+    others of its latency: it is trained in addition to them.
     """
 
     build: Build
@@ -40,6 +41,7 @@ class Family:
     grid: Mapping[str, Sequence[float]]
     fits: Callable[[Layer, nn.Module, Parameters], bool] = _always
     derived: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,14 @@ FAMILIES: dict[str, Family] = {
         build=heads.fewer_heads, applies=heads.can_lose_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
     ),
     "no_se": Family(build=derived.no_se, applies=derived.has_gates, grid={}, derived=True),
+    "halved": Family(
+        build=halved.halved,
+        applies=halved.can_halve,
+        fits=halved.fits_halved,
+        grid={"w": (0.25, 0.5, 1)},
+        derived=True,
+        apart=True,
+    ),
     # at a span, one of its blocks for all of them
     "merged": Family(build=merged.merged, applies=merged.can_merge, grid={"w": (0.25, 0.5, 1)}, derived=True),
     # one linear map, solved in closed form
@@ -125,6 +135,8 @@ _DEFAULT = [
     *(f"pruned_w{eighths / 8:.4g}" for eighths in range(7, 0, -1)),
     "low_rank_r0.5",
     "low_rank_r0.25",
+    "halved_w1",
+    "halved_w0.5",
     "fewer_heads_h0.5",
     "no_se",
     "linear_k1",

@@ -14,7 +14,7 @@ STANDS = {  # at how many kinds of layer each family must stand
     **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs"], 10),
     **dict.fromkeys(["efn", "efnv2", "bot_trans", "lambda"], 10),
     "teacher": 12, "identity": 7, "linear": 12, "vit": 11, "mlp": 3, "pruned": 8, "low_rank": 10, "fewer_heads": 1,
-    "no_se": 1, "merged": 2,
+    "no_se": 1, "merged": 2, "halved": 5,
 }  # fmt: skip
 
 
@@ -129,6 +129,28 @@ def test_a_merged_block_starts_as_the_member_that_fits(kind, member, features):
         assert torch.equal(merged(inputs), module[member](inputs))
     half = parse_operation("merged_w0.5").build(layer, module, features[kind])
     assert half.body[0].out_channels == merged.body[0].out_channels // 2
+
+
+@pytest.mark.parametrize("last", [nn.Identity, nn.ReLU])
+def test_at_half_the_resolution_nothing_is_lost_of_what_has_no_more_detail(last):
+    """A block that works place by place, on a map of 2×2 equal places."""
+    layer = Layer(
+        name="layer", input_shape=(4, 6, 8), output_shape=(4, 6, 8), layout="nchw", macs=1, members=("layer",)
+    )
+    block = made(0, lambda: nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), last()))
+    inputs = torch.randn(3, 4, 3, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    with torch.no_grad():
+        assert torch.allclose(parse_operation("halved_w1").build(layer, block)(inputs), block(inputs), atol=1e-6)
+
+
+def test_where_the_shape_changes_detail_comes_through_a_shortcut(features):
+    """What the block leaves at half the resolution is solved for: with it the output is nearer to the layer's."""
+    layer, module = layer_of("stride")
+    inputs, target = features["stride"]
+    with torch.no_grad():
+        built = parse_operation("halved_w1").build(layer, module, (inputs, target)).eval()
+        alone, whole = ((output - target).square().mean() for output in (built.added(inputs), built(inputs)))
+    assert whole < 0.9 * alone
 
 
 def test_all_heads_are_the_teachers_block(features):

@@ -46,6 +46,20 @@ def test_widths_that_run_slower_than_wider_ones_are_not_trained():
     }
 
 
+def test_half_the_resolution_is_tried_beside_fewer_channels():
+    """Size does not tell which of the two loses less: that depends on the layer's resolution."""
+    here = layer("block")
+    offers = [
+        offer(here, "teacher", 0.070, 64),
+        offer(here, "pruned_w0.25", 0.020, 17),
+        offer(here, "low_rank_r0.25", 0.020, 16),
+        offer(here, "halved_w1", 0.020, 16),
+    ]
+    assert {name for (_, name), reason in kept(offers).items() if reason == "kept"} == {
+        "teacher", "pruned_w0.25", "halved_w1",
+    }  # fmt: skip
+
+
 def test_a_span_must_be_faster_than_its_members_together():
     one, two, both = layer("a"), layer("b"), layer("a", "b")
     # the larger kernel contains the smaller one and is slower
