@@ -26,7 +26,7 @@ KEPT_BYTES = 1 << 30  # of a teacher's outputs; maps of classes of a thousand im
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over the examples of a split; `per_example` is the metric of each, for paired comparisons."""
+    """Means over the examples of a split; `per_example` is the metric of each (nan where it shows nothing)."""
 
     metric: float
     loss: float
@@ -52,7 +52,7 @@ def evaluate_module(
                 ) from error
     metric, loss = torch.cat(metrics), torch.cat(losses)
     return Evaluation(
-        metric=float(metric.mean()),
+        metric=float(metric.nanmean()),
         loss=float(loss.mean()),
         examples=len(metric),
         per_example=tuple(metric.tolist()),

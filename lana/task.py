@@ -23,7 +23,7 @@ class Task(Protocol):
         """The loss against the labels."""
 
     def metric(self, output: Any, labels: Tensor) -> Tensor:
-        """The figure that is reported; larger is better."""
+        """The figure that is reported; larger is better, and nan for an example that shows nothing."""
 
     def distance(self, output: Any, teacher_output: Any) -> Tensor:
         """How far an output is from the teacher's; zero for equal ones."""
@@ -67,7 +67,7 @@ class Segmentation(Classification):
     def metric(self, output: Any, labels: Tensor) -> Tensor:
         valid = (labels != self.ignored).flatten(1)
         right = (tensor_of(output).argmax(1) == labels).flatten(1) & valid
-        return right.sum(1).float() / valid.sum(1).clamp(min=1)
+        return right.sum(1).float() / valid.sum(1)  # nan without any valid pixel
 
 
 _TASKS = {"classification": Classification, "segmentation": Segmentation}

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
+from lana.data import from_arrays
 from lana.errors import UserError
+from lana.evaluation import evaluate_module
 from lana.task import Classification, Segmentation, load_task
 
 
@@ -32,6 +35,16 @@ def test_pixels_of_255_count_for_nothing():
     labels[:, :2] = 255
     for judge in (Segmentation().loss, Segmentation().metric):
         torch.testing.assert_close(judge(logits, labels), judge(logits[:, :, 2:], labels[:, 2:]))
+
+
+def test_an_image_of_255_alone_does_not_lower_the_accuracy():
+    images, labels = torch.randn(3, 2, 4, 4), torch.randint(0, 2, (3, 4, 4))
+    labels[1] = 255
+    whole, shown = (
+        evaluate_module(nn.Identity(), from_arrays(images[chosen], labels[chosen], None), Segmentation()).metric
+        for chosen in ([0, 1, 2], [0, 2])
+    )
+    assert whole == pytest.approx(shown)
 
 
 def test_an_unknown_task_is_refused():
