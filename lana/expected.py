@@ -18,6 +18,7 @@ from lana.run import write
 from lana.structure import bytes_of
 
 MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
+MOST_IN_ALL = 2 << 30  # of the epochs of all seeds and settings that lie in one folder
 
 
 def with_expected(
@@ -31,7 +32,7 @@ def with_expected(
     """Every batch with the teacher's outputs on it.
 
     `kept` is a file for the outputs of just these batches: the teacher runs only where it is not there yet. It is
-    written when the last batch was taken. Without a teacher nothing is expected.
+    written when the last batch was taken, while its folder has room. Without a teacher nothing is expected.
     """
     if teacher is None:
         yield from ((inputs, labels, None) for inputs, labels in batches)
@@ -53,7 +54,9 @@ def with_expected(
     if kept is not None:
         memory = io.BytesIO()
         torch.save(found, memory)
-        write(kept, lambda beside: beside.write_bytes(memory.getvalue()))
+        there = sum(path.stat().st_size for path in kept.parent.glob(f"*{kept.suffix}"))
+        if there + len(memory.getbuffer()) <= MOST_IN_ALL:
+            write(kept, lambda beside: beside.write_bytes(memory.getvalue()))
 
 
 def _plain(output: Any) -> bool:

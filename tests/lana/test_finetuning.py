@@ -107,13 +107,28 @@ def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher
         assert torch.equal(value, second[name]), name
 
 
-def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("lana.expected.MOST_BYTES", 100)
+@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_IN_ALL"])
+def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(f"lana.expected.{limit}", 100)
     settings = FineTuning(epochs=1, batch_size=50)
     finetune(
         network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c", expected=tmp_path / "expected"
     )
     assert not (tmp_path / "expected").exists()
+
+
+def test_outputs_are_kept_while_there_is_room(teacher, data, tmp_path, monkeypatch):
+    """Room for one epoch's file and half of the next."""
+    folder = tmp_path / "expected"
+
+    def kept(name, epochs):
+        settings = FineTuning(epochs=epochs, batch_size=50)
+        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=folder)
+        return list(folder.glob("*.pt"))
+
+    (only,) = kept("a", 1)
+    monkeypatch.setattr("lana.expected.MOST_IN_ALL", int(1.5 * only.stat().st_size))
+    assert kept("b", 3) == [only]
 
 
 class Result(NamedTuple):
