@@ -51,8 +51,9 @@ def evaluate_module(
                     "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
                 ) from error
     metric, loss = torch.cat(metrics), torch.cat(losses)
+    shows = ~(metric.isnan() & loss.isfinite())  # where the loss is none either, the network computed no number
     return Evaluation(
-        metric=float(metric.nanmean()),
+        metric=float(metric[shows].mean()),
         loss=float(loss.mean()),
         examples=len(metric),
         per_example=tuple(metric.tolist()),

@@ -23,7 +23,7 @@ class Task(Protocol):
         """The loss against the labels."""
 
     def metric(self, output: Any, labels: Tensor) -> Tensor:
-        """The figure that is reported; larger is better, and nan for an example that shows nothing."""
+        """The figure that is reported, larger is better; nan beside a finite loss for an example that shows nothing."""
 
     def distance(self, output: Any, teacher_output: Any) -> Tensor:
         """How far an output is from the teacher's; zero for equal ones."""

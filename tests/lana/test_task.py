@@ -1,5 +1,7 @@
 """What tasks compute, by formula; how they are named."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +47,16 @@ def test_an_image_of_255_alone_does_not_lower_the_accuracy():
         for chosen in ([0, 1, 2], [0, 2])
     )
     assert whole == pytest.approx(shown)
+
+
+def test_what_a_network_does_not_compute_is_not_left_out():
+    class Nearness(Classification):
+        def metric(self, output, labels):
+            return -self.loss(output, labels)
+
+    logits, labels = torch.tensor([[2.0, 0.0], [float("nan"), 0.0]]), torch.tensor([0, 1])
+    found = evaluate_module(nn.Identity(), from_arrays(logits, labels, None), Nearness())
+    assert math.isnan(found.metric)
 
 
 def test_an_unknown_task_is_refused():
