@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lana.layers import Layer
+
+
+def tensor_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The one tensor that a layer is called with; what else is said is what it assumes of its own accord."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
 class LastLayerReached(Exception):
@@ -27,7 +32,7 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, t
 
     def first(name: str) -> Any:
         def keep_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs[name] = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)).detach().clone()
+            inputs[name] = tensor_of(args, kwargs).detach().clone()
 
         return keep_input
 
@@ -86,7 +91,7 @@ class Switch(nn.Module):
         if self._replayed is not None and not self.recording:
             return self._replayed.clone() if self._copy else self._replayed
         if self.instead is not None:
-            return self.instead(args[0] if args else next(iter(kwargs.values())))
+            return self.instead(tensor_of(args, kwargs))
         output = self.original(*args, **kwargs)
         if self.recording and isinstance(output, Tensor):  # anything else is computed anew each time
             self._original_output, self._version = output, output._version

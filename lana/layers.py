@@ -7,6 +7,7 @@ the reason, and left as it is.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lana.structure import flat_tensors, macs_of, quiet_evaluation
 
 TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather than replaced as a whole
 NEGLIGIBLE = 0.002  # of the network's work: less is not worth a choice
+_PLAIN = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +108,12 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
     hooks = []
 
     def before(record: _Seen) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             record.calls += 1
             record.order = next(order)
             record.inputs = list(flat_tensors([args, kwargs]))
             record.entered = [tensor._version for tensor in record.inputs]
-            record.other_arguments = len(args) + len(kwargs) != 1 or not isinstance(
-                (*args, *kwargs.values())[0], Tensor
-            )
+            record.other_arguments = _says_more(module, args, kwargs)
             running.append(record)
 
         return hook
@@ -143,6 +143,18 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
     return seen, count
 
 
+def _says_more(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call says more than one tensor and what the module assumes of its own accord (mask=None)."""
+    if len(args) + len(kwargs) == 1:
+        return not isinstance((*args, *kwargs.values())[0], Tensor)
+    signature = inspect.signature(module.forward)
+    usual = {name: parameter.default for name, parameter in signature.parameters.items()}
+    told = signature.bind(*args, **kwargs).arguments
+    tensors = [name for name, value in told.items() if isinstance(value, Tensor)]
+    others = ((value, usual[name]) for name, value in told.items() if name not in tensors[:1])
+    return len(tensors) != 1 or not all(isinstance(value, _PLAIN) and value == default for value, default in others)
+
+
 def find_layers(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
@@ -168,10 +180,15 @@ def find_layers(
     modules = dict(model.named_modules())
     batch = next(flat_tensors(example_inputs)).shape[0]
     search = _Search(model, modules, seen, total, granularity, batch)
-    chosen = sorted(search.run(), key=lambda name: seen[name].order)
+    chosen, bound = search.run(), set[str]()
+    candidates = chosen
+    while read := looked_into(model, candidates, example_inputs):  # what they hold may yet be replaced
+        within = {name: search.inside(name) for name in sorted(read)}
+        bound |= {name for name, inner in within.items() if not inner}
+        candidates = [path for inner in within.values() for path in inner]
+        chosen = [name for name in chosen if not within.get(name)] + candidates
     layers, passed = [], search.passed_over
-    bound = looked_into(model, chosen, example_inputs)
-    for name in chosen:
+    for name in sorted(chosen, key=lambda name: seen[name].order):
         reason = ""
         if not _matches(name, [include] if isinstance(include, str) else include):
             reason = "left out by --layers"
@@ -239,6 +256,10 @@ class _Search:
 
     def run(self) -> list[str]:
         return list(self._descend("", inside=True))
+
+    def inside(self, name: str) -> list[str]:
+        """The layers within one that cannot be replaced as a whole."""
+        return list(self._children_layers(name))
 
     def _descend(self, name: str, *, inside: bool = False) -> Iterator[str]:
         if not inside and self.seen[name].calls == 0:  # a list of modules, or a part that is not used
@@ -337,7 +358,9 @@ class _Search:
             return "works on integers"
         if self._of_parts(name):
             return f"has {source.shape[0]} along its first dimension for a batch of {self.batch}"
-        if source.ndim != target.ndim or source.ndim not in (2, 3, 4) or source.shape[0] != target.shape[0]:
+        if source.ndim > 4:
+            return f"works on {source.ndim} dimensions, the batch one of them; a layer has 2 to 4"
+        if source.ndim != target.ndim or source.ndim < 2 or source.shape[0] != target.shape[0]:
             return f"turns shape {tuple(source.shape)} into {tuple(target.shape)}"
         prefix = f"{name}." if name else ""
         for parameter in module.parameters():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import inspect
 import json
 import os
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save, save_model
 from torch import Tensor, nn
 
 from lana.errors import LanaError, UserError
-from lana.features import replace
+from lana.features import replace, tensor_of
 from lana.layers import Layer
 from lana.operations import parse_operation
 from lana.operations.derived import Skip
@@ -60,10 +61,27 @@ def assemble(
             continue
         trained = (operations or {}).get((layer.name, operation))
         module = build_operation(layer, teacher, operation) if trained is None else copy.deepcopy(trained)
-        replace(student, layer.members[0], module)
+        _stand_in(student, layer.members[0], module)
         for member in layer.members[1:]:
-            replace(student, member, Skip())
+            _stand_in(student, member, Skip())
     return student.eval()
+
+
+def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a layer, and let it hear of one tensor only, where its place is told more (mask=None) or by name.
+
+    In a `TransformerEncoderLayer` as well: one whose parts have hooks calls them, instead of reading their weights.
+    """
+    parameters = inspect.signature(student.get_submodule(name).forward).parameters
+    own = next(iter(inspect.signature(module.forward).parameters))
+    reads_weights = isinstance(student.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer)
+    if reads_weights or list(parameters) not in ([own], ["input"]):
+        module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
+    replace(student, name, module)
+
+
+def _only_the_tensor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Tensor], dict[str, Any]]:
+    return (tensor_of(args, kwargs),), {}
 
 
 def save_operation(module: nn.Module, path: Path) -> None:

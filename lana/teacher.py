@@ -230,10 +230,26 @@ def _build(model: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.
         if kind == "torchvision":
             return _from_torchvision(name, kwargs, pretrained=pretrained)
     module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
-    if not isinstance(module, nn.Module):
-        raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
+    module = _bare(module, model)
     own = getattr(module, "preprocessing", None)
     return module, own if isinstance(own, Mapping) else None
+
+
+def _bare(module: Any, model: str) -> nn.Module:
+    """The network that a user's function returned, in float32, without what it is compiled or spread over GPUs by."""
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
+    wrapped = getattr(module, "_orig_mod", None)  # of torch.compile
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        wrapped = module.module
+    if wrapped is not None:
+        return _bare(wrapped, model)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UserError(
+            f"{model} returned TorchScript ({type(module).__name__}), whose parts cannot be replaced. "
+            "Return the torch.nn.Module that it was made of."
+        )
+    return module.float()
 
 
 def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:

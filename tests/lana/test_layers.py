@@ -118,6 +118,34 @@ def test_several_inputs_are_passed_over_and_looked_into():
     assert "parts.0.conv" in names(scan)
 
 
+class Masked(Residual):
+    def forward(self, x, mask=None, *, scale=1.0):
+        y = self.two(torch.relu(self.one(x))) * scale
+        return x + (y if mask is None else y * mask)
+
+
+@pytest.mark.parametrize(
+    ("run", "whole"),
+    [
+        (lambda p, x: p[0](x, None), True),
+        (lambda p, x: p[0](scale=1.0, x=x, mask=None), True),
+        (lambda p, x: p[0](x, scale=0.5), False),
+        (lambda p, x: p[0](x, torch.ones(())), False),
+        (lambda p, x: p[0](x, x), False),
+    ],
+)
+def test_what_is_said_beside_the_tensor_matters_where_it_is_not_assumed_anyway(run, whole):
+    scan = scan_of(Masked(), Masked(), run=lambda p, x: p[1](run(p, x)))
+    assert ("parts.0" in names(scan)) is whole
+    assert ("parts.0.one" in names(scan)) is not whole
+
+
+def test_volumes_are_no_layers():
+    scan = find_layers(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 3)), (torch.zeros(1, 1, 6, 6, 6),))
+    assert scan.layers == ()
+    assert reasons(scan)["2"] == "works on 5 dimensions, the batch one of them; a layer has 2 to 4"
+
+
 def test_shared_parameters_are_left_alone():
     one, other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
     other.weight = one.weight
@@ -260,9 +288,10 @@ def test_where_the_channels_are(size):
 
 
 def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():
+    """Of the block around it the other parts are layers still."""
     scan = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x.to(p[0].one.weight.dtype))))
-    assert names(scan) == ["stem", "parts.1"]
-    assert reasons(scan)["parts.0"] == "other code reads its parts"
+    assert names(scan) == ["stem", "parts.0.two", "parts.1"]
+    assert reasons(scan)["parts.0.one"] == "other code reads its parts"
 
 
 def test_a_layer_whose_parts_are_read_by_number_is_left_alone():
@@ -271,8 +300,8 @@ def test_a_layer_whose_parts_are_read_by_number_is_left_alone():
         Residual(),
         run=lambda p, x: p[1](p[0](x.to(p[0][0].weight.dtype))),
     )
-    assert "parts.0" not in names(scan)
-    assert reasons(scan)["parts.0"] == "other code reads its parts"
+    assert not any(name.startswith("parts.0") for name in names(scan))
+    assert reasons(scan)["parts.0.0"] == "other code reads its parts"
 
 
 class Windows(nn.Module):
@@ -297,7 +326,7 @@ def test_what_works_on_parts_of_examples_is_no_layer_of_its_own():
     assert reasons(fine)["parts.0.inside.0.one"] == "has 8 along its first dimension for a batch of 2"
 
 
-def test_a_network_that_dispatches_on_classes_keeps_its_layers_as_they_are():
+def test_a_network_that_dispatches_on_classes_keeps_its_blocks_but_not_what_is_inside():
     def run(parts, x):
         for part in parts:
             if not isinstance(part, Residual):
@@ -306,8 +335,8 @@ def test_a_network_that_dispatches_on_classes_keeps_its_layers_as_they_are():
         return x
 
     scan = scan_of(Residual(), Residual(), run=run)
-    assert names(scan) == ["stem"]
-    assert reasons(scan)["parts.0"] == "other code reads its parts"
+    assert names(scan) == ["stem", "parts.0.one", "parts.0.two", "parts.1.one", "parts.1.two"]
+    assert "parts.0" not in reasons(scan)
 
 
 def test_a_part_that_is_not_used_is_named():

@@ -107,6 +107,53 @@ def test_a_program_of_torch_export(digits_teacher, student, tmp_path):
         assert torch.allclose(torch.export.load(path).module()(x), student(x), atol=1e-5)
 
 
+class Encoder(nn.Module):
+    """PyTorch's own transformer: its blocks are told of masks, and read the weights of their parts in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        block = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(block, 3)
+
+    def forward(self, x):
+        return self.encoder(x).mean(1)
+
+
+@pytest.mark.parametrize("granularity", ["block", "fine"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_student_of_pytorchs_own_transformer_runs(granularity, grad, tmp_path):
+    teacher, x = Encoder().eval(), torch.randn(2, 5, 16)
+    scan = find_layers(teacher, (x,), granularity=granularity)
+    blocks = ["encoder.layers.1", "encoder.layers.2"] if granularity == "block" else []
+    assert set(blocks) <= {layer.name for layer in scan.layers}
+    student = assemble(teacher, scan.layers, {layer.name: "linear_k1" for layer in scan.layers})
+    assert not any("original" in name for name in student.state_dict())
+    with torch.set_grad_enabled(grad):
+        output = student(x)
+    assert output.shape == (2, 16)
+    assert onnx_parity(student, export_onnx(student, x[:1], tmp_path / "m.onnx"), [x[:1]]) < 1e-4
+    program = torch.export.load(export_program(student, x, tmp_path / "m.pt2")).module()
+    assert torch.allclose(program(x), output, atol=1e-5)
+
+
+def test_a_layer_may_be_called_by_name():
+    class Network(nn.Sequential):
+        def forward(self, x):
+            return self[2](hidden=self[1](hidden=self[0](x), mask=None))
+
+    class Block(nn.Conv2d):
+        def forward(self, hidden, mask=None):
+            return hidden + super().forward(hidden)
+
+    teacher = Network(nn.Conv2d(3, 4, 1), Block(4, 4, 3, padding=1), Block(4, 4, 3, padding=1)).eval()
+    x = torch.randn(2, 3, 6, 6)
+    scan = find_layers(teacher, (x,))
+    assert [layer.name for layer in scan.layers] == ["0", "1", "2"]
+    with torch.no_grad():
+        skipped = assemble(teacher, scan.layers, {"1": "identity", "2": "identity"})(x)
+        assert torch.equal(skipped, teacher[0](x))
+
+
 def test_behind_a_skipped_layer_code_may_work_in_place():
     teacher = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True)

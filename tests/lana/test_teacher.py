@@ -61,6 +61,23 @@ def test_unknown_models_are_refused(net, model, expected):
         load_teacher(model.format(net=net))
 
 
+@pytest.mark.parametrize("made", ["torch.nn.DataParallel(NET)", "torch.compile(NET)", "NET.half()", "NET.double()"])
+def test_what_a_network_is_wrapped_or_kept_in_is_no_part_of_it(tmp_path, made):
+    file = tmp_path / "net.py"
+    conv = "torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))"
+    file.write_text(f"import torch\n\ndef net():\n    return {made.replace('NET', conv)}\n")
+    teacher = load_teacher(f"{file}:net", image_size=8)
+    assert type(teacher.module) is torch.nn.Sequential
+    assert teacher.module(teacher.example()).dtype is torch.float32
+
+
+def test_torchscript_is_refused(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("import torch\n\ndef net():\n    return torch.jit.script(torch.nn.Conv2d(3, 4, 3))\n")
+    with pytest.raises(UserError, match="returned TorchScript .* Return the torch.nn.Module that it was made of"):
+        load_teacher(f"{file}:net", image_size=8)
+
+
 def test_a_function_imports_its_neighbours_when_it_is_called(net):
     assert load_teacher(f"{net}:of_a_neighbour", image_size=8).example().shape == (1, 3, 8, 8)
     assert str(net.parent) not in sys.path
