@@ -68,19 +68,15 @@ def assemble(
 
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module at a layer, and let it hear of one tensor only, where its place is told more (mask=None) or by name.
-
-    In a `TransformerEncoderLayer` as well: one whose parts have hooks calls them, instead of reading their weights.
-    """
+    """Put a module at a layer; where the place may be told more (mask=None), or by name, it hears of the tensor only."""
     parameters = inspect.signature(student.get_submodule(name).forward).parameters
     own = next(iter(inspect.signature(module.forward).parameters))
-    reads_weights = isinstance(student.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer)
-    if reads_weights or list(parameters) not in ([own], ["input"]):
+    if list(parameters) not in ([own], ["input"]):
         module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
     replace(student, name, module)
 
 
-def _only_the_tensor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Tensor], dict[str, Any]]:
+def _only_the_tensor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return (tensor_of(args, kwargs),), {}
 
 

@@ -132,6 +132,9 @@ def load_teacher(
             raise UserError(f"--std {','.join(map(str, preprocessing.std))}: expected more than 0 for every channel.")
         input_shape = preprocessing.input_shape
     module.eval()
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoderLayer):  # its fused form reads the weights of what may be replaced
+            part.activation_relu_or_gelu = 0
     if not any(parameter.requires_grad for parameter in module.parameters()):  # frozen for use; a student learns
         module.requires_grad_(True)
     teacher = Teacher(

@@ -25,6 +25,8 @@ EQUAL = 1e-4  # relative: two ways to compute one attention
 class HeadAttention(nn.Module):
     """Plain self-attention over tokens, (batch, tokens, channels), with heads of any number and width."""
 
+    batch_first, in_proj_bias = True, None  # what `nn.TransformerEncoderLayer` asks before it takes its fused form
+
     def __init__(self, qkv: nn.Linear, proj: nn.Linear, heads: int, *, pair: bool) -> None:
         super().__init__()
         self.qkv, self.proj, self.heads, self.pair = qkv, proj, heads, pair

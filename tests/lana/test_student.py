@@ -12,7 +12,9 @@ from torch import nn
 from lana.errors import UserError
 from lana.export import export_onnx, export_program, onnx_parity, relative_error
 from lana.layers import find_layers
+from lana.operations import offered
 from lana.student import assemble, build_operation, load_student, save_student
+from lana.teacher import load_teacher
 
 
 @pytest.fixture
@@ -107,33 +109,41 @@ def test_a_program_of_torch_export(digits_teacher, student, tmp_path):
         assert torch.allclose(torch.export.load(path).module()(x), student(x), atol=1e-5)
 
 
-class Encoder(nn.Module):
-    """PyTorch's own transformer: its blocks are told of masks, and read the weights of their parts in evaluation."""
+ENCODER = """
+from torch import nn
 
-    def __init__(self):
-        super().__init__()
-        block = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-        self.encoder = nn.TransformerEncoder(block, 3)
-
-    def forward(self, x):
-        return self.encoder(x).mean(1)
+def encoder():
+    return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 3)
+"""
 
 
 @pytest.mark.parametrize("granularity", ["block", "fine"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_student_of_pytorchs_own_transformer_runs(granularity, grad, tmp_path):
-    teacher, x = Encoder().eval(), torch.randn(2, 5, 16)
+    """Its blocks are told of masks, and in evaluation would read the weights of their parts."""
+    (tmp_path / "net.py").write_text(ENCODER)
+    teacher, x = load_teacher(f"{tmp_path / 'net.py'}:encoder", input_shape=(5, 16)).module, torch.randn(2, 5, 16)
     scan = find_layers(teacher, (x,), granularity=granularity)
-    blocks = ["encoder.layers.1", "encoder.layers.2"] if granularity == "block" else []
-    assert set(blocks) <= {layer.name for layer in scan.layers}
+    blocks = ["layers.1", "layers.2"] if granularity == "block" else []
+    assert {*blocks, "layers.0.linear1"} <= {layer.name for layer in scan.layers}
     student = assemble(teacher, scan.layers, {layer.name: "linear_k1" for layer in scan.layers})
-    assert not any("original" in name for name in student.state_dict())
     with torch.set_grad_enabled(grad):
         output = student(x)
-    assert output.shape == (2, 16)
+    assert output.shape == (2, 5, 16)
     assert onnx_parity(student, export_onnx(student, x[:1], tmp_path / "m.onnx"), [x[:1]]) < 1e-4
     program = torch.export.load(export_program(student, x, tmp_path / "m.pt2")).module()
     assert torch.allclose(program(x), output, atol=1e-5)
+
+
+def test_every_operation_of_pytorchs_own_block_runs_in_evaluation(tmp_path):
+    (tmp_path / "net.py").write_text(ENCODER)
+    teacher, x = load_teacher(f"{tmp_path / 'net.py'}:encoder", input_shape=(5, 16)).module, torch.randn(2, 5, 16)
+    layer = next(layer for layer in find_layers(teacher, (x,)).layers if layer.name == "layers.1")
+    operations = [one.name for one in offered(layer, teacher.layers[1], "all")]
+    assert {"fewer_heads_h0.5", "low_rank_r0.5", "pruned_w0.5"} <= set(operations)
+    with torch.no_grad():
+        for operation in operations:
+            assert build_operation(layer, teacher, operation).eval()(x).shape == x.shape
 
 
 def test_a_layer_may_be_called_by_name():

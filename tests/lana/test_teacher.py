@@ -74,7 +74,7 @@ def test_what_a_network_is_wrapped_or_kept_in_is_no_part_of_it(tmp_path, made):
 def test_torchscript_is_refused(tmp_path):
     file = tmp_path / "net.py"
     file.write_text("import torch\n\ndef net():\n    return torch.jit.script(torch.nn.Conv2d(3, 4, 3))\n")
-    with pytest.raises(UserError, match="returned TorchScript .* Return the torch.nn.Module that it was made of"):
+    with pytest.raises(UserError, match=r"returned TorchScript .* Return the torch.nn.Module that it was made of"):
         load_teacher(f"{file}:net", image_size=8)
 
 
