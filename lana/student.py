@@ -68,7 +68,7 @@ def assemble(
 
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module at a layer; where the place may be told more (mask=None), or by name, it hears of the tensor only."""
+    """Put a module at a layer; where it may be told more (mask=None), or by name, it hears of the tensor only."""
     parameters = inspect.signature(student.get_submodule(name).forward).parameters
     own = next(iter(inspect.signature(module.forward).parameters))
     if list(parameters) not in ([own], ["input"]):
