@@ -47,6 +47,7 @@ from profilers import Computation, LatencyTable, RuntimeSettings, compare, creat
 from profilers import profile as measure_table
 from profilers.bundle import form_on_device, write_bundle
 from profilers.library import search_path
+from profilers.sweep import device_of
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
@@ -112,7 +113,21 @@ def baseline(setting: Setting) -> Baseline:
             f"The run directory {run.path} was made with other weights of {recipe.model} or other examples of "
             f"{recipe.data} than there are now. Give another --out, or put back what was there."
         )
+    _tell_other_device(setting)
     return kept
+
+
+def _tell_other_device(setting: Setting) -> None:
+    """Say so where the run was measured on another machine: what was distilled is good here, what was measured not."""
+    if not setting.run.table.is_file():
+        return
+    there = LatencyTable.read(setting.run.table).header.device
+    here = device_of(create_runtime(setting.recipe.runtime, setting.runtime_settings))
+    if there != here:
+        setting.tell(
+            f"The latencies of {setting.run.path} were measured on {there}, and this is {here}: its budgets hold "
+            "there. For a budget of this machine begin another run (--out), or give lana select its table (--table)."
+        )
 
 
 def examples(setting: Setting) -> Iterator[Tensor]:

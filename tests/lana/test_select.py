@@ -109,6 +109,20 @@ def test_a_run_of_other_weights_or_data_is_not_gone_on_with(pool):
         path.write_text(before)
 
 
+def test_a_run_that_was_measured_elsewhere_is_told_of(pool, tmp_path, capsys):
+    def told(out):
+        with open_finished(out):
+            return capsys.readouterr().err
+
+    assert "were measured on" not in told(pool)
+    moved = shutil.copytree(pool, tmp_path / "moved", ignore=shutil.ignore_patterns("students", ".lock"))
+    table = moved / "pool" / "table.csv"
+    ours = LatencyTable.read(table)
+    header = dataclasses.replace(ours.header, device="a processor of old")
+    LatencyTable(header=header, fields=ours.fields).write(table)
+    assert f"measured on a processor of old, and this is {ours.header.device}: its budgets hold there" in told(moved)
+
+
 def test_the_digest_is_of_weights_and_labels(pool):
     with open_finished(pool, quiet=True) as (setting, _, _):
         before, split = digest(setting), setting.data.test
