@@ -31,7 +31,7 @@ class Layer:
     Attributes:
         name: dotted path of the submodule in the teacher; of a span, its members joined by "+".
         input_shape, output_shape: without the batch.
-        layout: "nchw" | "nhwc" | "ntc" | "nc".
+        layout: "nchw" | "nhwc" | "ncl" | "ntc" | "nc".
         macs: multiply-adds for one example.
         members: the submodules it covers, in order of execution.
     """
@@ -399,22 +399,23 @@ def _layer(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module
 
 
 def _layout(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module]) -> str:
-    """Where the channels are: of maps, where the first part with weights that tells reads them."""
+    """Where the channels are: of maps and sequences, where the first part with weights that tells reads them."""
     source = seen[name].inputs[0]
-    if source.ndim != 4:
-        return "nc" if source.ndim == 2 else "ntc"
+    if source.ndim == 2:
+        return "nc"
+    first, last = ("nchw", "nhwc") if source.ndim == 4 else ("ncl", "ntc")
     inside = [path for path in modules if (path == name or path.startswith(f"{name}.")) and seen[path].calls]
     for path in sorted(inside, key=lambda path: seen[path].order):
         part, read = modules[path], seen[path].inputs
         if not read or read[0].shape != source.shape:
             continue
-        if isinstance(part, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)):
-            return "nchw"
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
+            return first
         if isinstance(part, nn.Linear):
-            return "nhwc"
-        if isinstance(part, nn.LayerNorm) and source.shape[1] != source.shape[3]:
-            return "nhwc" if part.normalized_shape[-1] == source.shape[3] else "nchw"
-    return "nchw"
+            return last
+        if isinstance(part, nn.LayerNorm) and source.shape[1] != source.shape[-1]:
+            return last if part.normalized_shape[-1] == source.shape[-1] else first
+    return first if source.ndim == 4 else last
 
 
 def _spans(

@@ -36,8 +36,10 @@ def is_vector(layer: Layer, module: nn.Module | None = None) -> bool:
 
 
 def map_shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Input and output shape as (channels, height, width)."""
+    """Input and output shape as (channels, height, width); a sequence is a map of one row."""
     shapes = layer.input_shape, layer.output_shape
+    if layer.layout == "ncl":
+        return (shapes[0][0], 1, shapes[0][1]), (shapes[1][0], 1, shapes[1][1])
     if layer.layout == "nhwc":
         return (shapes[0][2], *shapes[0][:2]), (shapes[1][2], *shapes[1][:2])
     return shapes
@@ -125,16 +127,21 @@ class Permuted(nn.Module):
 
 
 def on_maps(build: Build) -> Build:
-    """Let a builder for channels-first maps serve channels-last layers too."""
+    """Let a builder for channels-first maps serve channels-last layers and sequences too."""
 
     @functools.wraps(build)
     def permuted(
         layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
     ) -> nn.Module:
-        if layer.layout != "nhwc":
+        if layer.layout not in ("nhwc", "ncl"):
             return build(layer, module, p, features)
         inputs, outputs = map_shapes(layer)
         first = dataclasses.replace(layer, input_shape=inputs, output_shape=outputs, layout="nchw")
+        if layer.layout == "ncl":
+            if features is not None:
+                features = (features[0].unsqueeze(2), features[1].unsqueeze(2))
+            as_map = nn.Sequential(nn.Flatten(1, 2), module, nn.Unflatten(1, (outputs[0], 1)))
+            return nn.Sequential(nn.Unflatten(1, (inputs[0], 1)), build(first, as_map, p, features), nn.Flatten(1, 2))
         if features is not None:
             features = (features[0].permute(LAST_TO_FIRST), features[1].permute(LAST_TO_FIRST))
         built = build(first, Permuted(module, FIRST_TO_LAST, LAST_TO_FIRST), p, features)

@@ -16,7 +16,7 @@ LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it 
 MOST_FADED = 16.0  # beyond that nothing was explained, and there is nothing to amplify
 SAMPLED_ROWS = 20_000  # places of the features that a closed form is solved on
 
-Map = nn.Conv2d | nn.Linear
+Map = nn.Conv1d | nn.Conv2d | nn.Linear
 
 
 def is_dense(part: nn.Module) -> bool:
@@ -26,7 +26,8 @@ def is_dense(part: nn.Module) -> bool:
     """
     if isinstance(part, nn.Linear):
         return type(part).forward is nn.Linear.forward
-    if not isinstance(part, nn.Conv2d) or type(part).forward is not nn.Conv2d.forward:
+    kinds = (nn.Conv1d, nn.Conv2d)
+    if not isinstance(part, kinds) or type(part).forward not in [kind.forward for kind in kinds]:
         return False
     return part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
 
@@ -38,10 +39,14 @@ def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         columns, targets = inputs.flatten(0, -2), outputs.flatten(0, -2)
         chosen = torch.randperm(len(columns), generator=generator)[:SAMPLED_ROWS].to(inputs.device)
         return columns[chosen], targets[chosen]
+    window = [module.kernel_size, module.dilation, module.padding, module.stride]
+    if isinstance(module, nn.Conv1d):  # a map of one row
+        inputs, outputs = inputs.unsqueeze(2), outputs.unsqueeze(2)
+        window = [(row, *column) for row, column in zip((1, 1, 0, 1), window, strict=True)]
     places = outputs.shape[2] * outputs.shape[3]
     images = max(1, min(len(inputs), SAMPLED_ROWS // min(places, 64)))
     chosen = torch.randperm(places, generator=generator)[:64].to(inputs.device)
-    unfolded = F.unfold(inputs[:images], module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+    unfolded = F.unfold(inputs[:images], *window)  # type: ignore[arg-type]
     columns = unfolded[:, :, chosen].transpose(1, 2).flatten(0, 1)
     return columns, outputs[:images].flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
 
 
 def can_be_linear(layer: Layer, module: nn.Module) -> bool:
-    return is_map(layer) or is_vector(layer)
+    shorter = layer.layout == "ncl" and layer.output_shape[1] <= layer.input_shape[1]
+    return is_map(layer) or is_vector(layer) or shorter
 
 
 def linear(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
@@ -106,7 +107,7 @@ def _linear_of_maps(
 @once_a_structure
 def _factorable(layer: Layer, module: nn.Module) -> tuple[str, ...]:
     """The maps inside that run once and are large enough to be factored."""
-    names = {part: name for name, part in module.named_modules() if type(part) in (nn.Conv2d, nn.Linear)}
+    names = {part: name for name, part in module.named_modules() if type(part) in get_args(Map)}
     inside = [f"{name}." for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
     large = [part for part in names if is_dense(part) and _full_rank(part) >= SMALLEST_RANK]
     seen = watch(module, large, example_for(layer, module))
@@ -202,8 +203,8 @@ def _two_maps(part: Map, rank: int) -> tuple[Map, Map]:
         return nn.Linear(part.in_features, rank, bias=False, **where), nn.Linear(rank, part.out_features, **where)
     for name in ("stride", "padding", "dilation", "padding_mode"):
         where[name] = getattr(part, name)
-    first = nn.Conv2d(part.in_channels, rank, part.kernel_size, bias=False, **where)  # type: ignore[arg-type]
-    return first, nn.Conv2d(rank, part.out_channels, 1, device=part.weight.device, dtype=part.weight.dtype)
+    first = type(part)(part.in_channels, rank, part.kernel_size, bias=False, **where)  # type: ignore[arg-type]
+    return first, type(part)(rank, part.out_channels, 1, device=part.weight.device, dtype=part.weight.dtype)
 
 
 # --- without gates ------------------------------------------------------------------------------------------------

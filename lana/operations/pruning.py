@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import torch
@@ -193,7 +193,7 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
         try:
             graph = torch_pruning.DependencyGraph().build_dependency(block, example_inputs=example)
             with _bounded_groups():
-                groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+                groups = list(graph.get_all_groups(root_module_types=list(get_args(Map))))
         finally:
             logging.disable(logging.NOTSET)
     found = []
@@ -221,7 +221,7 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
 def _groups_of(block: nn.Module, parts: Sequence[Part]) -> int:
     """In how many groups convolutions (other than depthwise ones) and normalisations treat these channels."""
     modules = [block.get_submodule(part.path) for part in parts if not part.parameter]
-    grouped = [m.groups for m in modules if isinstance(m, nn.Conv2d) and m.groups < m.in_channels]
+    grouped = [m.groups for m in modules if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.groups < m.in_channels]
     return max([*grouped, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)), 1])
 
 
@@ -296,6 +296,11 @@ def _width(part: Map) -> int:
     return part.in_features if isinstance(part, nn.Linear) else part.in_channels
 
 
+def _channels_of(part: Map) -> int:
+    """The dimension that channels are along in what goes in and out."""
+    return -1 if isinstance(part, nn.Linear) else 1
+
+
 def _importance(block: nn.Module, group: InnerGroup, seen: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> Tensor:
     """What each channel adds to the maps that consume it, by weights alone without data; over places of the groups."""
     total = torch.zeros(group.channels)
@@ -307,9 +312,7 @@ def _importance(block: nn.Module, group: InnerGroup, seen: Mapping[nn.Module, tu
         power = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1).square().sum((1, 3)).flatten().cpu()
         if target in seen:
             inputs = seen[target][0]
-            power = (
-                power * inputs.movedim(1 if isinstance(target, nn.Conv2d) else -1, 0).flatten(1).square().mean(1).cpu()
-            )
+            power = power * inputs.movedim(_channels_of(target), 0).flatten(1).square().mean(1).cpu()
         total.index_add_(0, part.roots, power[part.indices])
     return total.view(group.groups, -1).sum(0)
 
@@ -322,9 +325,7 @@ def _reconstruct(
 ) -> None:
     """Solve each map that lost inputs, in order, for the outputs that it gave before."""
     for part in dense_parts(block):
-        kept_outputs = part in before and before[part][1].shape[1 if isinstance(part, nn.Conv2d) else -1] == len(
-            part.weight
-        )
+        kept_outputs = part in before and before[part][1].shape[_channels_of(part)] == len(part.weight)
         if not kept_outputs or _width(part) == widths[part]:
             continue
         now = watch(block, [part], inputs)

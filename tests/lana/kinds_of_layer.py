@@ -74,6 +74,23 @@ class Last(nn.Module):
         return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
 
 
+class Heard(nn.Module):
+    """A residual block over time, as networks for sound have it."""
+
+    def __init__(self, inputs, outputs, stride=1):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv1d(inputs, 32, 5, stride, 2, bias=False),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Conv1d(32, outputs, 3, 1, 2, 2),
+        )
+        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else nn.Conv1d(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
 LAYERS = {
     "same": (lambda: Block(16, 16), (16, 12, 12), (16, 12, 12), "nchw"),
     "odd size": (lambda: Block(16, 16), (16, 7, 9), (16, 7, 9), "nchw"),
@@ -83,6 +100,8 @@ LAYERS = {
     "channels": (lambda: Block(16, 40), (16, 8, 8), (40, 8, 8), "nchw"),
     "gated": (lambda: Gated(16), (16, 6, 6), (16, 6, 6), "nchw"),
     "channels last": (lambda: Last(16), (7, 6, 16), (7, 6, 16), "nhwc"),
+    "sequence": (lambda: Heard(16, 16), (16, 20), (16, 20), "ncl"),
+    "sequence, stride": (lambda: Heard(16, 24, 2), (16, 21), (24, 11), "ncl"),
     "tokens": (lambda: Tokens(32), (10, 32), (10, 32), "ntc"),
     "span": (lambda: nn.Sequential(Block(16, 16), Block(16, 16)), (16, 8, 8), (16, 8, 8), "nchw"),
     "span, stride": (lambda: nn.Sequential(Block(16, 16), Block(16, 32, 2)), (16, 8, 8), (32, 4, 4), "nchw"),

@@ -287,6 +287,14 @@ def test_where_the_channels_are(size):
     assert [(layer.name, layer.layout) for layer in first.layers] == [("0", "nchw"), ("1", "nchw")]
 
 
+@pytest.mark.parametrize("size", [8, 12])
+def test_where_the_channels_of_a_sequence_are(size):
+    first = find_layers(nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, size),))
+    assert [layer.layout for layer in first.layers] == ["ncl"]
+    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, size, 8),))
+    assert [layer.layout for layer in last.layers] == ["ntc", "ntc"]
+
+
 def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():
     """Of the block around it the other parts are layers still."""
     scan = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x.to(p[0].one.weight.dtype))))
