@@ -69,9 +69,8 @@ def assemble(
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module at a layer; where it may be told more (mask=None), or by name, it hears of the tensor only."""
-    parameters = inspect.signature(student.get_submodule(name).forward).parameters
-    own = next(iter(inspect.signature(module.forward).parameters))
-    if list(parameters) not in ([own], ["input"]):
+    first, *others = inspect.signature(student.get_submodule(name).forward).parameters
+    if others or first not in ("x", "input"):  # other names may be called by
         module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
     replace(student, name, module)
 
