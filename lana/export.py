@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ def export_onnx(
     module.eval()
     with _quiet(), torch.no_grad():
         try:
-            outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(module(example))) if i)]
+            module = _in_a_tuple(module, found := module(example))
+            outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
         except Exception as error:
             raise ExportFailed(f"{type(module).__name__} fails on an example: {_short(error)}") from error
         axes = {name: {0: "batch"} for name in ("input", *outputs)} if dynamic_batch else None
@@ -85,6 +86,20 @@ def export_onnx(
     return write(path, lambda beside: beside.write_bytes(content))
 
 
+class _InATuple(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flat_tensors(self.module(x)))
+
+
+def _in_a_tuple(module: nn.Module, output: Any) -> nn.Module:
+    """The module, its outputs in a tuple where they come in a record of the network's own, which no exporter knows."""
+    return module if isinstance(output, (Tensor, tuple, list, dict)) else _InATuple(module).eval()
+
+
 def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> Path:
     """Write a module as a `torch.export` program (.pt2).
 
@@ -95,6 +110,7 @@ def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_ba
     with _quiet(), torch.no_grad():
         try:
             shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
+            module = _in_a_tuple(module, module(example))
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
             return write(path, lambda beside: torch.export.save(program, beside))
         except Exception as error:

@@ -1,6 +1,7 @@
 """Assembling, saving, loading and exporting a student."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -162,6 +163,24 @@ def test_a_layer_may_be_called_by_name():
     with torch.no_grad():
         skipped = assemble(teacher, scan.layers, {"1": "identity", "2": "identity"})(x)
         assert torch.equal(skipped, teacher[0](x))
+
+
+@dataclass
+class Found:
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+def test_outputs_in_a_record_of_the_networks_own_are_exported(tmp_path):
+    class Network(nn.Conv2d):
+        def forward(self, x):
+            return Found(super().forward(x).mean((2, 3)), x)
+
+    network, x = Network(3, 4, 3).eval(), torch.randn(1, 3, 8, 8)
+    assert onnx_parity(network, export_onnx(network, x, tmp_path / "m.onnx"), [x]) < 1e-4
+    logits, features = torch.export.load(export_program(network, x, tmp_path / "m.pt2")).module()(x)
+    assert torch.allclose(logits, network(x).logits, atol=1e-5)
+    assert torch.equal(features, x)
 
 
 def test_behind_a_skipped_layer_code_may_work_in_place():
