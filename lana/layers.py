@@ -148,11 +148,10 @@ def _says_more(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     if len(args) + len(kwargs) == 1:
         return not isinstance((*args, *kwargs.values())[0], Tensor)
     signature = inspect.signature(module.forward)
-    usual = {name: parameter.default for name, parameter in signature.parameters.items()}
     told = signature.bind(*args, **kwargs).arguments
-    tensors = [name for name, value in told.items() if isinstance(value, Tensor)]
-    others = ((value, usual[name]) for name, value in told.items() if name not in tensors[:1])
-    return len(tensors) != 1 or not all(isinstance(value, _PLAIN) and value == default for value, default in others)
+    others = {name: value for name, value in told.items() if not isinstance(value, Tensor)}
+    assumed = (isinstance(v, _PLAIN) and v == signature.parameters[name].default for name, v in others.items())
+    return len(told) - len(others) != 1 or not all(assumed)
 
 
 def find_layers(
@@ -183,7 +182,7 @@ def find_layers(
     chosen, bound = search.run(), set[str]()
     candidates = chosen
     while read := looked_into(model, candidates, example_inputs):  # what they hold may yet be replaced
-        within = {name: search.inside(name) for name in sorted(read)}
+        within = {name: search.run(name) for name in sorted(read)}
         bound |= {name for name, inner in within.items() if not inner}
         candidates = [path for inner in within.values() for path in inner]
         chosen = [name for name in chosen if not within.get(name)] + candidates
@@ -254,12 +253,9 @@ class _Search:
             if name and self._is_block(name) and not _is_leaf(modules[name]) and not _is_container(modules[name])
         }
 
-    def run(self) -> list[str]:
-        return list(self._descend("", inside=True))
-
-    def inside(self, name: str) -> list[str]:
-        """The layers within one that cannot be replaced as a whole."""
-        return list(self._children_layers(name))
+    def run(self, within: str = "") -> list[str]:
+        """The layers inside of the network, or of a submodule that cannot be replaced as a whole."""
+        return list(self._descend(within, inside=True))
 
     def _descend(self, name: str, *, inside: bool = False) -> Iterator[str]:
         if not inside and self.seen[name].calls == 0:  # a list of modules, or a part that is not used

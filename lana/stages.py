@@ -48,6 +48,7 @@ from profilers import profile as measure_table
 from profilers.bundle import form_on_device, write_bundle
 from profilers.library import search_path
 from profilers.sweep import device_of
+from profilers.table_file import read_begun
 
 if TYPE_CHECKING:
     from lana.pipeline import Setting
@@ -119,14 +120,12 @@ def baseline(setting: Setting) -> Baseline:
 
 def _tell_other_device(setting: Setting) -> None:
     """Say so where the run was measured on another machine: what was distilled is good here, what was measured not."""
-    if not setting.run.table.is_file():
-        return
-    there = LatencyTable.read(setting.run.table).header.device
+    begun = read_begun(setting.run.table)
     here = device_of(create_runtime(setting.recipe.runtime, setting.runtime_settings))
-    if there != here:
+    if begun is not None and begun.device != here:
         setting.tell(
-            f"The latencies of {setting.run.path} were measured on {there}, and this is {here}: its budgets hold "
-            "there. For a budget of this machine begin another run (--out), or give lana select its table (--table)."
+            f"The latencies of {setting.run.path} were measured on {begun.device}, and this is {here}: its budgets "
+            "hold there. For a budget of this machine begin another run (--out), or give lana select its table (--table)."
         )
 
 

@@ -24,8 +24,15 @@ LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 def is_map(layer: Layer, module: nn.Module | None = None) -> bool:
     """Whether the layer turns a feature map into one of the same or a smaller size."""
-    if layer.layout not in ("nchw", "nhwc"):
-        return False
+    return layer.layout in ("nchw", "nhwc") and _no_larger(layer)
+
+
+def is_sequence(layer: Layer, module: nn.Module | None = None) -> bool:
+    """Whether the layer turns a channels-first sequence into one of the same or a smaller length."""
+    return layer.layout == "ncl" and _no_larger(layer)
+
+
+def _no_larger(layer: Layer) -> bool:
     (_, height, width), (_, out_height, out_width) = map_shapes(layer)
     return out_height <= height and out_width <= width
 

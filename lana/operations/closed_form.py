@@ -16,7 +16,8 @@ LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it 
 MOST_FADED = 16.0  # beyond that nothing was explained, and there is nothing to amplify
 SAMPLED_ROWS = 20_000  # places of the features that a closed form is solved on
 
-Map = nn.Conv1d | nn.Conv2d | nn.Linear
+Convolution = nn.Conv1d | nn.Conv2d
+Map = Convolution | nn.Linear
 
 
 def is_dense(part: nn.Module) -> bool:
@@ -26,8 +27,7 @@ def is_dense(part: nn.Module) -> bool:
     """
     if isinstance(part, nn.Linear):
         return type(part).forward is nn.Linear.forward
-    kinds = (nn.Conv1d, nn.Conv2d)
-    if not isinstance(part, kinds) or type(part).forward not in [kind.forward for kind in kinds]:
+    if not isinstance(part, Convolution) or type(part).forward not in (nn.Conv1d.forward, nn.Conv2d.forward):
         return False
     return part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
 

@@ -20,6 +20,7 @@ from lana.operations.base import (
     ends_in_relu,
     example_for,
     is_map,
+    is_sequence,
     is_vector,
     keeps_shape,
     on_maps,
@@ -64,8 +65,7 @@ def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
 
 
 def can_be_linear(layer: Layer, module: nn.Module) -> bool:
-    shorter = layer.layout == "ncl" and layer.output_shape[1] <= layer.input_shape[1]
-    return is_map(layer) or is_vector(layer) or shorter
+    return is_map(layer) or is_sequence(layer) or is_vector(layer)
 
 
 def linear(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:

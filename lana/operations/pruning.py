@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lana.errors import LanaError
 from lana.layers import Layer
 from lana.operations.base import Features, example_of, once_a_structure
-from lana.operations.closed_form import Map, dense_parts, solve, watch
+from lana.operations.closed_form import Convolution, Map, dense_parts, solve, watch
 from lana.structure import quiet_evaluation
 
 LARGEST_GROUP = 1000  # members; those of real blocks have up to some hundred
@@ -221,7 +221,7 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
 def _groups_of(block: nn.Module, parts: Sequence[Part]) -> int:
     """In how many groups convolutions (other than depthwise ones) and normalisations treat these channels."""
     modules = [block.get_submodule(part.path) for part in parts if not part.parameter]
-    grouped = [m.groups for m in modules if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m.groups < m.in_channels]
+    grouped = [m.groups for m in modules if isinstance(m, Convolution) and m.groups < m.in_channels]
     return max([*grouped, *(m.num_groups for m in modules if isinstance(m, nn.GroupNorm)), 1])
 
 

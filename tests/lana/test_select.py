@@ -121,6 +121,8 @@ def test_a_run_that_was_measured_elsewhere_is_told_of(pool, tmp_path, capsys):
     header = dataclasses.replace(ours.header, device="a processor of old")
     LatencyTable(header=header, fields=ours.fields).write(table)
     assert f"measured on a processor of old, and this is {ours.header.device}: its budgets hold there" in told(moved)
+    table.write_text(table.read_text()[:-40])  # killed while it was written
+    assert "measured on a processor of old" in told(moved)
 
 
 def test_the_digest_is_of_weights_and_labels(pool):
