@@ -125,7 +125,7 @@ def _tell_other_device(setting: Setting) -> None:
     if begun is not None and begun.device != here:
         setting.tell(
             f"The latencies of {setting.run.path} were measured on {begun.device}, and this is {here}: its budgets "
-            "hold there. For a budget of this machine begin another run (--out), or give lana select its table (--table)."
+            "hold there. For one of this machine begin another run (--out), or give lana select its table (--table)."
         )
 
 
