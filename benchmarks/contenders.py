@@ -23,8 +23,8 @@ from lana import selecting, stages
 from lana.evaluation import evaluate_module
 from lana.export import to_computation
 from lana.finetuning import FineTuning, finetune
-from lana.pipeline import Setting
 from lana.selection import Selector
+from lana.setting import Setting
 from lana.student import count_parameters, load_student
 from lana.teacher import load_teacher
 from profilers import Comparison, compare

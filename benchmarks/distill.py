@@ -29,9 +29,9 @@ from torch import nn
 
 from lana.distill import GROUP_BYTES
 from lana.imitation import Job, train
-from lana.pipeline import Setting, prepare
 from lana.profiling import pairs, read_offers
 from lana.run import Run
+from lana.setting import Setting, prepare
 from lana.student import build_operation
 
 BATCH = 64

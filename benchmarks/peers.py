@@ -43,8 +43,9 @@ from torch import Tensor, nn
 
 from lana import selecting, stages
 from lana.batchnorm import reestimate_batchnorm
-from lana.pipeline import Setting, open_finished
+from lana.pipeline import open_finished
 from lana.selection import Selector
+from lana.setting import Setting
 from lana.student import assemble
 
 Make = Callable[[float], nn.Module]  # a network for a number between 0 (as the teacher) and 1 (as fast as it goes)

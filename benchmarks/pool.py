@@ -22,10 +22,10 @@ from processes import side_by_side
 
 from lana import stages
 from lana.layers import Layer
-from lana.pipeline import Setting, prepare
 from lana.profiling import Offer, pairs
 from lana.recipe import Recipe
 from lana.run import Run
+from lana.setting import Setting, prepare
 
 Pairs = Sequence[tuple[Layer, str]]
 

@@ -21,9 +21,9 @@ from contenders import WAITING, result_of, tune_row, tuning
 from processes import side_by_side
 
 from lana.finetuning import taught
-from lana.pipeline import Setting, prepare
 from lana.recipe import Recipe
 from lana.run import Run
+from lana.setting import Setting, prepare
 
 Row = tuple[Path, int]  # a network that waits, and a seed
 

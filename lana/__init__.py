@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from lana.errors import BudgetUnreachable, LanaError, UserError
     from lana.layers import Layer, LayerScan, find_layers
     from lana.operations import Operation, offered
-    from lana.pipeline import compress, evaluate, finetune, measure, profile, select
+    from lana.pipeline import compress, finetune, select
     from lana.recipe import Recipe
+    from lana.standalone import evaluate, measure, profile
     from lana.student import load_student
     from lana.teacher import load_teacher
 
@@ -32,10 +33,10 @@ _HOME = {
     "Operation": "operations",
     "offered": "operations",
     "compress": "pipeline",
-    "evaluate": "pipeline",
+    "evaluate": "standalone",
     "finetune": "pipeline",
-    "measure": "pipeline",
-    "profile": "pipeline",
+    "measure": "standalone",
+    "profile": "standalone",
     "select": "pipeline",
     "Recipe": "recipe",
     "load_student": "student",

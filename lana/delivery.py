@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -21,17 +20,13 @@ from lana.evaluation import evaluate_module
 from lana.export import ExportFailed, export_onnx, export_program, onnx_parity, to_computation
 from lana.forms import check_parity
 from lana.recipe import FINETUNING, Recipe
-from lana.references import onnx_file
 from lana.run import write, write_json, write_text
+from lana.setting import Setting
 from lana.student import SELECTED, WEIGHTS, count_parameters, load_student_as_teacher, save_weights
 from lana.summary import Summary, summarise
 from lana.team import Alone
 from lana.teammate import fine_tune_together
 from lana.wholes import PROCESSES, Log, replaced
-from profilers import Comparison, Computation, RuntimeSettings, compare
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
 
 MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is within the budget
 
@@ -154,9 +149,3 @@ def deliver(
     write_card(folder, summary)
     write_json(folder / "summary.json", asdict(summary))  # last: with it the student is delivered
     return summary
-
-
-def measure_target(target: str, *, runtime: str, settings: RuntimeSettings, processes: int) -> Comparison:
-    """Measure a file beside itself: `reference_ms` of the result is its latency; see `lana.pipeline.measure`."""
-    computation = Computation.from_onnx(onnx_file(target), batch=settings.batch)
-    return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]

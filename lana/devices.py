@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -32,14 +32,12 @@ from lana.prediction import plain_sum_ms, total
 from lana.profiling import Offer, with_latencies
 from lana.run import write_json
 from lana.selection import MARGIN, Selection, Selector
+from lana.setting import Setting
 from lana.student import assemble, save_student
 from lana.wholes import PROCESSES, Log, replaced
 from profilers import LatencyTable, MissingRow
 from profilers.bundle import form_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
 
 SENT = 6  # students sent out besides the chosen ones, spread over the range of latency, to fit the correction on
 

@@ -16,59 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from lana import delivery, devices, selecting, stages
 from lana.console import figure
-from lana.data import Data, load_data
 from lana.errors import UserError
-from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
-from lana.forms import Exported, Options, export_as, form_of
-from lana.layers import Layer, LayerScan, find_layers
-from lana.operations import check_own, pool_names
 from lana.plan import Plan, as_distilled, estimate, fit_to_time
-from lana.progress import Progress
-from lana.recipe import FINETUNING, SELECTING, Recipe, flag, near
+from lana.recipe import FINETUNING, SELECTING, Recipe, check_options
 from lana.references import is_student
 from lana.run import Run
 from lana.selection import Selector
-from lana.student import load_student_as_teacher, own_module
+from lana.setting import Setting, prepare
 from lana.summary import Summary, nothing_to_do
-from lana.task import Task, load_task
-from lana.teacher import Teacher, load_teacher, teacher_of
-from profilers import Comparison, LatencyTable, RuntimeSettings, create_runtime
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
-    """What every stage works on: the run, what it was told, and the loaded teacher, data and task."""
-
-    run: Run
-    recipe: Recipe
-    teacher: Teacher
-    data: Data
-    task: Task
-    scan: LayerScan
-    quiet: bool = False
-
-    @property
-    def runtime_settings(self) -> RuntimeSettings:
-        return self.recipe.runtime_settings
-
-    def progress(self, title: str, total: float = 1.0) -> Progress:
-        return Progress(title, total, quiet=self.quiet)
-
-    def tell(self, text: str) -> None:
-        """What a user wants to see early: wrong figures of the teacher are a reason to stop."""
-        if not self.quiet:
-            print(text, file=sys.stderr)
 
 
 def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
@@ -100,6 +62,13 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         return delivery.deliver(setting, baseline, student, recipe)
 
 
+def make_pool(setting: Setting, baseline: stages.Baseline) -> Selector:
+    """Profile, distil and score: everything that is shared by all students of the run."""
+    offers, operations = stages.distill(setting, stages.profile(setting))
+    losses = stages.score(setting, offers, operations)
+    return selecting.selector(setting, offers, operations, losses, baseline)
+
+
 def dry_run(recipe: Recipe) -> Plan:
     """What `compress` would do and how long it would take; writes nothing.
 
@@ -109,28 +78,6 @@ def dry_run(recipe: Recipe) -> Plan:
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
         setting = prepare(run, recipe)
         return estimate(setting, fit_to_time(setting))
-
-
-def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
-    """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
-    check_device(recipe.device)
-    pool_names(recipe.pool)
-    create_runtime(recipe.runtime, recipe.runtime_settings)
-    teacher = teacher_of(recipe)
-    task = load_task(recipe.task)
-    data = load_data(recipe.data, teacher, seed=recipe.seed)
-    check_labels(teacher, data, task)
-    scan = some_layers_of(teacher, recipe)
-    check_own(recipe.pool, _places(teacher, scan))
-    run.begin(recipe)
-    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
-
-
-def make_pool(setting: Setting, baseline: stages.Baseline) -> Selector:
-    """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = stages.distill(setting, stages.profile(setting))
-    losses = stages.score(setting, offers, operations)
-    return selecting.selector(setting, offers, operations, losses, baseline)
 
 
 def select(
@@ -154,7 +101,7 @@ def select(
         UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option
             that selecting does not have.
     """
-    _check_options(options, (*SELECTING, "device"), "Selecting")
+    check_options(options, (*SELECTING, "device"), "Selecting")
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
         chosen = None if max_loss is None else selector.fastest_within(max_loss)
@@ -192,7 +139,7 @@ def select_for(
         UserError: the run is not finished, a table is of another network, two are of one name, or none is of what was
             measured; `BudgetUnreachable` if nothing fits.
     """
-    _check_options(options, (*SELECTING, "device"), "Selecting")
+    check_options(options, (*SELECTING, "device"), "Selecting")
     devices.check_devices(list(budgets_ms), measured)
     with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
         opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
@@ -226,12 +173,6 @@ def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str
     return name or selecting.free_name(run, otherwise, recipe)
 
 
-def _check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    for name in given:
-        if name not in known:
-            raise UserError(f"{what} has no option {name!r}.{near(name, list(known))}")
-
-
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, from what was selected, and deliver it anew.
 
@@ -251,7 +192,7 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
                 "Train what lana.load_student gives, or select by a budget of this machine."
             )
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
-    _check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
+    check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
         usual = {name: getattr(run.recipe(), name) for name in FINETUNING}
         recipe = as_distilled(run, selecting.student_recipe(folder)).replace(**{**usual, **options})
@@ -265,108 +206,3 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
             setting.tell(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary
-
-
-def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
-    """The metric on the test split of a model reference, or of a student's folder.
-
-    Raises:
-        UserError: unknown references; a device that is not here; labels that the model has no class for.
-    """
-    check_device(device)
-    if is_student(model) and (given := [name for name, value in load.items() if value is not None]):
-        raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, given))}.")
-    network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
-    loaded, judged = load_data(data, network), load_task(task)
-    check_labels(network, loaded, judged)
-    return evaluate_module(network.module, loaded.test, judged, device=device)
-
-
-def export(student: Path | str, path: Path | str, *, form: str | None = None, **options: Any) -> Exported:
-    """Write a student's network to a file of one of `lana.forms.FORMS` (by default what its suffix says), run it again
-    and compare. `options` are those of `lana.forms.Options`: opset=20, dynamic_batch=True …
-
-    Raises:
-        UserError: the folder is not a student's; a form or an option that there is not.
-        RuntimeUnavailable: what writes the form is not installed.
-        ExportFailed: the network cannot be written so.
-    """
-    _check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
-    wanted = Options(**options)
-    form = form_of(path, form, wanted)
-    loaded = load_student_as_teacher(student)
-    return export_as(loaded.module, loaded.example, Path(path), form=form, options=wanted)
-
-
-def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
-    """Measure an ONNX file, or the one in a student's folder, in fresh processes; a size left open is the batch.
-
-    It is measured beside itself: its latency is `reference_ms`, the ratios only tell how well that repeats.
-
-    Raises:
-        UserError: the target is neither.
-    """
-    return delivery.measure_target(target, runtime=runtime, settings=settings, processes=processes)
-
-
-def profile(
-    recipe: Recipe, table: Path | str, *, tables: Path | None = None, fresh: bool = False, quiet: bool = False
-) -> LatencyTable:
-    """The latency table of this machine for the layers of a model and a pool, in the file `table`.
-
-    Rows that the file, or (unless `fresh`) one in the folder `tables` or where tables are looked for, holds already are
-    not measured again.
-
-    Raises:
-        UserError: there is no folder `tables`; or as `compress`, for the model, its layers and the pool.
-    """
-    if tables is not None and not tables.is_dir():
-        raise UserError(f"--tables {tables}: there is no such folder. Expected one that holds tables.")
-    teacher, scan = _layers(recipe)
-    return stages.profile_to(Path(table), teacher, scan, recipe, tables=tables, fresh=fresh, quiet=quiet)
-
-
-def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
-    """An archive that measures the table on a device with nothing of ours; how many computations it holds."""
-    teacher, scan = _layers(recipe)
-    return stages.bundle_to(Path(path), teacher, scan, recipe, quiet=quiet)
-
-
-def _layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
-    pool_names(recipe.pool)
-    teacher = teacher_of(recipe, pretrained=False)
-    scan = some_layers_of(teacher, recipe)
-    check_own(recipe.pool, _places(teacher, scan))
-    return teacher, scan
-
-
-def _places(teacher: Teacher, scan: LayerScan) -> list[tuple[Layer, nn.Module]]:
-    return [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)]
-
-
-def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
-    """`layers_of`, one at least.
-
-    Raises:
-        UserError: there is none.
-    """
-    scan = layers_of(teacher, recipe)
-    if not scan.layers:
-        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
-        raise UserError(
-            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
-            f"See what there is, and why not, with: lana layers {recipe.model}"
-        )
-    return scan
-
-
-def layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
-    """The layers and spans of a teacher that a recipe asks for."""
-    return find_layers(
-        teacher.module,
-        (teacher.example(),),
-        include=recipe.layers.split(","),
-        exclude=recipe.exclude.split(","),
-        granularity=recipe.granularity,
-        max_span=recipe.max_span,
-    )

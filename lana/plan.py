@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,10 +14,8 @@ from lana.profiling import STEPS_OF_A_SPAN, STEPS_OF_LATENCY
 from lana.progress import duration
 from lana.recipe import Recipe, fingerprint
 from lana.run import POOL, Run, write_json
+from lana.setting import Setting
 from lana.student import own_module
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
 
 TRIAL_IMAGES = 32
 MEASURE_S = 0.6  # an operation: building, exporting, measuring

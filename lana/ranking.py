@@ -21,10 +21,11 @@ from lana import selecting
 from lana.console import make_console
 from lana.errors import UserError
 from lana.evaluation import DistanceToTeacher
-from lana.pipeline import Setting, open_finished
+from lana.pipeline import open_finished
 from lana.progress import Progress
 from lana.run import write_json
 from lana.selection import Selection, Selector
+from lana.setting import Setting
 
 BANDS = (0.7, 0.5, 0.35)
 WIDTH = 0.05  # of a band: how far a latency may be from its middle

@@ -10,7 +10,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -375,3 +375,9 @@ def close(given: str, known: list[str], cutoff: float = 0.5) -> str:
     """A sentence with the names close to what was given, or nothing."""
     found = difflib.get_close_matches(given, known, n=5, cutoff=cutoff)
     return f" Did you mean: {', '.join(found)}?" if found else ""
+
+
+def check_options(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"{what} has no option {name!r}.{near(name, list(known))}")

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -23,13 +22,11 @@ from lana.progress import counted
 from lana.recipe import Recipe
 from lana.run import Run, write_json, write_text
 from lana.selection import Selection, Selector
+from lana.setting import Setting
 from lana.stages import Baseline, Operations, runtime_form, teacher_computation
 from lana.student import assemble, save_student
 from lana.wholes import PROCESSES, Log, Measured
 from profilers import Comparison, Computation, compare
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
 
 CANDIDATE_IMAGES = 2000  # on which candidates are compared (the paper: 6000), and statistics of BatchNorm taken
 LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times

@@ -7,11 +7,9 @@ import hashlib
 import json
 import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,7 +28,6 @@ from lana.profiling import (
     Builder,
     Offer,
     keep_promising,
-    make_offers,
     pairs,
     planned_offers,
     read_offers,
@@ -40,19 +37,15 @@ from lana.profiling import (
 from lana.progress import Progress
 from lana.recipe import Recipe, fingerprint
 from lana.run import POOL, write_json, write_text
+from lana.setting import Setting
 from lana.student import build_operation
 from lana.teacher import Teacher
 from lana.wholes import PROCESSES
 from profilers import Computation, LatencyTable, RuntimeSettings, compare, create_runtime
 from profilers import profile as measure_table
-from profilers.bundle import form_on_device, write_bundle
 from profilers.library import search_path
 from profilers.sweep import device_of
 from profilers.table_file import read_begun
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
-
 
 PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its network, and for how long at most
 
@@ -178,59 +171,30 @@ def profile(setting: Setting) -> list[Offer]:
     path, wanted = run.pool / "offers.csv", recipe.fingerprint("teacher", "profile")
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
-            offers, table = _profiled(
-                run.table, run.pool / "computations", setting.teacher, setting.scan, recipe, setting.quiet
+            folder, libraries = run.pool / "computations", search_path(None)
+            offers, table = measured_offers(
+                run.table, folder, setting.teacher, setting.scan, recipe, libraries, quiet=setting.quiet
             )
             write_offers(path, keep_promising(with_latencies(offers, table)))
-            shutil.rmtree(run.pool / "computations", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     return read_offers(path)
 
 
-def profile_to(
-    table: Path,
-    teacher: Teacher,
-    scan: LayerScan,
-    recipe: Recipe,
-    *,
-    tables: Path | None = None,
-    fresh: bool = False,
-    quiet: bool = False,
-) -> LatencyTable:
-    """The latency table for a teacher's layers and a pool, without a run."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _profiled(table, Path(folder), teacher, scan, recipe, quiet, tables, fresh)[1]
-
-
-def bundle_to(path: Path, teacher: Teacher, scan: LayerScan, recipe: Recipe, *, quiet: bool = False) -> int:
-    """The computations of a table with a runner for another device; how many there are.
-
-    Raises:
-        ProfilerError: the runtime is unknown.
-    """
-    settings, form = recipe.runtime_settings, form_on_device(recipe.runtime)
-    with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
-        _, computations = make_offers(
-            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), form=form, on_progress=progress.update
-        )
-        write_bundle(path, computations, runtime=recipe.runtime, settings=settings)
-    return len(computations)
-
-
-def _profiled(
+def measured_offers(
     table: Path,
     folder: Path,
     teacher: Teacher,
     scan: LayerScan,
     recipe: Recipe,
-    quiet: bool,
-    tables: Path | None = None,
-    fresh: bool = False,
+    libraries: Sequence[Path],
+    *,
+    quiet: bool = False,
 ) -> tuple[list[Offer], LatencyTable]:
+    """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
     settings = recipe.runtime_settings
     form = runtime_form(recipe.runtime, settings)
     builder = Builder(teacher, batch=recipe.batch, folder=folder, form=form)
     planned = planned_offers(teacher, scan, recipe.pool)
-    libraries = [] if fresh else search_path(tables)
     with Progress(f"Building and measuring {len(planned)} operations", len(planned), quiet=quiet) as progress:
         built = measured = 0
 

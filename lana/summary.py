@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,12 +17,10 @@ from lana import __version__
 from lana.console import figure, make_console, milliseconds
 from lana.progress import counted
 from lana.recipe import Recipe
+from lana.setting import Setting
+from lana.stages import Baseline
 from lana.student import count_parameters
 from lana.wholes import Measured
-
-if TYPE_CHECKING:
-    from lana.pipeline import Setting
-    from lana.stages import Baseline
 
 
 @dataclass(frozen=True, kw_only=True)

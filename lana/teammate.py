@@ -14,6 +14,7 @@ from typing import NoReturn
 from lana.errors import LanaError, UserError
 from lana.recipe import Recipe
 from lana.run import Run, explain_disk
+from lana.setting import prepare
 from profilers.worker import end_with_the_starter
 
 
@@ -59,12 +60,12 @@ def _check(recipe: Recipe) -> None:
 
 
 def main(student: str, told: str, *, quiet: bool) -> NoReturn:
-    from lana import delivery, pipeline
+    from lana import delivery
     from lana.team import Together
 
     folder, recipe = Path(student), Recipe.from_yaml(told)
     team = Together(recipe.device)
-    setting = pipeline.prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
+    setting = prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
     delivery.train(setting, folder, recipe, team)
     team.end()
 

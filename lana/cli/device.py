@@ -74,12 +74,12 @@ def profile(
     lana profile timm:efficientnet_b0 --bundle out.zip     # for a device without lana: python run.py there
     """
     recipe = recipe_of(None, measured_here=bundle is None, model=model, **options)
-    from lana import pipeline
+    from lana import standalone
     from lana.progress import duration
 
     quiet = quiet or json_output
     if bundle is not None:
-        count = pipeline.bundle(recipe, bundle, quiet=quiet)
+        count = standalone.bundle(recipe, bundle, quiet=quiet)
         if json_output:
             print_json({"bundle": bundle, "computations": count})
         else:
@@ -87,7 +87,7 @@ def profile(
         return
     path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
     begun_s = time.monotonic()
-    table = pipeline.profile(recipe, path, tables=tables, fresh=fresh, quiet=quiet)
+    table = standalone.profile(recipe, path, tables=tables, fresh=fresh, quiet=quiet)
     frame, took_s = table.rows, time.monotonic() - begun_s
     failed, noisy = int((frame["error"] != "").sum()), int(frame["noisy"].sum())
     if json_output:
@@ -110,9 +110,9 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
     """
     recipe = recipe_of(None, **options)
     onnx_file(target)
-    from lana import pipeline
+    from lana import standalone
 
-    result = pipeline.measure(target, runtime=recipe.runtime, settings=recipe.runtime_settings, processes=processes)
+    result = standalone.measure(target, runtime=recipe.runtime, settings=recipe.runtime_settings, processes=processes)
     each_ms = result.reference_ms
     latency_ms = statistics.median(each_ms)
     if json_output:

@@ -43,7 +43,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     lana layers net.py:build --input-shape 3,64,64 --exclude 'head.*'
     """
     recipe = recipe_of(None, model=model, **options)
-    from lana.pipeline import layers_of
+    from lana.setting import layers_of
     from lana.teacher import teacher_of
 
     scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
@@ -121,10 +121,10 @@ def evaluate(
     check_data(data)
     if not is_student(model):
         check_model(model)
-    from lana import pipeline
+    from lana import standalone
 
     loading = given(options)
-    result = pipeline.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
+    result = standalone.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
     if json_output:
         print_json({"metric": result.metric, "loss": result.loss, "examples": result.examples})
     else:

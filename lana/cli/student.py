@@ -206,6 +206,6 @@ def export(student: Path, out: Path, form: str | None, json_output: bool, **opti
     from lana.forms import Options, form_of
 
     form = form_of(out, form, Options(**options))
-    from lana import pipeline
+    from lana import standalone
 
-    print_result(pipeline.export(student, out, form=form, **options), json_output=json_output)
+    print_result(standalone.export(student, out, form=form, **options), json_output=json_output)

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from lana.errors import UserError
-from lana.pipeline import prepare
 from lana.plan import Plan, as_distilled, fit_to_time
 from lana.recipe import Recipe
 from lana.run import Run
+from lana.setting import prepare
 
 RECIPE = Recipe(model="digits-resnet", data="digits", layers="blocks.*", max_span=1, pool="skip", budget="0.6x")
 

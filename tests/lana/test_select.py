@@ -18,10 +18,11 @@ from lana.cli import main
 from lana.delivery import deliver, finetune
 from lana.errors import UserError
 from lana.export import ExportFailed
-from lana.pipeline import open_finished, prepare, select
+from lana.pipeline import open_finished, select
 from lana.recipe import Recipe
 from lana.run import Run
 from lana.selecting import student_recipe
+from lana.setting import prepare
 from lana.stages import check_file, digest, distill, teacher_computation
 from profilers import LatencyTable, RuntimeSettings
 

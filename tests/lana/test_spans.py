@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lana
-from lana import pipeline
+from lana import pipeline, setting
 from lana.errors import UserError
 from lana.recipe import Recipe
 
@@ -31,7 +31,7 @@ SPAN = "blocks.0+blocks.1"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The run's folder, and the teacher's state before and after."""
-    found, load = [], pipeline.teacher_of
+    found, load = [], setting.teacher_of
 
     def keep(*args, **kwargs):
         teacher = load(*args, **kwargs)
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("spans") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "teacher_of", keep)
+        patch.setattr(setting, "teacher_of", keep)
         lana.compress(RECIPE, out=folder, quiet=True)
     return folder, found
 

@@ -1,0 +1,106 @@
+"""What every stage works on: the run, what it was told, and the teacher, data, task and layers that this names."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from torch import nn
+
+from lana.data import Data, load_data
+from lana.errors import UserError
+from lana.evaluation import check_device, check_labels
+from lana.layers import Layer, LayerScan, find_layers
+from lana.operations import check_own, pool_names
+from lana.progress import Progress
+from lana.recipe import Recipe
+from lana.run import Run
+from lana.student import own_module
+from lana.task import Task, load_task
+from lana.teacher import Teacher, teacher_of
+from profilers import RuntimeSettings, create_runtime
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """A run, its recipe, and what the recipe names, loaded."""
+
+    run: Run
+    recipe: Recipe
+    teacher: Teacher
+    data: Data
+    task: Task
+    scan: LayerScan
+    quiet: bool = False
+
+    @property
+    def runtime_settings(self) -> RuntimeSettings:
+        return self.recipe.runtime_settings
+
+    def progress(self, title: str, total: float = 1.0) -> Progress:
+        return Progress(title, total, quiet=self.quiet)
+
+    def tell(self, text: str) -> None:
+        """What a user wants to see early: wrong figures of the teacher are a reason to stop."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+
+def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
+    """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
+    check_device(recipe.device)
+    pool_names(recipe.pool)
+    create_runtime(recipe.runtime, recipe.runtime_settings)
+    teacher = teacher_of(recipe)
+    task = load_task(recipe.task)
+    data = load_data(recipe.data, teacher, seed=recipe.seed)
+    check_labels(teacher, data, task)
+    scan = some_layers_of(teacher, recipe)
+    check_own(recipe.pool, _places(teacher, scan))
+    run.begin(recipe)
+    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
+
+
+def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
+    """The teacher and its layers alone, its weights as they come: latency does not depend on them.
+
+    Raises:
+        UserError: as `prepare`, for the model, its layers and the pool.
+    """
+    pool_names(recipe.pool)
+    teacher = teacher_of(recipe, pretrained=False)
+    scan = some_layers_of(teacher, recipe)
+    check_own(recipe.pool, _places(teacher, scan))
+    return teacher, scan
+
+
+def _places(teacher: Teacher, scan: LayerScan) -> list[tuple[Layer, nn.Module]]:
+    return [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)]
+
+
+def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """`layers_of`, one at least.
+
+    Raises:
+        UserError: there is none.
+    """
+    scan = layers_of(teacher, recipe)
+    if not scan.layers:
+        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
+        raise UserError(
+            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
+            f"See what there is, and why not, with: lana layers {recipe.model}"
+        )
+    return scan
+
+
+def layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """The layers and spans of a teacher that a recipe asks for."""
+    return find_layers(
+        teacher.module,
+        (teacher.example(),),
+        include=recipe.layers.split(","),
+        exclude=recipe.exclude.split(","),
+        granularity=recipe.granularity,
+        max_span=recipe.max_span,
+    )

@@ -1,0 +1,104 @@
+"""What needs no run: a latency table, its bundle for another device, and a network evaluated, exported or measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lana import stages
+from lana.data import load_data
+from lana.errors import UserError
+from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
+from lana.forms import Exported, Options, export_as, form_of
+from lana.profiling import make_offers
+from lana.progress import Progress
+from lana.recipe import Recipe, check_options, flag
+from lana.references import is_student, onnx_file
+from lana.setting import load_layers
+from lana.student import load_student_as_teacher
+from lana.task import load_task
+from lana.teacher import load_teacher
+from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
+from profilers.bundle import form_on_device, write_bundle
+from profilers.library import search_path
+
+
+def profile(
+    recipe: Recipe, table: Path | str, *, tables: Path | None = None, fresh: bool = False, quiet: bool = False
+) -> LatencyTable:
+    """The latency table of this machine for the layers of a model and a pool, in the file `table`.
+
+    Rows that the file, or (unless `fresh`) one in the folder `tables` or where tables are looked for, holds already are
+    not measured again.
+
+    Raises:
+        UserError: there is no folder `tables`; or as `compress`, for the model, its layers and the pool.
+    """
+    if tables is not None and not tables.is_dir():
+        raise UserError(f"--tables {tables}: there is no such folder. Expected one that holds tables.")
+    teacher, scan = load_layers(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        libraries = [] if fresh else search_path(tables)
+        return stages.measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries, quiet=quiet)[1]
+
+
+def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
+    """An archive that measures the table on a device with nothing of ours; how many computations it holds.
+
+    Raises:
+        UserError: as `compress`, for the model, its layers and the pool.
+        ProfilerError: the runtime is unknown.
+    """
+    teacher, scan = load_layers(recipe)
+    settings, form = recipe.runtime_settings, form_on_device(recipe.runtime)
+    with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
+        _, computations = make_offers(
+            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), form=form, on_progress=progress.update
+        )
+        write_bundle(Path(path), computations, runtime=recipe.runtime, settings=settings)
+    return len(computations)
+
+
+def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
+    """The metric on the test split of a model reference, or of a student's folder.
+
+    Raises:
+        UserError: unknown references; a device that is not here; labels that the model has no class for.
+    """
+    check_device(device)
+    if is_student(model) and (given := [name for name, value in load.items() if value is not None]):
+        raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, given))}.")
+    network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
+    loaded, judged = load_data(data, network), load_task(task)
+    check_labels(network, loaded, judged)
+    return evaluate_module(network.module, loaded.test, judged, device=device)
+
+
+def export(student: Path | str, path: Path | str, *, form: str | None = None, **options: Any) -> Exported:
+    """Write a student's network to a file of one of `lana.forms.FORMS` (by default what its suffix says), run it again
+    and compare. `options` are those of `lana.forms.Options`: opset=20, dynamic_batch=True …
+
+    Raises:
+        UserError: the folder is not a student's; a form or an option that there is not.
+        RuntimeUnavailable: what writes the form is not installed.
+        ExportFailed: the network cannot be written so.
+    """
+    check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
+    wanted = Options(**options)
+    form = form_of(path, form, wanted)
+    loaded = load_student_as_teacher(student)
+    return export_as(loaded.module, loaded.example, Path(path), form=form, options=wanted)
+
+
+def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
+    """Measure an ONNX file, or the one in a student's folder, in fresh processes; a size left open is the batch.
+
+    It is measured beside itself: its latency is `reference_ms`, the ratios only tell how well that repeats.
+
+    Raises:
+        UserError: the target is neither.
+    """
+    computation = Computation.from_onnx(onnx_file(target), batch=settings.batch)
+    return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]
