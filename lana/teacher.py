@@ -247,11 +247,13 @@ def _bare(module: Any, model: str) -> nn.Module:
         wrapped = module.module
     if wrapped is not None:
         return _bare(wrapped, model)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UserError(
-            f"{model} returned TorchScript ({type(module).__name__}), whose parts cannot be replaced. "
-            "Return the torch.nn.Module that it was made of."
-        )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"holds TorchScript as {name!r}" if name else f"returned TorchScript ({type(part).__name__})"
+            raise UserError(
+                f"{model} {where}, whose parts can be neither watched nor replaced. "
+                "Return the torch.nn.Module that it was made of."
+            )
     return module.float()
 
 

@@ -71,10 +71,17 @@ def test_what_a_network_is_wrapped_or_kept_in_is_no_part_of_it(tmp_path, made):
     assert teacher.module(teacher.example()).dtype is torch.float32
 
 
-def test_torchscript_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("torch.jit.script(torch.nn.Conv2d(3, 4, 3))", r"returned TorchScript \("),
+        ("torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.jit.script(torch.nn.SiLU()))", "holds TorchScript as '1'"),
+    ],
+)
+def test_torchscript_is_refused(network, expected, tmp_path):
     file = tmp_path / "net.py"
-    file.write_text("import torch\n\ndef net():\n    return torch.jit.script(torch.nn.Conv2d(3, 4, 3))\n")
-    with pytest.raises(UserError, match=r"returned TorchScript .* Return the torch.nn.Module that it was made of"):
+    file.write_text(f"import torch\n\ndef net():\n    return {network}\n")
+    with pytest.raises(UserError, match=f"{expected}.*Return the torch.nn.Module that it was made of"):
         load_teacher(f"{file}:net", image_size=8)
 
 
