@@ -45,7 +45,7 @@ def finetune(setting: Setting, folder: Path, recipe: Recipe) -> None:
         fine_tune_together(folder, recipe, quiet=setting.quiet)
     else:
         train(setting, folder, recipe, Alone(recipe.device))
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
 

@@ -108,7 +108,7 @@ def fit_to_time(setting: Setting) -> Recipe:
         if "distill" not in done:
             path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
-    asked = fingerprint([setting.recipe.parts(*POOL), recipe.epochs, recipe.max_minutes])
+    asked = fingerprint([run.parts(setting.recipe, *POOL), recipe.epochs, recipe.max_minutes])
     kept = json.loads(path.read_text()) if path.is_file() else {}
     if kept.get("asked") != asked:
         plan = estimate(setting, recipe)

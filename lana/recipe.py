@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import operator
+import os
 import re
 import types
 import typing
@@ -245,18 +246,43 @@ class Recipe:
             and not (spec.metadata.get("added") and getattr(self, spec.name) == spec.default)
         }
 
-    def fingerprint(self, *stages: str) -> str:
-        """A hash of the fields that decide the named stages."""
-        return fingerprint(self.parts(*stages))
-
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
 
-    def to_yaml(self) -> str:
-        """The whole recipe with the defaults filled in, each field under its help text."""
-        lines = ["# A recipe of lana: `lana compress --recipe FILE` runs it again."]
+    def seen_from(self, folder: Path | str) -> Recipe:
+        """The same recipe for a reader in another folder than the working directory: what is relative is so to that.
+
+        >>> Recipe(model="net.py:mine", data="folder:/images", pool="default,own.py").seen_from("runs").pool
+        'default,../own.py'
+        """
+        return self._moved(Path.cwd(), Path(folder))
+
+    def _moved(self, old: Path, new: Path) -> Recipe:
+        def move(path: str) -> str:
+            if path.startswith("~") or Path(path).is_absolute():
+                return path
+            return os.path.relpath(old.resolve() / path, new.resolve())
+
+        def moved(reference: str) -> str:
+            kind, colon, place = reference.partition(":")
+            if kind.endswith(".py"):
+                return f"{move(kind)}{colon}{place}"
+            return f"{kind}:{move(place)}" if kind in ("folder", "parquet", "npz") and place else reference
+
+        return self.replace(
+            model=moved(self.model),
+            data=moved(self.data),
+            task=moved(self.task),
+            pool=",".join(moved(part.strip()) for part in self.pool.split(",")),
+            weights=self.weights and move(self.weights),
+        )
+
+    def to_yaml(self, folder: Path | str = ".") -> str:
+        """The whole recipe for a file in `folder`, the defaults filled in, each field under its help text."""
+        lines = ["# A recipe of lana: `lana compress --recipe FILE` runs it again. Paths are relative to this file."]
+        seen = self.seen_from(folder)
         for spec in dataclasses.fields(self):
-            value = getattr(self, spec.name)
+            value = getattr(seen, spec.name)
             plain = list(value) if isinstance(value, tuple) else value
             text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=1000)
             lines += ["", f"# {spec.metadata['help']}", f"{spec.name}: {text.removesuffix('...' + chr(10)).strip()}"]
@@ -264,7 +290,7 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, path: Path | str, **changes: Any) -> Recipe:
-        """Read a recipe; `changes` win over the file.
+        """Read a recipe, the paths in which are relative to its folder; `changes` win over it.
 
         Raises:
             UserError: the file is missing, not YAML, names an option that does not exist or holds a value amiss.
@@ -285,7 +311,7 @@ class Recipe:
                 raise UserError(
                     f"The recipe {path} names the option {name!r}, which does not exist.{near(str(name), known)}"
                 )
-        return cls(**{**content, **changes})
+        return cls(**content)._moved(Path(path).parent, Path.cwd()).replace(**changes)
 
 
 _BOUNDS = (

@@ -67,7 +67,7 @@ class Run:
         kept = self.path / "recipe.yaml"
         if kept.is_file():
             old = Recipe.from_yaml(kept)
-            before, now = old.parts(*POOL), recipe.parts(*POOL)
+            before, now = self.parts(old, *POOL), self.parts(recipe, *POOL)
             if before != now and self._begun():
                 changed = [
                     f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
@@ -90,11 +90,15 @@ class Run:
         Until a stage is finished another recipe takes its place: the first attempt got nowhere, and was mended perhaps.
         """
         if not self._begun():
-            write_text(self.path / "recipe.yaml", recipe.to_yaml())
+            write_text(self.path / "recipe.yaml", recipe.to_yaml(self.path))
 
     def _begun(self) -> bool:
         """Whether a pool is: the teacher's own figures are no reason to keep options, and are soon had again."""
         return self.table.exists() or not self.stages().keys() <= {"teacher"}
+
+    def parts(self, recipe: Recipe, *stages: str) -> dict[str, Any]:
+        """What decides the named stages, alike from whichever folder the run is gone on with."""
+        return recipe.seen_from(self.path).parts(*stages)
 
     def recipe(self) -> Recipe:
         """The recipe that the pool was made with."""

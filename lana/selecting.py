@@ -127,7 +127,7 @@ def select(
     best, student = _look(setting, selector, accepted)
     save_student(student, folder, setting.teacher, unique_layers(selector.offers), best.selection)
     metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(
         path,
         {

@@ -75,7 +75,7 @@ def baseline(setting: Setting) -> Baseline:
         UserError: its metric is that of a guess; behind the same references there are other weights or data now.
     """
     run, recipe, teacher = setting.run, setting.recipe, setting.teacher
-    path, wanted = run.pool / "teacher.json", recipe.fingerprint("teacher", "profile")
+    path, wanted = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
     now = digest(setting)
     if not run.finished("teacher", wanted):
         runtime = create_runtime(recipe.runtime, setting.runtime_settings)  # not installed? then say so at once
@@ -168,7 +168,7 @@ def runtime_form(runtime: str, settings: RuntimeSettings) -> str:
 def profile(setting: Setting) -> list[Offer]:
     """The pool with measured latencies, in `pool/offers.csv`; the table in `pool/table.csv`."""
     run, recipe = setting.run, setting.recipe
-    path, wanted = run.pool / "offers.csv", recipe.fingerprint("teacher", "profile")
+    path, wanted = run.pool / "offers.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
             folder, libraries = run.pool / "computations", search_path(None)
@@ -232,7 +232,7 @@ def distill(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer], Ope
     Those that distilling gave up are not kept, with the reason.
     """
     run, recipe, pool = setting.run, setting.recipe, pairs(offers, trainable_only=True)
-    folder, how = run.pool / "operations", recipe.parts(*POOL[:3])
+    folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
     wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
     if not run.finished("distill", wanted):
         _begin_alike(folder, fingerprint([how]))
@@ -285,7 +285,7 @@ def train_operations(
 def score(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
     """What the network is expected to lose with each operation, in `pool/scores.csv`."""
     run, recipe, pool = setting.run, setting.recipe, pairs(offers)
-    wanted = fingerprint([recipe.parts(*POOL), [(layer.name, name) for layer, name in pool]])
+    wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring", 1, quiet=setting.quiet) as progress:
             score_operations(setting, pool, operations, recipe, run.scores, progress.update)

@@ -28,7 +28,7 @@ def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
     _check(recipe)
     with tempfile.TemporaryDirectory() as place:
         told = Path(place) / "recipe.yaml"
-        told.write_text(recipe.to_yaml())
+        told.write_text(recipe.to_yaml(place))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
         work = ["-m", "lana.teammate", str(folder), str(told), *(["--quiet"] if quiet else [])]
         with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:

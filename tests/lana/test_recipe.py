@@ -86,10 +86,32 @@ def test_budgets_round_trip(value, unit):
 
 def test_only_the_fields_of_a_stage_decide_its_fingerprint():
     recipe = Recipe(model="digits-resnet", data="digits", budget="0.4x")
-    assert recipe.fingerprint("teacher", "profile") == recipe.replace(budget="0.3x", lr=1.0).fingerprint(
-        "teacher", "profile"
+    assert recipe.parts("teacher", "profile") == recipe.replace(budget="0.3x", lr=1.0).parts("teacher", "profile")
+    assert recipe.parts("profile") != recipe.replace(threads=2).parts("profile")
+
+
+def test_paths_in_a_file_are_relative_to_it_and_those_on_top_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(
+        model="./net.py:mine",
+        weights="weights/net.pt",
+        data="folder:/data/images",
+        task="tasks.py:Mine",
+        pool="default, own.py,-linear",
     )
-    assert recipe.fingerprint("profile") != recipe.replace(threads=2).fingerprint("profile")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "recipe.yaml").write_text(recipe.to_yaml("kept"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    read = Recipe.from_yaml("../kept/recipe.yaml", data="npz:mine.npz")
+    assert (read.model, read.weights, read.task) == ("../net.py:mine", "../weights/net.pt", "../tasks.py:Mine")
+    assert (read.data, read.pool) == ("npz:mine.npz", "default,../own.py,-linear")
+    assert Recipe.from_yaml("../kept/recipe.yaml").data == "folder:/data/images"
+
+
+@pytest.mark.parametrize("home", ["~/net.pt", "/nets/net.pt"])
+def test_what_is_not_relative_stays(home):
+    assert Recipe(weights=home).seen_from("/elsewhere").weights == home
 
 
 def test_near_names_are_offered():

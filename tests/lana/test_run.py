@@ -35,6 +35,20 @@ def test_another_recipe_is_refused_and_says_what_differs(tmp_path):
         pass
 
 
+def test_a_run_is_gone_on_with_from_any_folder_and_moves_with_what_it_names(tmp_path, monkeypatch):
+    mine = RECIPE.replace(model="net.py:mine", data="folder:images")
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    with Run.open("runs/mine", mine) as run, run.stage("profile", "a"):
+        run.begin(mine)
+        decided = run.parts(mine, "teacher")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").rename("moved")
+    with Run.open("moved/runs/mine", mine.replace(model="moved/net.py:mine", data="folder:moved/images")) as run:
+        assert run.recipe().model == "moved/net.py:mine"
+        assert run.parts(run.recipe(), "teacher") == decided
+
+
 @pytest.mark.parametrize("stage", [None, "teacher"])
 def test_a_first_attempt_that_got_nowhere_takes_other_options(tmp_path, stage):
     with Run.open(tmp_path, RECIPE) as run:

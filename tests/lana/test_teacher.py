@@ -75,7 +75,10 @@ def test_what_a_network_is_wrapped_or_kept_in_is_no_part_of_it(tmp_path, made):
     ("network", "expected"),
     [
         ("torch.jit.script(torch.nn.Conv2d(3, 4, 3))", r"returned TorchScript \("),
-        ("torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.jit.script(torch.nn.SiLU()))", "holds TorchScript as '1'"),
+        (
+            "torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.jit.script(torch.nn.SiLU()))",
+            "holds TorchScript as '1'",
+        ),
     ],
 )
 def test_torchscript_is_refused(network, expected, tmp_path):
