@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lana.structure import flat_tensors, macs_of, quiet_evaluation
+from lana.structure import Convolution, flat_tensors, macs_of, quiet_evaluation
 
 TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather than replaced as a whole
 NEGLIGIBLE = 0.002  # of the network's work: less is not worth a choice
@@ -31,7 +31,7 @@ class Layer:
     Attributes:
         name: dotted path of the submodule in the teacher; of a span, its members joined by "+".
         input_shape, output_shape: without the batch.
-        layout: "nchw" | "nhwc" | "ncl" | "ntc" | "nc".
+        layout: "nchw" | "nhwc" | "ncl" | "ntc" | "ncdhw" | "ndhwc" | "nc".
         macs: multiply-adds for one example.
         members: the submodules it covers, in order of execution.
     """
@@ -354,8 +354,8 @@ class _Search:
             return "works on integers"
         if self._of_parts(name):
             return f"has {source.shape[0]} along its first dimension for a batch of {self.batch}"
-        if source.ndim > 4:
-            return f"works on {source.ndim} dimensions, the batch one of them; a layer has 2 to 4"
+        if source.ndim > 5:
+            return f"works on {source.ndim} dimensions, the batch one of them; a layer has 2 to 5"
         if source.ndim != target.ndim or source.ndim < 2 or source.shape[0] != target.shape[0]:
             return f"turns shape {tuple(source.shape)} into {tuple(target.shape)}"
         prefix = f"{name}." if name else ""
@@ -395,23 +395,23 @@ def _layer(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module
 
 
 def _layout(name: str, seen: Mapping[str, _Seen], modules: Mapping[str, nn.Module]) -> str:
-    """Where the channels are: of maps and sequences, where the first part with weights that tells reads them."""
+    """Where the channels are: of places, where the first part with weights that tells reads them."""
     source = seen[name].inputs[0]
     if source.ndim == 2:
         return "nc"
-    first, last = ("nchw", "nhwc") if source.ndim == 4 else ("ncl", "ntc")
+    first, last = {3: ("ncl", "ntc"), 4: ("nchw", "nhwc"), 5: ("ncdhw", "ndhwc")}[source.ndim]
     inside = [path for path in modules if (path == name or path.startswith(f"{name}.")) and seen[path].calls]
     for path in sorted(inside, key=lambda path: seen[path].order):
         part, read = modules[path], seen[path].inputs
         if not read or read[0].shape != source.shape:
             continue
-        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)):
+        if isinstance(part, Convolution | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
             return first
         if isinstance(part, nn.Linear):
             return last
         if isinstance(part, nn.LayerNorm) and source.shape[1] != source.shape[-1]:
             return last if part.normalized_shape[-1] == source.shape[-1] else first
-    return first if source.ndim == 4 else last
+    return last if source.ndim == 3 else first
 
 
 def _spans(

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d  # in the order of how many dimensions their places have
+
 _VERSION = "1"  # part of every key: raise it when the recording changes, so that old rows are not mistaken for new ones
 
 # Kernels that one and the same call of the model's code picks by device or build: recorded under one name.

@@ -17,7 +17,7 @@ from torch import nn
 from lana.errors import UserError
 from lana.layers import Layer
 from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
-from lana.operations.base import Build, Features, is_map, is_vector, keeps_shape, map_shapes
+from lana.operations.base import Build, Features, is_map, is_vector, keeps_shape, sizes
 from lana.recipe import near
 
 Parameters = Mapping[str, float]
@@ -62,10 +62,10 @@ class Operation:
 
 
 def _kernel_fits(layer: Layer, module: nn.Module, p: Parameters) -> bool:
-    """No kernel larger than the map; vectors have no kernel at all."""
-    if layer.layout not in ("nchw", "nhwc"):
+    """No kernel larger than the places; vectors have no kernel at all."""
+    if layer.layout in ("ntc", "ndhwc", "nc"):
         return p["k"] == 1
-    return p["k"] == 1 or p["k"] <= max(map_shapes(layer)[1][1:])
+    return p["k"] == 1 or p["k"] <= max(sizes(layer)[1])
 
 
 _KERNELS = (1, 3, 5, 7)

@@ -6,14 +6,14 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from lana.layers import Layer
-from lana.structure import quiet_evaluation, structure_key
+from lana.structure import Convolution, quiet_evaluation, structure_key
 
 Features = tuple[Tensor, Tensor]
 Build = Callable[[Layer, nn.Module, Mapping[str, float], Features | None], nn.Module]
@@ -27,26 +27,29 @@ def is_map(layer: Layer, module: nn.Module | None = None) -> bool:
     return layer.layout in ("nchw", "nhwc") and _no_larger(layer)
 
 
-def is_sequence(layer: Layer, module: nn.Module | None = None) -> bool:
-    """Whether the layer turns a channels-first sequence into one of the same or a smaller length."""
-    return layer.layout == "ncl" and _no_larger(layer)
+def is_sequence_or_volume(layer: Layer, module: nn.Module | None = None) -> bool:
+    """Whether the layer turns a channels-first sequence or volume into one of the same or a smaller size."""
+    return layer.layout in ("ncl", "ncdhw") and _no_larger(layer)
 
 
 def _no_larger(layer: Layer) -> bool:
-    (_, height, width), (_, out_height, out_width) = map_shapes(layer)
-    return out_height <= height and out_width <= width
+    return all(after <= before for before, after in zip(*sizes(layer), strict=True))
+
+
+def sizes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the places that go in and come out, along each of their dimensions."""
+    places = slice(None, -1) if layer.layout.endswith("c") else slice(1, None)
+    return layer.input_shape[places], layer.output_shape[places]
 
 
 def is_vector(layer: Layer, module: nn.Module | None = None) -> bool:
     """Whether the layer works on vectors: tokens, channels-last places, or one a picture."""
-    return layer.layout in ("ntc", "nc", "nhwc") and layer.input_shape[:-1] == layer.output_shape[:-1]
+    return layer.layout in ("ntc", "nc", "nhwc", "ndhwc") and layer.input_shape[:-1] == layer.output_shape[:-1]
 
 
 def map_shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Input and output shape as (channels, height, width); a sequence is a map of one row."""
+    """Input and output shape of a map as (channels, height, width)."""
     shapes = layer.input_shape, layer.output_shape
-    if layer.layout == "ncl":
-        return (shapes[0][0], 1, shapes[0][1]), (shapes[1][0], 1, shapes[1][1])
     if layer.layout == "nhwc":
         return (shapes[0][2], *shapes[0][:2]), (shapes[1][2], *shapes[1][:2])
     return shapes
@@ -134,21 +137,16 @@ class Permuted(nn.Module):
 
 
 def on_maps(build: Build) -> Build:
-    """Let a builder for channels-first maps serve channels-last layers and sequences too."""
+    """Let a builder for channels-first maps serve channels-last ones too."""
 
     @functools.wraps(build)
     def permuted(
         layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
     ) -> nn.Module:
-        if layer.layout not in ("nhwc", "ncl"):
+        if layer.layout != "nhwc":
             return build(layer, module, p, features)
         inputs, outputs = map_shapes(layer)
         first = dataclasses.replace(layer, input_shape=inputs, output_shape=outputs, layout="nchw")
-        if layer.layout == "ncl":
-            if features is not None:
-                features = (features[0].unsqueeze(2), features[1].unsqueeze(2))
-            as_map = nn.Sequential(nn.Flatten(1, 2), module, nn.Unflatten(1, (outputs[0], 1)))
-            return nn.Sequential(nn.Unflatten(1, (inputs[0], 1)), build(first, as_map, p, features), nn.Flatten(1, 2))
         if features is not None:
             features = (features[0].permute(LAST_TO_FIRST), features[1].permute(LAST_TO_FIRST))
         built = build(first, Permuted(module, FIRST_TO_LAST, LAST_TO_FIRST), p, features)
@@ -174,9 +172,11 @@ class Branch(nn.Module):
         return self.last(x + y if self.shortcut else y)
 
 
-def conv(inputs: int, outputs: int, kernel: int, groups: int = 1, *, bias: bool = False) -> nn.Conv2d:
+def conv(
+    inputs: int, outputs: int, kernel: int, groups: int = 1, *, bias: bool = False, dimensions: int = 2
+) -> Convolution:
     """A convolution that keeps the size at stride 1 and the variance behind a ReLU (He et al. 2015)."""
-    made = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=bias)
+    made = get_args(Convolution)[dimensions - 1](inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=bias)
     nn.init.kaiming_normal_(made.weight, mode="fan_in", nonlinearity="relu")
     return made
 
@@ -185,23 +185,23 @@ def resizing(
     layer: Layer, inputs: int, outputs: int, kernel: int, groups: int = 1, *, bias: bool = False
 ) -> list[nn.Module]:
     """A convolution from the layer's input size to its output size, behind a padding where it cannot do that itself."""
-    made = conv(inputs, outputs, kernel, groups=groups, bias=bias)
+    before, after = layer.input_shape[1:], layer.output_shape[1:]
+    made = conv(inputs, outputs, kernel, groups=groups, bias=bias, dimensions=len(before))
     pads = []
-    for dimension in (1, 2):
-        size, aim = layer.input_shape[dimension], layer.output_shape[dimension]
+    for size, aim in zip(before, after, strict=True):
         stride = max(1, round(size / aim))
         missing = (aim - 1) * stride + kernel - size  # to pad in all; below zero, to crop
         own = [kernel // 2, max(0, missing // 2), max(0, (missing + 1) // 2)]
         padding = next((p for p in own if (size + 2 * p - kernel) // stride + 1 == aim), None)
         pads.append((stride, padding, missing))
-    made.stride = (pads[0][0], pads[1][0])
+    made.stride = tuple(stride for stride, _, _ in pads)
     if all(padding is not None for _, padding, _ in pads):
-        made.padding = (pads[0][1] or 0, pads[1][1] or 0)
+        made.padding = tuple(padding or 0 for _, padding, _ in pads)
         return [made]
-    made.padding = (0, 0)
-    (_, _, rows), (_, _, columns) = pads
-    around = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return [nn.ConstantPad2d(around, 0.0), made]
+    made.padding = (0,) * len(pads)
+    around = tuple(part for _, _, missing in reversed(pads) for part in (missing // 2, missing - missing // 2))
+    pad: Any = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)[len(pads) - 1]
+    return [pad(around, 0.0), made]
 
 
 def width_of(channels: int, share: float) -> int:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lana.structure import quiet_evaluation
+from lana.structure import Convolution, quiet_evaluation
 
 RIDGE = 1e-3  # of the mean variance of the inputs: keeps closed forms stable where channels go together
 LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it can explain, and signals would fade
 MOST_FADED = 16.0  # beyond that nothing was explained, and there is nothing to amplify
 SAMPLED_ROWS = 20_000  # places of the features that a closed form is solved on
 
-Convolution = nn.Conv1d | nn.Conv2d
 Map = Convolution | nn.Linear
 
 
@@ -27,7 +27,7 @@ def is_dense(part: nn.Module) -> bool:
     """
     if isinstance(part, nn.Linear):
         return type(part).forward is nn.Linear.forward
-    if not isinstance(part, Convolution) or type(part).forward not in (nn.Conv1d.forward, nn.Conv2d.forward):
+    if not isinstance(part, Convolution) or type(part).forward not in [kind.forward for kind in get_args(Convolution)]:
         return False
     return part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
 
@@ -39,16 +39,27 @@ def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         columns, targets = inputs.flatten(0, -2), outputs.flatten(0, -2)
         chosen = torch.randperm(len(columns), generator=generator)[:SAMPLED_ROWS].to(inputs.device)
         return columns[chosen], targets[chosen]
-    window = [module.kernel_size, module.dilation, module.padding, module.stride]
-    if isinstance(module, nn.Conv1d):  # a map of one row
-        inputs, outputs = inputs.unsqueeze(2), outputs.unsqueeze(2)
-        window = [(row, *column) for row, column in zip((1, 1, 0, 1), window, strict=True)]
-    places = outputs.shape[2] * outputs.shape[3]
+    places = math.prod(outputs.shape[2:])
     images = max(1, min(len(inputs), SAMPLED_ROWS // min(places, 64)))
     chosen = torch.randperm(places, generator=generator)[:64].to(inputs.device)
-    unfolded = F.unfold(inputs[:images], *window)  # type: ignore[arg-type]
-    columns = unfolded[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    around = [size for size in reversed(module.padding) for _ in range(2)]
+    padded = F.pad(inputs[:images], around)  # type: ignore[arg-type]  # numbers: `is_dense` refuses words
+    places_of_all: tuple[Any, ...] = (slice(None), slice(None), *_windows(module, chosen, outputs.shape[2:]))
+    windows = padded[places_of_all]
+    columns = windows.transpose(1, 2).flatten(0, 1).flatten(1)
     return columns, outputs[:images].flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
+
+
+def _windows(module: Convolution, chosen: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """For each dimension, where the kernel reads at the chosen places of the output: (place, kernel …)."""
+    found = []
+    for dimension, place in enumerate(torch.unravel_index(chosen, sizes)):
+        steps = torch.arange(module.kernel_size[dimension], device=chosen.device) * module.dilation[dimension]
+        along = [1] * len(sizes)
+        along[dimension] = -1
+        start = (place * module.stride[dimension]).view(-1, *[1] * len(sizes))
+        found.append(start + steps.view(along))
+    return found
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from lana.operations.base import (
     ends_in_relu,
     example_for,
     is_map,
-    is_sequence,
+    is_sequence_or_volume,
     is_vector,
     keeps_shape,
     on_maps,
@@ -65,11 +65,11 @@ def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
 
 
 def can_be_linear(layer: Layer, module: nn.Module) -> bool:
-    return is_map(layer) or is_sequence(layer) or is_vector(layer)
+    return is_map(layer) or is_sequence_or_volume(layer) or is_vector(layer)
 
 
 def linear(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """One `k`×`k` convolution (of vectors a linear map) with the layer's last ReLU, solved by least squares."""
+    """One convolution of kernel `k` (of vectors a linear map) with the layer's last ReLU, solved by least squares."""
     vectors = is_vector(layer) and p["k"] == 1
     return (_linear_of_vectors if vectors else _linear_of_maps)(layer, module, p, features)
 

@@ -77,18 +77,27 @@ class Last(nn.Module):
 class Heard(nn.Module):
     """A residual block over time, as networks for sound have it."""
 
+    convolution, norm = nn.Conv1d, nn.BatchNorm1d
+
     def __init__(self, inputs, outputs, stride=1):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv1d(inputs, 32, 5, stride, 2, bias=False),
-            nn.BatchNorm1d(32),
+            self.convolution(inputs, 32, 5, stride, 2, bias=False),
+            self.norm(32),
             nn.ReLU(),
-            nn.Conv1d(32, outputs, 3, 1, 2, 2),
+            self.convolution(32, outputs, 3, 1, 2, 2),
         )
-        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else nn.Conv1d(inputs, outputs, 1, stride)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else self.convolution(inputs, outputs, 1, stride)
 
     def forward(self, x):
         return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Seen(Heard):
+    """The same over volumes or videos."""
+
+    convolution, norm = nn.Conv3d, nn.BatchNorm3d
 
 
 LAYERS = {
@@ -102,6 +111,9 @@ LAYERS = {
     "channels last": (lambda: Last(16), (7, 6, 16), (7, 6, 16), "nhwc"),
     "sequence": (lambda: Heard(16, 16), (16, 20), (16, 20), "ncl"),
     "sequence, stride": (lambda: Heard(16, 24, 2), (16, 21), (24, 11), "ncl"),
+    "volume": (lambda: Seen(16, 16), (16, 4, 6, 5), (16, 4, 6, 5), "ncdhw"),
+    "volume, stride": (lambda: Seen(16, 24, 2), (16, 5, 7, 4), (24, 3, 4, 2), "ncdhw"),
+    "video, channels last": (lambda: Last(16), (3, 5, 4, 16), (3, 5, 4, 16), "ndhwc"),
     "tokens": (lambda: Tokens(32), (10, 32), (10, 32), "ntc"),
     "span": (lambda: nn.Sequential(Block(16, 16), Block(16, 16)), (16, 8, 8), (16, 8, 8), "nchw"),
     "span, stride": (lambda: nn.Sequential(Block(16, 16), Block(16, 32, 2)), (16, 8, 8), (32, 4, 4), "nchw"),

@@ -2,7 +2,24 @@ import pytest
 import torch
 from torch import nn
 
-from lana.operations.closed_form import solve
+from lana.operations.closed_form import rows, solve
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv1d(4, 6, 5, stride=2, padding=3, dilation=2),
+        nn.Conv2d(4, 6, (3, 2), stride=(1, 2), padding=(0, 2)),
+        nn.Conv3d(4, 6, (1, 3, 2), stride=(2, 1, 3), padding=(1, 2, 0), dilation=(1, 2, 1)),
+    ],
+)
+def test_rows_are_what_a_convolution_sees(convolution):
+    inputs = torch.randn(3, 4, *[11, 9, 12][: len(convolution.kernel_size)])
+    with torch.no_grad():
+        seen, given = rows(convolution, inputs, convolution(inputs))
+        expected = seen @ convolution.weight.flatten(1).T + convolution.bias
+    assert len(seen) >= 3 * 5
+    assert torch.allclose(given, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])

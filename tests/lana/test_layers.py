@@ -140,10 +140,10 @@ def test_what_is_said_beside_the_tensor_matters_where_it_is_not_assumed_anyway(r
     assert ("parts.0.one" in names(scan)) is not whole
 
 
-def test_volumes_are_no_layers():
-    scan = find_layers(nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Conv3d(4, 4, 3)), (torch.zeros(1, 1, 6, 6, 6),))
+def test_more_than_volumes_are_no_layers():
+    scan = find_layers(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), (torch.zeros(1, 2, 2, 2, 2, 6),))
     assert scan.layers == ()
-    assert reasons(scan)["2"] == "works on 5 dimensions, the batch one of them; a layer has 2 to 4"
+    assert reasons(scan)["2"] == "works on 6 dimensions, the batch one of them; a layer has 2 to 5"
 
 
 def test_shared_parameters_are_left_alone():
@@ -293,6 +293,14 @@ def test_where_the_channels_of_a_sequence_are(size):
     assert [layer.layout for layer in first.layers] == ["ncl"]
     last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, size, 8),))
     assert [layer.layout for layer in last.layers] == ["ntc", "ntc"]
+
+
+@pytest.mark.parametrize("size", [(3, 6, 5), (8, 8, 8)])
+def test_where_the_channels_of_a_volume_are(size):
+    first = find_layers(nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, *size),))
+    assert [layer.layout for layer in first.layers] == ["ncdhw"]
+    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
+    assert [layer.layout for layer in last.layers] == ["ndhwc", "ndhwc"]
 
 
 def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():

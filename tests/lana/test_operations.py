@@ -16,7 +16,7 @@ from lana.operations.convolution import SqueezeExcite
 STANDS = {  # at how many kinds of layer each family must stand
     **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs"], 10),
     **dict.fromkeys(["efn", "efnv2", "bot_trans", "lambda"], 10),
-    "teacher": 14, "identity": 8, "linear": 14, "vit": 11, "mlp": 3, "pruned": 10, "low_rank": 12, "fewer_heads": 1,
+    "teacher": 17, "identity": 10, "linear": 17, "vit": 11, "mlp": 4, "pruned": 13, "low_rank": 15, "fewer_heads": 1,
     "no_se": 1, "merged": 2, "halved": 5,
 }  # fmt: skip
 
@@ -30,6 +30,10 @@ def representative(family, layer, module):
     return [parse_operation(name) for name in dict.fromkeys([fit[0], fit[-1]])]
 
 
+EXPORTED = (
+    *("stride, odd size", "no padding", "gated", "channels last", "tokens", "vectors"),
+    *("sequence, stride", "volume, stride", "video, channels last"),
+)
 CASES = [(family, kind) for family in FAMILIES for kind in LAYERS]
 
 
@@ -63,7 +67,7 @@ def test_an_operation_stands_where_it_is_offered(family, kind, features, tmp_pat
         again = operation.build(layer, module)
         assert [p.shape for p in again.state_dict().values()] == [p.shape for p in built.state_dict().values()]
         gradients_reach_every_parameter(built.train(), inputs)
-    if kind in ("stride, odd size", "no padding", "sequence, stride", "gated", "channels last", "tokens", "vectors"):
+    if kind in EXPORTED:
         assert onnx_parity(built, export_onnx(built, inputs[:1], tmp_path / "o.onnx"), [inputs[:1]]) < 1e-4
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
@@ -85,7 +89,7 @@ def gradients_reach_every_parameter(module, inputs):
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("kind", ["same", "stride", "channels", "sequence, stride"])
+@pytest.mark.parametrize("kind", ["same", "stride", "channels", "sequence, stride", "volume, stride"])
 def test_a_pruned_copy_at_full_width_is_the_teachers_block(kind, features):
     layer, module = layer_of(kind)
     whole = parse_operation("pruned_w1").build(layer, module, features[kind])
@@ -93,7 +97,7 @@ def test_a_pruned_copy_at_full_width_is_the_teachers_block(kind, features):
         assert torch.equal(whole(features[kind][0]), module(features[kind][0]))
 
 
-@pytest.mark.parametrize("kind", ["same", "stride", "channels", "gated", "sequence, stride", "tokens", "vectors"])
+@pytest.mark.parametrize("kind", ["same", "stride", "gated", "sequence, stride", "volume, stride", "tokens", "vectors"])
 def test_at_full_rank_a_factored_block_is_the_teachers(kind, features):
     layer, module = layer_of(kind)
     inputs = torch.randn(8, *layer.input_shape, generator=torch.Generator().manual_seed(5))
