@@ -58,8 +58,18 @@ TORCHVISION = (
     "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2", "fcn_resnet50",
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
+VIDEOS = {  # small inputs, where a network takes any
+    "torchvision:mc3_18": (3, 8, 56, 56),
+    "torchvision:r2plus1d_18": (3, 8, 56, 56),
+    "torchvision:r3d_18": (3, 8, 56, 56),
+    "torchvision:s3d": (3, 14, 224, 224),
+    "torchvision:swin3d_t": (3, 8, 56, 56),
+    "torchvision:mvit_v1_b": (3, 16, 224, 224),
+    "torchvision:mvit_v2_s": (3, 16, 224, 224),
+}
 LIMIT_S = 600  # of processor time: what takes longer hangs
 WAIT_S = 6 * LIMIT_S  # for one that waits for ever
+LIMIT_BYTES = 16 * 2**30  # of memory: what takes more is told so, instead of the machine being brought down
 COVERED = 0.7
 SWAPPED = 6  # layers
 PARITY = 1e-3
@@ -101,7 +111,11 @@ def examine(reference: str) -> dict[str, Any]:
     step = "layers"
     try:
         teacher = load_teacher(
-            reference, pretrained=False, model_args=FEWER_BLOCKS.get(reference), image_size=_smaller_input(reference)
+            reference,
+            pretrained=False,
+            model_args=FEWER_BLOCKS.get(reference),
+            image_size=_smaller_input(reference),
+            input_shape=VIDEOS.get(reference),
         )
         module, example = teacher.module, teacher.example()
         scan = find_layers(module, (example,))
@@ -165,6 +179,7 @@ def examine_apart(reference: str) -> dict[str, Any]:
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S + 10))  # at the hard limit Linux kills without a word
+        resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
         theirs.send(examine(reference))
 
     child = forked.Process(target=work)
@@ -190,7 +205,7 @@ def examine_apart(reference: str) -> dict[str, Any]:
 @click.option("--again", is_flag=True, help="Examine once more what failed before.")
 def main(references: tuple[str, ...], out: Path, again: bool) -> None:
     """Examine REFERENCES (anew, where the table holds them), or everything that the table does not hold yet."""
-    every = [f"timm:{name}" for name in families().values()] + [f"torchvision:{name}" for name in TORCHVISION]
+    every = [*(f"timm:{name}" for name in families().values()), *(f"torchvision:{n}" for n in TORCHVISION), *VIDEOS]
     lines = out.read_text().splitlines() if out.is_file() else []
     rows: dict[str, dict[str, Any]] = {row["network"]: row for row in csv.DictReader(lines)}
     unfinished = [name for name in every if name not in rows or (again and rows[name]["complete"] != "yes")]

@@ -37,7 +37,8 @@ def export_onnx(
     """Write a module as ONNX: input `input`, output `output` (then `output_1` … where there are several).
 
     The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
-    of exports; what it cannot do goes through the newer one.
+    of exports; what it cannot do, or writes with branches and loops (where it lost sight of shapes, and which runtimes
+    refuse then), goes through the newer one.
 
     Raises:
         ExportFailed: neither exporter can write this module.
@@ -50,6 +51,7 @@ def export_onnx(
         except Exception as error:
             raise ExportFailed(f"{type(module).__name__} fails on an example: {_short(error)}") from error
         axes = {name: {0: "batch"} for name in ("input", *outputs)} if dynamic_batch else None
+        content = b""
         try:
             memory = io.BytesIO()
             torch.onnx.export(
@@ -63,6 +65,8 @@ def export_onnx(
                 dynamic_axes=axes,
             )
             content = memory.getvalue()
+            if branches := _branches(content):
+                raise LanaError(f"the file would branch or loop ({', '.join(branches)})")
         except Exception as first:
             try:
                 shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
@@ -79,11 +83,19 @@ def export_onnx(
                     raise LanaError("the exporter returned nothing")
                 content = program.model_proto.SerializeToString()
             except Exception as second:
-                raise ExportFailed(
-                    f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; "
-                    f"and by the newer exporter: {_short(second)}"
-                ) from second
+                if not content:
+                    raise ExportFailed(
+                        f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; "
+                        f"and by the newer exporter: {_short(second)}"
+                    ) from second
     return write(path, lambda beside: beside.write_bytes(content))
+
+
+def _branches(content: bytes) -> list[str]:
+    import onnx
+
+    nodes = onnx.load_model_from_string(content).graph.node
+    return sorted({node.op_type for node in nodes} & {"If", "Loop", "Scan"})
 
 
 class _InATuple(nn.Module):

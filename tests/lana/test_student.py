@@ -183,6 +183,20 @@ def test_outputs_in_a_record_of_the_networks_own_are_exported(tmp_path):
     assert torch.equal(features, x)
 
 
+def test_a_file_has_no_loop_where_the_network_has_none(tmp_path):
+    """Shapes that one exporter loses sight of become loops, which ONNX Runtime refuses behind a squeeze."""
+
+    class Split(nn.Module):
+        def forward(self, x):
+            first, others = torch.tensor_split(x, (1,), dim=1)
+            return torch.cat([others, first.squeeze(1).unsqueeze(1)], 1)
+
+    x = torch.randn(2, 5, 8)
+    path = export_onnx(Split(), x, tmp_path / "s.onnx")
+    assert not {node.op_type for node in onnx.load(path).graph.node} & {"If", "Loop"}
+    assert onnx_parity(Split(), path, [x]) == 0
+
+
 def test_behind_a_skipped_layer_code_may_work_in_place():
     teacher = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True)
