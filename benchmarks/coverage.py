@@ -31,7 +31,7 @@ from lana.importing import import_torchvision
 from lana.layers import find_layers
 from lana.operations import offered
 from lana.structure import flat_tensors
-from lana.student import assemble, load_student, save_student
+from lana.student import assemble, load_student, own_module, save_student
 from lana.teacher import load_teacher
 
 COLUMNS = ("network", "layers", "covered", "operations", "complete", "failed", "reason", "seconds")
@@ -139,7 +139,7 @@ def examine(reference: str) -> dict[str, Any]:
         for layer in drawn.sample(scan.layers, len(scan.layers)):
             if len(selection) == SWAPPED:
                 break
-            names = [o.name for o in offered(layer, module.get_submodule(layer.name), "default")]
+            names = [o.name for o in offered(layer, own_module(module, layer), "default")]
             trained = [name for name in names if name not in ("teacher", "identity")]
             if trained:
                 selection[layer.name] = drawn.choice(trained)

@@ -7,7 +7,6 @@ the reason, and left as it is.
 from __future__ import annotations
 
 import fnmatch
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lana.binding import says_more, says_what_is_bound
 from lana.structure import Convolution, flat_tensors, macs_of, quiet_evaluation
 
 TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather than replaced as a whole
 NEGLIGIBLE = 0.002  # of the network's work: less is not worth a choice
-_PLAIN = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +110,10 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             record.calls += 1
             record.order = next(order)
-            record.inputs = list(flat_tensors([args, kwargs]))
+            bound = says_what_is_bound(module, args, kwargs)
+            record.inputs = list(flat_tensors([args, kwargs]))[: 1 if bound else None]
             record.entered = [tensor._version for tensor in record.inputs]
-            record.other_arguments = _says_more(module, args, kwargs)
+            record.other_arguments = not bound and says_more(module, args, kwargs)
             running.append(record)
 
         return hook
@@ -141,17 +141,6 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
         for hook in hooks:
             hook.remove()
     return seen, count
-
-
-def _says_more(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call says more than one tensor and what the module assumes of its own accord (mask=None)."""
-    if len(args) + len(kwargs) == 1:
-        return not isinstance((*args, *kwargs.values())[0], Tensor)
-    signature = inspect.signature(module.forward)
-    told = signature.bind(*args, **kwargs).arguments
-    others = {name: value for name, value in told.items() if not isinstance(value, Tensor)}
-    assumed = (isinstance(v, _PLAIN) and v == signature.parameters[name].default for name, v in others.items())
-    return len(told) - len(others) != 1 or not all(assumed)
 
 
 def find_layers(

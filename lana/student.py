@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_model
 from torch import Tensor, nn
 
+from lana.binding import with_what_it_is_told
 from lana.errors import LanaError, UserError
 from lana.features import replace, tensor_of
 from lana.layers import Layer
@@ -31,8 +32,8 @@ WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # of a student;
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
-    """What the teacher has at a layer; at a span, its members one after the other."""
-    members = [teacher.get_submodule(member) for member in layer.members]
+    """What the teacher has at a layer, taking one tensor; at a span, its members one after the other."""
+    members = [with_what_it_is_told(teacher.get_submodule(member)) for member in layer.members]
     return members[0] if len(members) == 1 else nn.Sequential(*members)
 
 

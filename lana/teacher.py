@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from lana.binding import bind, watched_calls
 from lana.errors import UserError
 from lana.importing import explain_function, function_from_file, import_torchvision, require
 from lana.recipe import Recipe, near
@@ -171,13 +172,13 @@ def teacher_of(recipe: Recipe, *, pretrained: bool = True) -> Teacher:
 
 
 def try_forward(teacher: Teacher) -> None:
-    """Run the network once on a random example.
+    """Run the network on a random example, and bind to its parts what they are told beside a tensor.
 
     Raises:
         UserError: the forward pass fails on the input shape that it was given.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watched_calls(teacher.module) as calls:
             teacher.module(teacher.example())
     except Exception as error:
         raise UserError(
@@ -186,6 +187,7 @@ def try_forward(teacher: Teacher) -> None:
             "A network that takes more than one tensor of floats is to be wrapped: its other inputs fixed, token "
             "numbers embedded before."
         ) from error
+    bind(teacher.module, teacher.example(), calls)
 
 
 def parse_arguments(text: str | None) -> dict[str, Any]:
