@@ -113,6 +113,30 @@ def switched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Swit
             replace(module, name, original)
 
 
+class Hidden(nn.Module):
+    """Runs a submodule that nobody finds, neither by name nor by its class, and without the hooks that it has."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.run = original.forward  # a method is no submodule
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def hidden(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """While open, each named submodule runs hidden; afterwards the network is as it was."""
+    originals = {name: module.get_submodule(name) for name in names}
+    try:
+        for name, original in originals.items():
+            replace(module, name, Hidden(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            replace(module, name, original)
+
+
 def replace(module: nn.Module, name: str, submodule: nn.Module) -> None:
     """Put a submodule at a dotted path, keeping its place in the order of its siblings."""
     parent, _, last = name.rpartition(".")

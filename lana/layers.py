@@ -195,12 +195,13 @@ def find_layers(
 
 
 def looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
-    """The layers whose weights or parts are read by name elsewhere: what stands there instead would not have them."""
-    from lana.features import switched
+    """The layers whose weights or parts are read by name elsewhere, or that are looked for by their class: what stands
+    there instead would not have them, or not be found."""
+    from lana.features import hidden
 
     def runs(some: Sequence[str]) -> bool:
         try:
-            with switched(model, some), quiet_evaluation(model):
+            with quiet_evaluation(model), hidden(model, some):
                 model(*example_inputs)
         except Exception:  # a weight of it, a part by its number, its class: the network runs, so this is to blame
             return False

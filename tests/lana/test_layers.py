@@ -200,7 +200,7 @@ def test_dicts_hooks_and_work_in_place_do_no_harm():
     scan = find_layers(network, ({"image": EXAMPLE},))
     assert [layer.name for layer in scan.layers] == ["body.0", "body.2", "body.3"]
     assert network.training
-    assert network.calls == 2  # watched once, and run once with every layer switched
+    assert network.calls == 1  # watched once; once more every layer runs without its hooks
     assert len(network.body[2]._forward_hooks) == 1
 
 
@@ -360,3 +360,27 @@ def test_a_part_that_is_not_used_is_named():
     assert names(scan) == ["stem", "parts.0"]
     assert reasons(scan)["parts.1"] == "never called in a forward pass"
     assert "parts.1.one" not in reasons(scan)
+
+
+def test_parts_that_are_looked_for_by_their_class_are_left_alone():
+    """As Transformers does, which records what blocks of a class give by hooks and goes on with that."""
+
+    class Recorded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.parts = nn.Conv2d(3, 8, 1), nn.ModuleList([Residual(), Residual()])
+            self.last = nn.Conv2d(16, 4, 1)
+            self.given = []
+            for part in self.modules():
+                if isinstance(part, Residual):
+                    part.register_forward_hook(lambda _, args, output: self.given.append(output))
+
+        def forward(self, x):
+            self.given.clear()
+            x = self.stem(x)
+            for part in self.parts:
+                x = part(x)
+            return self.last(torch.cat(self.given, 1))
+
+    scan = find_layers(Recorded(), (EXAMPLE,))
+    assert names(scan) == ["stem", "parts.0.one", "parts.0.two", "parts.1.one", "parts.1.two", "last"]
