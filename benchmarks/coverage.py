@@ -1,6 +1,6 @@
 """Does it work on any network? One network of every family of timm, and those of torchvision: found, swapped, exported.
 
-    python benchmarks/coverage.py --out benchmarks/results/coverage.csv [--again] [REFERENCE …]
+    python benchmarks/coverage.py --out benchmarks/results/coverage.csv [--again] [--transformers] [REFERENCE …]
 
 For each, with random weights: layers that hold at least 70% of the multiply-adds; the teacher reassembled, bit-exact; a
 random selection of operations that are neither the teacher's nor skip; its ONNX file with parity; loaded again. Of each
@@ -25,6 +25,7 @@ from typing import Any
 import click
 import onnxruntime  # noqa: F401 - imported before the forks
 import torch
+from transformers_networks import SHAPES
 
 from lana.export import export_onnx, onnx_parity
 from lana.importing import import_torchvision
@@ -58,6 +59,7 @@ TORCHVISION = (
     "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2", "fcn_resnet50",
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
+TRANSFORMERS = {f"benchmarks/transformers_networks.py:{name}": shape for name, shape in SHAPES.items()}
 VIDEOS = {  # small inputs, where a network takes any
     "torchvision:mc3_18": (3, 8, 56, 56),
     "torchvision:r2plus1d_18": (3, 8, 56, 56),
@@ -115,7 +117,7 @@ def examine(reference: str) -> dict[str, Any]:
             pretrained=False,
             model_args=FEWER_BLOCKS.get(reference),
             image_size=_smaller_input(reference),
-            input_shape=VIDEOS.get(reference),
+            input_shape={**VIDEOS, **TRANSFORMERS}.get(reference),
         )
         module, example = teacher.module, teacher.example()
         scan = find_layers(module, (example,))
@@ -203,21 +205,22 @@ def examine_apart(reference: str) -> dict[str, Any]:
 @click.argument("references", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The table as CSV; what it holds is kept.")
 @click.option("--again", is_flag=True, help="Examine once more what failed before.")
-def main(references: tuple[str, ...], out: Path, again: bool) -> None:
+@click.option("--transformers", is_flag=True, help="Those of transformers_networks.py, which needs Transformers.")
+def main(references: tuple[str, ...], out: Path, again: bool, transformers: bool) -> None:
     """Examine REFERENCES (anew, where the table holds them), or everything that the table does not hold yet."""
     every = [*(f"timm:{name}" for name in families().values()), *(f"torchvision:{n}" for n in TORCHVISION), *VIDEOS]
     lines = out.read_text().splitlines() if out.is_file() else []
     rows: dict[str, dict[str, Any]] = {row["network"]: row for row in csv.DictReader(lines)}
     unfinished = [name for name in every if name not in rows or (again and rows[name]["complete"] != "yes")]
-    for reference in references or unfinished:
+    for reference in references or (TRANSFORMERS if transformers else unfinished):
         rows[reference] = examine_apart(reference)
         print(*rows[reference].values(), flush=True)
         order = [*(name for name in every if name in rows), *(name for name in rows if name not in every)]
         with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[name] for name in order)
-    for source in ("timm", "torchvision"):
+    for source in ("timm", "torchvision", "benchmarks"):
         those = [row for name, row in rows.items() if name.startswith(source)]
         done = sum(row["complete"] == "yes" for row in those)
         print(
