@@ -132,10 +132,11 @@ def bind(module: nn.Module, example: Tensor, calls: Calls) -> None:
         return
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     others = torch.cat([example.flip(-1), example.abs(), 3 * example])
-    nothing_saved = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None)  # nobody goes backwards
+    # What a way back would need is dropped: nobody goes back.
+    dropped = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: example)
     try:
         module.requires_grad_(False)
-        with watched_calls(module) as again, quiet_evaluation(module), torch.enable_grad(), nothing_saved:
+        with watched_calls(module) as again, quiet_evaluation(module), torch.enable_grad(), dropped:
             module(others.requires_grad_(True) * 1.0)
     except Exception:  # of other inputs, or more of them, nothing is known
         return
