@@ -1,12 +1,13 @@
-"""What a submodule is told beside its one tensor where that never changes: rotary embeddings, masks, sizes.
+"""What a submodule is told and gives beside its one tensor where that never changes: rotary embeddings, masks, sizes.
 
 A block that takes them is a layer like any other: what stands in its place hears of the tensor alone, and what is made
-of the block itself brings them along.
+of the block itself brings them along. So is one that gives its tensor in a tuple, `(x, None)`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class Told:
+class Heard:
     """The arguments of a call with places for its tensors: the first is what changes, `tensors` are the others.
 
     Of one that is `repeated` for every example, `tensors` holds one.
@@ -38,11 +39,22 @@ class Told:
     tensors: tuple[Tensor, ...]
     repeated: tuple[bool, ...]
 
-    def is_same(self, other: Told) -> bool:
+    def is_same(self, other: Heard) -> bool:
         if (self.args, self.kwargs) != (other.args, other.kwargs):
             return False
         pairs = zip(self.tensors, other.tensors, strict=True)
         return all(a.shape == b.shape and torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A call: what was heard, and what was given, with a place for its one tensor."""
+
+    heard: Heard
+    given: Any
+
+    def is_same(self, other: Told) -> bool:
+        return self.given == other.given and self.heard.is_same(other.heard)
 
 
 Calls = Mapping[nn.Module, Told | None]
@@ -59,11 +71,27 @@ def says_more(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     return len(told) - len(others) != 1 or not all(assumed)
 
 
-def _told(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Told | None:
-    """A call that says more than a tensor, kept; None for any other, and where it tells what cannot be compared."""
-    tensors: list[Tensor] = []
-    if not says_more(module, args, kwargs):
+def _told(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Told | None:
+    """A call that says or gives more than a tensor, kept; None for any other."""
+    if isinstance(output, Tensor) and not says_more(module, args, kwargs):
         return None
+    heard, given = _heard(args, kwargs), _given(output)
+    return None if heard is None or given is None else Told(heard, given)
+
+
+def _given(output: Any) -> Any:
+    """An output with a place for its one tensor; None where there are more, or what cannot be compared."""
+    tensors: list[Tensor] = []
+    try:
+        apart = _taken_apart(output, tensors)
+    except TypeError:
+        return None
+    return apart if len(tensors) == 1 else None
+
+
+def _heard(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Heard | None:
+    """What a call says; None where no tensor is told by itself, and where something cannot be compared."""
+    tensors: list[Tensor] = []
     try:
         apart = _taken_apart(args, tensors), _taken_apart(dict(kwargs), tensors)
     except TypeError:
@@ -73,7 +101,7 @@ def _told(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     first, *others = tensors
     repeated = tuple(_repeated(first, tensor) for tensor in others)
     pairs = zip(others, repeated, strict=True)
-    return Told(*apart, tuple((t[:1] if again else t).detach().clone() for t, again in pairs), repeated)
+    return Heard(*apart, tuple((t[:1] if again else t).detach().clone() for t, again in pairs), repeated)
 
 
 def _repeated(first: Tensor, other: Tensor) -> bool:
@@ -110,11 +138,11 @@ def watched_calls(module: nn.Module) -> Iterator[Calls]:
     what has gradients, or for those that are called again."""
     found: dict[nn.Module, Told | None] = {}
 
-    def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         follows = any(tensor.requires_grad for tensor in [*flat_tensors([args, kwargs])][1:])
-        found[part] = None if part in found or follows else _told(part, args, kwargs)
+        found[part] = None if part in found or follows else _told(part, args, kwargs, output)
 
-    hooks = [part.register_forward_pre_hook(note, with_kwargs=True) for part in module.modules()]
+    hooks = [part.register_forward_hook(note, with_kwargs=True) for part in module.modules()]
     try:
         yield found
     finally:
@@ -152,8 +180,31 @@ def bind(module: nn.Module, example: Tensor, calls: Calls) -> None:
 def says_what_is_bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call tells a module beside its tensor what is bound to it."""
     bound: Told | None = getattr(module, _NAME, None)
-    now = _told(module, args, kwargs) if bound is not None else None
-    return bound is not None and now is not None and bound.is_same(now)
+    now = _heard(args, kwargs) if bound is not None else None
+    return bound is not None and now is not None and bound.heard.is_same(now)
+
+
+def gives_one_tensor(module: nn.Module, output: Any) -> bool:
+    """Whether an output is a tensor, or holds one as it is bound to the module."""
+    bound: Told | None = getattr(module, _NAME, None)
+    return isinstance(output, Tensor) or (bound is not None and bound.given == _given(output))
+
+
+def gives_as(original: nn.Module, module: nn.Module) -> None:
+    """Let a module give its tensor as `original` would: in a tuple, say."""
+    bound: Told | None = getattr(original, _NAME, None)
+    if bound is not None and not isinstance(bound.given, _Place):
+        module.register_forward_hook(functools.partial(_give, bound.given))
+
+
+def _give(given: Any, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Any:
+    return _put_together(given, [output])
+
+
+def as_given_by(original: nn.Module, tensor: Tensor) -> Any:
+    """What `original` would give if this were its tensor."""
+    bound: Told | None = getattr(original, _NAME, None)
+    return tensor if bound is None else _put_together(bound.given, [tensor])
 
 
 class Bound(nn.Module):
@@ -161,19 +212,21 @@ class Bound(nn.Module):
 
     def __init__(self, module: nn.Module, told: Told) -> None:
         super().__init__()
-        self.module, self.args, self.kwargs, self.repeated = module, told.args, told.kwargs, told.repeated
+        heard = told.heard
+        self.module, self.args, self.kwargs, self.repeated = module, heard.args, heard.kwargs, heard.repeated
         device = next((parameter.device for parameter in module.parameters()), None)
-        for number, tensor in enumerate(told.tensors, 1):
+        for number, tensor in enumerate(heard.tensors, 1):
             self.register_buffer(f"told_{number}", tensor.to(device))
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         tensors = [x]
         for tensor, repeated in zip(self.buffers(recurse=False), self.repeated, strict=True):
             tensors.append(tensor.expand(x.shape[0], *tensor.shape[1:]) if repeated else tensor)
-        return self.module(*_put_together(self.args, tensors), **_put_together(self.kwargs, tensors))
+        output = self.module(*_put_together(self.args, tensors), **_put_together(self.kwargs, tensors))
+        return next(flat_tensors(output))
 
 
 def with_what_it_is_told(module: nn.Module) -> nn.Module:
-    """The module as one that takes a tensor alone."""
+    """The module as one that takes and gives a tensor alone."""
     told = getattr(module, _NAME, None)
     return module if told is None else Bound(module, told)

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lana.binding import as_given_by
 from lana.layers import Layer
+from lana.structure import flat_tensors
 
 
 def tensor_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -37,8 +39,8 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, t
         return keep_input
 
     def last(name: str) -> Any:
-        def keep_output(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            features[name] = (inputs.pop(name), output.detach().clone())
+        def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            features[name] = (inputs.pop(name), next(flat_tensors(output)).detach().clone())
             if len(features) == len(layers):
                 raise LastLayerReached
 
@@ -91,7 +93,7 @@ class Switch(nn.Module):
         if self._replayed is not None and not self.recording:
             return self._replayed.clone() if self._copy else self._replayed
         if self.instead is not None:
-            return self.instead(tensor_of(args, kwargs))
+            return as_given_by(self.original, self.instead(tensor_of(args, kwargs)))
         output = self.original(*args, **kwargs)
         if self.recording and isinstance(output, Tensor):  # anything else is computed anew each time
             self._original_output, self._version = output, output._version

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lana.binding import says_more, says_what_is_bound
+from lana.binding import gives_one_tensor, says_more, says_what_is_bound
 from lana.structure import Convolution, flat_tensors, macs_of, quiet_evaluation
 
 TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather than replaced as a whole
@@ -119,11 +119,11 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, _
         return hook
 
     def after(record: _Seen) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             running.remove(record)
             record.outputs = list(flat_tensors(output))
             record.versions = [tensor._version for tensor in record.outputs]
-            record.plain_output = isinstance(output, Tensor)
+            record.plain_output = gives_one_tensor(module, output)
             for tensor in record.outputs:
                 count.readers.setdefault(id(tensor), [])
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_model
 from torch import Tensor, nn
 
-from lana.binding import with_what_it_is_told
+from lana.binding import gives_as, with_what_it_is_told
 from lana.errors import LanaError, UserError
 from lana.features import replace, tensor_of
 from lana.layers import Layer
@@ -70,9 +70,11 @@ def assemble(
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module at a layer; where it may be told more (mask=None), or by name, it hears of the tensor only."""
-    first, *others = inspect.signature(student.get_submodule(name).forward).parameters
+    original = student.get_submodule(name)
+    first, *others = inspect.signature(original.forward).parameters
     if others or first not in ("x", "input"):  # other names may be called by
         module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
+    gives_as(original, module)
     replace(student, name, module)
 
 

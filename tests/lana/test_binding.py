@@ -6,6 +6,7 @@ from torch import nn
 
 from lana.binding import Bound
 from lana.export import export_onnx, onnx_parity
+from lana.features import captured, forward_until, switched
 from lana.layers import find_layers
 from lana.operations import offered
 from lana.student import assemble, load_student, own_module, save_student
@@ -27,10 +28,15 @@ class Block(nn.Module):
         return x + self.down(torch.relu(self.up(turned)))
 
 
+class InATuple(Block):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs), None
+
+
 class Network(nn.Module):
     def __init__(self, told):
         super().__init__()
-        self.blocks = nn.ModuleList([Block() for _ in range(3)])
+        self.blocks = nn.ModuleList([InATuple() if told == "in a tuple" else Block() for _ in range(3)])
         self.gate, self.told = nn.Linear(16, 16), told
         nn.init.zeros_(self.gate.weight)
         self.register_buffer("angles", torch.linspace(0, 1, 8 * 16).view(8, 16), persistent=False)
@@ -47,6 +53,7 @@ class Network(nn.Module):
             cosine = cosine * (x.mean() > 0.1)
         for block in self.blocks:
             x = block(x, rotary=(cosine, sine), mask=None)
+            x = x[0] if self.told == "in a tuple" else x
         return x.mean(1)
 
 
@@ -65,7 +72,7 @@ def load(tmp_path):
     )
 
 
-@pytest.mark.parametrize("told", ["the same always", "for each example"])
+@pytest.mark.parametrize("told", ["the same always", "for each example", "in a tuple"])
 def test_what_never_changes_is_bound_to_the_block(told, load, tmp_path):
     teacher = load(told)
     scan = find_layers(teacher.module, (teacher.example(),), max_span=2)
@@ -87,6 +94,17 @@ def test_what_never_changes_is_bound_to_the_block(told, load, tmp_path):
     with torch.no_grad():  # at full rank it is the block, with what it was told
         whole = assemble(teacher.module, scan.layers, {"blocks.1": "low_rank_r1"})
         assert torch.allclose(whole(x), teacher.module(x), atol=1e-5)
+        expected = teacher.module(x)
+        own = own_module(teacher.module, scan.layers[1])
+        with switched(teacher.module, ["blocks.1"]) as switches:  # as it is when operations are scored
+            switches["blocks.1"].instead = own
+            assert torch.equal(teacher.module(x), expected)
+        with captured(teacher.module, scan.layers[1:2]) as features:
+            forward_until(teacher.module, x)
+        inputs, outputs = features["blocks.1"]
+        assert torch.equal(own(inputs), outputs)
+        skipped = assemble(teacher.module, scan.spans[:1], {scan.spans[0].name: "merged_w1"})
+        assert skipped(x).shape == expected.shape
 
 
 @pytest.mark.parametrize(
