@@ -177,22 +177,26 @@ def bind(module: nn.Module, example: Tensor, calls: Calls) -> None:
             setattr(part, _NAME, once_more)
 
 
+def _bound_to(module: nn.Module) -> Told | None:
+    return getattr(module, _NAME, None)
+
+
 def says_what_is_bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call tells a module beside its tensor what is bound to it."""
-    bound: Told | None = getattr(module, _NAME, None)
+    bound = _bound_to(module)
     now = _heard(args, kwargs) if bound is not None else None
     return bound is not None and now is not None and bound.heard.is_same(now)
 
 
 def gives_one_tensor(module: nn.Module, output: Any) -> bool:
     """Whether an output is a tensor, or holds one as it is bound to the module."""
-    bound: Told | None = getattr(module, _NAME, None)
+    bound = _bound_to(module)
     return isinstance(output, Tensor) or (bound is not None and bound.given == _given(output))
 
 
 def gives_as(original: nn.Module, module: nn.Module) -> None:
     """Let a module give its tensor as `original` would: in a tuple, say."""
-    bound: Told | None = getattr(original, _NAME, None)
+    bound = _bound_to(original)
     if bound is not None and not isinstance(bound.given, _Place):
         module.register_forward_hook(functools.partial(_give, bound.given))
 
@@ -203,7 +207,7 @@ def _give(given: Any, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Any:
 
 def as_given_by(original: nn.Module, tensor: Tensor) -> Any:
     """What `original` would give if this were its tensor."""
-    bound: Told | None = getattr(original, _NAME, None)
+    bound = _bound_to(original)
     return tensor if bound is None else _put_together(bound.given, [tensor])
 
 
@@ -228,5 +232,5 @@ class Bound(nn.Module):
 
 def with_what_it_is_told(module: nn.Module) -> nn.Module:
     """The module as one that takes and gives a tensor alone."""
-    told = getattr(module, _NAME, None)
-    return module if told is None else Bound(module, told)
+    bound = _bound_to(module)
+    return module if bound is None else Bound(module, bound)

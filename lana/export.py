@@ -50,45 +50,38 @@ def export_onnx(
             outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
         except Exception as error:
             raise ExportFailed(f"{type(module).__name__} fails on an example: {_short(error)}") from error
-        axes = {name: {0: "batch"} for name in ("input", *outputs)} if dynamic_batch else None
+        how = {"opset_version": opset, "input_names": ["input"], "output_names": outputs}
         content = b""
         try:
-            memory = io.BytesIO()
-            torch.onnx.export(
-                module,
-                (example,),
-                memory,  # type: ignore[arg-type]  # the exporter takes a buffer too
-                dynamo=False,
-                opset_version=opset,
-                input_names=["input"],
-                output_names=outputs,
-                dynamic_axes=axes,
-            )
-            content = memory.getvalue()
-            if branches := _branches(content):
-                raise LanaError(f"the file would branch or loop ({', '.join(branches)})")
-        except Exception as first:
+            content = _traced(module, example, how, dynamic_batch=dynamic_batch)
+            amiss = ", ".join(_branches(content))
+        except Exception as error:
+            amiss = _short(error)
+        if amiss:
             try:
-                shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
-                program = torch.onnx.export(
-                    module,
-                    (example,),
-                    dynamo=True,
-                    opset_version=opset,
-                    input_names=["input"],
-                    output_names=outputs,
-                    dynamic_shapes=shapes,
-                )
-                if program is None:
-                    raise LanaError("the exporter returned nothing")
-                content = program.model_proto.SerializeToString()
-            except Exception as second:
+                content = _captured(module, example, how, dynamic_batch=dynamic_batch)
+            except Exception as error:
                 if not content:
                     raise ExportFailed(
-                        f"{type(module).__name__} cannot be exported to ONNX: {_short(first)}; "
-                        f"and by the newer exporter: {_short(second)}"
-                    ) from second
+                        f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "
+                        f"and by the newer exporter: {_short(error)}"
+                    ) from error
     return write(path, lambda beside: beside.write_bytes(content))
+
+
+def _traced(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:
+    axes = {name: {0: "batch"} for name in ("input", *how["output_names"])} if dynamic_batch else None
+    memory = io.BytesIO()  # the exporter takes a buffer too
+    torch.onnx.export(module, (example,), memory, dynamo=False, dynamic_axes=axes, **how)  # type: ignore[arg-type]
+    return memory.getvalue()
+
+
+def _captured(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
+    program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, **how)
+    if program is None:
+        raise LanaError("the exporter returned nothing")
+    return program.model_proto.SerializeToString()
 
 
 def _branches(content: bytes) -> list[str]:

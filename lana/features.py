@@ -104,15 +104,9 @@ class Switch(nn.Module):
 @contextlib.contextmanager
 def switched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Switch]]:
     """While open, a `Switch` stands at each named submodule; afterwards the network is as it was."""
-    originals = {name: module.get_submodule(name) for name in names}
-    switches = {name: Switch(original) for name, original in originals.items()}
-    try:
-        for name, switch in switches.items():
-            replace(module, name, switch)
+    switches = {name: Switch(module.get_submodule(name)) for name in names}
+    with _standing(module, switches):
         yield switches
-    finally:
-        for name, original in originals.items():
-            replace(module, name, original)
 
 
 class Hidden(nn.Module):
@@ -129,10 +123,16 @@ class Hidden(nn.Module):
 @contextlib.contextmanager
 def hidden(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """While open, each named submodule runs hidden; afterwards the network is as it was."""
-    originals = {name: module.get_submodule(name) for name in names}
+    with _standing(module, {name: Hidden(module.get_submodule(name)) for name in names}):
+        yield
+
+
+@contextlib.contextmanager
+def _standing(module: nn.Module, instead: Mapping[str, nn.Module]) -> Iterator[None]:
+    originals = {name: module.get_submodule(name) for name in instead}
     try:
-        for name, original in originals.items():
-            replace(module, name, Hidden(original))
+        for name, submodule in instead.items():
+            replace(module, name, submodule)
         yield
     finally:
         for name, original in originals.items():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from torch import nn
-
 from lana.data import Data, load_data
 from lana.errors import UserError
 from lana.evaluation import check_device, check_labels
-from lana.layers import Layer, LayerScan, find_layers
+from lana.layers import LayerScan, find_layers
 from lana.operations import check_own, pool_names
 from lana.progress import Progress
 from lana.recipe import Recipe
@@ -55,8 +53,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     task = load_task(recipe.task)
     data = load_data(recipe.data, teacher, seed=recipe.seed)
     check_labels(teacher, data, task)
-    scan = some_layers_of(teacher, recipe)
-    check_own(recipe.pool, _places(teacher, scan))
+    scan = _checked_layers(teacher, recipe)
     run.begin(recipe)
     return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
 
@@ -69,21 +66,12 @@ def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     """
     pool_names(recipe.pool)
     teacher = teacher_of(recipe, pretrained=False)
-    scan = some_layers_of(teacher, recipe)
-    check_own(recipe.pool, _places(teacher, scan))
+    scan = _checked_layers(teacher, recipe)
     return teacher, scan
 
 
-def _places(teacher: Teacher, scan: LayerScan) -> list[tuple[Layer, nn.Module]]:
-    return [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)]
-
-
-def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
-    """`layers_of`, one at least.
-
-    Raises:
-        UserError: there is none.
-    """
+def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """`layers_of`, one at least, at which the user's own operations can be built."""
     scan = layers_of(teacher, recipe)
     if not scan.layers:
         left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
@@ -91,6 +79,7 @@ def some_layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
             f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
             f"See what there is, and why not, with: lana layers {recipe.model}"
         )
+    check_own(recipe.pool, [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)])
     return scan
 
 

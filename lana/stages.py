@@ -171,7 +171,7 @@ def profile(setting: Setting) -> list[Offer]:
     path, wanted = run.pool / "offers.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
-            folder, libraries = run.pool / "computations", search_path(None)
+            folder, libraries = run.pool / "computations", search_path()
             offers, table = measured_offers(
                 run.table, folder, setting.teacher, setting.scan, recipe, libraries, quiet=setting.quiet
             )

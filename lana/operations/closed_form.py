@@ -44,8 +44,8 @@ def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     chosen = torch.randperm(places, generator=generator)[:64].to(inputs.device)
     around = [size for size in reversed(module.padding) for _ in range(2)]
     padded = F.pad(inputs[:images], around)  # type: ignore[arg-type]  # numbers: `is_dense` refuses words
-    places_of_all: tuple[Any, ...] = (slice(None), slice(None), *_windows(module, chosen, outputs.shape[2:]))
-    windows = padded[places_of_all]
+    index: tuple[Any, ...] = (slice(None), slice(None), *_windows(module, chosen, outputs.shape[2:]))
+    windows = padded[index]
     columns = windows.transpose(1, 2).flatten(0, 1).flatten(1)
     return columns, outputs[:images].flatten(2)[:, :, chosen].transpose(1, 2).flatten(0, 1)
 
