@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from contenders import BATCH, Contender, begin, leave, save, tune, tuning_options
 
-from lana import selecting
+from lana.models.student import count_parameters
 from lana.pipeline import open_finished
-from lana.ranking import PERTURBATIONS
-from lana.selection import Selection, Selector
-from lana.student import count_parameters
+from lana.report.score_ranking import PERTURBATIONS
+from lana.selection.measurement import assembled, trained_operations
+from lana.selection.search import Selection, Selector
 
 
 def drawn(selector: Selector, low: float, high: float, count: int) -> list[Selection]:
@@ -70,7 +70,7 @@ def main(
 ) -> None:
     with open_finished(run) as (setting, _, selector):
         begin(out, setting)
-        operations = selecting.trained_operations(setting, selector.offers)
+        operations = trained_operations(setting, selector.offers)
         others = drawn(selector, low, high, draw) if draw else []
         within = [m for m in selector.log.pooled() if low <= m.ratio <= high or m.selection in others]
         students = []
@@ -80,7 +80,7 @@ def main(
             which = hashlib.sha256(str(sorted(m.selection.items())).encode()).hexdigest()[:6]
             name = f"measured-{m.ratio:.3f}x-{which}"
             if not (file := out / f"{name}.pt").is_file():  # made once: results are kept by the weights they began with
-                save(selecting.assembled(setting, selector, m.selection, operations), file)
+                save(assembled(setting, selector, m.selection, operations), file)
             students.append(Contender(name=name, kind="lana", module=torch.load(file, weights_only=False)))
     if elsewhere:
         leave(students, out / "tuned", epochs=epochs, seeds=seeds)

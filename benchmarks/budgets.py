@@ -16,10 +16,11 @@ from typing import Any
 import click
 import numpy as np
 
-from lana import pipeline, stages
+from lana import pipeline
 from lana.errors import BudgetUnreachable
-from lana.export import to_computation
-from lana.student import load_student
+from lana.exporters.computation import to_computation
+from lana.models.student_files import load_student
+from lana.runs.baseline import runtime_form, teacher_computation
 from profilers import compare
 from solvers import frontier
 
@@ -41,7 +42,7 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
     with pipeline.open_finished(run, quiet=True) as (setting, baseline, selector):
         example, pool = setting.teacher.example(setting.recipe.batch), run / "pool" / "wholes"
-        form = stages.runtime_form(setting.recipe.runtime, setting.runtime_settings)
+        form = runtime_form(setting.recipe.runtime, setting.runtime_settings)
         points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)
         reachable = [selector.predicted_ms(selector.selection_of(p)) / baseline.teacher_ms for p in points]
         folders = [run / "students" / f"promise-{ratio:g}x" for ratio in BUDGETS]
@@ -53,7 +54,7 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
         if not files:
             return []
         found = compare(
-            stages.teacher_computation(setting),
+            teacher_computation(setting),
             files,
             runtime=setting.recipe.runtime,
             settings=setting.runtime_settings,

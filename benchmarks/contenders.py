@@ -19,14 +19,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from lana import selecting, stages
-from lana.evaluation import evaluate_module
-from lana.export import to_computation
-from lana.finetuning import FineTuning, finetune
-from lana.selection import Selector
-from lana.setting import Setting
-from lana.student import count_parameters, load_student
-from lana.teacher import load_teacher
+from lana.evaluation.metrics import evaluate_module
+from lana.exporters.computation import to_computation
+from lana.models.student import count_parameters
+from lana.models.student_files import load_student
+from lana.models.teacher import load_teacher
+from lana.runs.baseline import Baseline, runtime_form
+from lana.runs.context import Setting
+from lana.selection.search import Selector
+from lana.selection.stage import select_student
+from lana.training.finetuning import finetune
+from lana.training.settings import FineTuning
 from profilers import Comparison, compare
 
 BOOTSTRAPS = 1_000
@@ -96,9 +99,7 @@ def sibling(setting: Setting, told: str) -> Contender:
     return Contender(name=name, kind="sibling", module=loaded.module)
 
 
-def student(
-    setting: Setting, baseline: stages.Baseline, selector: Selector, ratio: float, beside: str = ""
-) -> Contender:
+def student(setting: Setting, baseline: Baseline, selector: Selector, ratio: float, beside: str = "") -> Contender:
     """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
 
     It is made once: measured again, that network would have a slightly other share.
@@ -107,7 +108,7 @@ def student(
     recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
     folder = setting.run.student(name)
     if not (folder / "selection.json").is_file():
-        selecting.select(setting, selector, baseline, recipe, name)
+        select_student(setting, selector, baseline, recipe, name)
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 
@@ -233,7 +234,7 @@ def measure(
 
 def _compared(setting: Setting, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
     settings = dataclasses.replace(setting.runtime_settings, batch=batch)
-    form = stages.runtime_form(setting.recipe.runtime, settings)
+    form = runtime_form(setting.recipe.runtime, settings)
     networks = [("teacher", setting.teacher.module), *((c.name, c.module) for c in contenders)]
     with tempfile.TemporaryDirectory() as folder:
         files = [

@@ -18,11 +18,11 @@ import click
 import numpy as np
 import pandas as pd
 
-from lana.losses import LEAST_MEASURED, Losses, corrected
-from lana.ranking import tau
 from lana.report.data import read_selector
-from lana.run import Run
-from lana.selection import Selector
+from lana.report.score_ranking import tau
+from lana.runs.run import Run
+from lana.selection.loss_model import LEAST_MEASURED, Losses, corrected
+from lana.selection.search import Selector
 
 Known = tuple[Mapping[str, str], float]
 TEACHER: Known = ({}, 0.0)

@@ -27,13 +27,15 @@ import onnxruntime  # noqa: F401 - imported before the forks
 import torch
 from transformers_networks import SHAPES
 
-from lana.export import export_onnx, onnx_parity
-from lana.importing import import_torchvision
-from lana.layers import find_layers
-from lana.operations import offered
-from lana.structure import flat_tensors
-from lana.student import assemble, load_student, own_module, save_student
-from lana.teacher import load_teacher
+from lana.common.importing import import_torchvision
+from lana.exporters.onnx_export import export_onnx
+from lana.exporters.parity import onnx_parity
+from lana.models.student import assemble, own_module
+from lana.models.student_files import load_student, save_student
+from lana.models.teacher import load_teacher
+from lana.networks.layers import find_layers
+from lana.networks.structure import flat_tensors
+from lana.operations.presets import offered
 
 COLUMNS = ("network", "layers", "covered", "operations", "complete", "failed", "reason", "seconds")
 STEPS = ("layers", "reassembled", "selection", "exported", "loaded")

@@ -27,12 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lana.distill import GROUP_BYTES
-from lana.imitation import Job, train
-from lana.profiling import pairs, read_offers
-from lana.run import Run
-from lana.setting import Setting, prepare
-from lana.student import build_operation
+from lana.models.student import build_operation
+from lana.pool.block_training import Job, train
+from lana.pool.candidates import pairs, read_offers
+from lana.pool.distillation import GROUP_BYTES
+from lana.runs.context import Setting, prepare
+from lana.runs.run import Run
 
 BATCH = 64
 SAMPLE = 12  # operations that the first way is timed on

@@ -41,12 +41,13 @@ from contenders import (
 )
 from torch import Tensor, nn
 
-from lana import selecting, stages
-from lana.batchnorm import reestimate_batchnorm
+from lana.models.student import assemble
 from lana.pipeline import open_finished
-from lana.selection import Selector
-from lana.setting import Setting
-from lana.student import assemble
+from lana.runs.baseline import Baseline
+from lana.runs.context import Setting
+from lana.selection.measurement import CANDIDATE_IMAGES, unique_layers
+from lana.selection.search import Selector
+from lana.training.batchnorm import reestimate_batchnorm
 
 Make = Callable[[float], nn.Module]  # a network for a number between 0 (as the teacher) and 1 (as fast as it goes)
 
@@ -141,7 +142,7 @@ def depth(setting: Setting, selector: Selector) -> Make:
     return make
 
 
-def single_shot(setting: Setting, selector: Selector, baseline: stages.Baseline) -> Make:
+def single_shot(setting: Setting, selector: Selector, baseline: Baseline) -> Make:
     from dataclasses import replace
 
     offers = [offer for offer in selector.offers if offer.operation in ("teacher", "identity")]
@@ -151,7 +152,7 @@ def single_shot(setting: Setting, selector: Selector, baseline: stages.Baseline)
         selection = alone.solve((1 - share) * baseline.teacher_ms)
         if selection is None:
             raise ValueError(f"no skips reach {1 - share:.2f}x")
-        return assemble(setting.teacher.module, selecting.unique_layers(alone.offers), selection)
+        return assemble(setting.teacher.module, unique_layers(alone.offers), selection)
 
     return make
 
@@ -204,13 +205,11 @@ def measured(setting: Setting, name: str, make: Make, numbers: Sequence[float] |
 
 def finished(setting: Setting, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
-    reestimate_batchnorm(module, setting.data.train.take(selecting.CANDIDATE_IMAGES, 2), device=setting.recipe.device)
+    reestimate_batchnorm(module, setting.data.train.take(CANDIDATE_IMAGES, 2), device=setting.recipe.device)
     return module.cpu().eval()
 
 
-def peers(
-    setting: Setting, selector: Selector, baseline: stages.Baseline, folder: Path
-) -> dict[str, Callable[[], Make]]:
+def peers(setting: Setting, selector: Selector, baseline: Baseline, folder: Path) -> dict[str, Callable[[], Make]]:
     return {
         "uniform": lambda: pruner(setting, "magnitude", global_pruning=False),
         "magnitude": lambda: pruner(setting, "magnitude", global_pruning=True),

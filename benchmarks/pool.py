@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from processes import side_by_side
 
-from lana import stages
-from lana.layers import Layer
-from lana.profiling import Offer, pairs
-from lana.recipe import Recipe
-from lana.run import Run
-from lana.setting import Setting, prepare
+from lana.config.recipe import Recipe
+from lana.networks.layers import Layer
+from lana.pool.candidates import Offer, pairs
+from lana.pool.stages import Operations, distill_pool, profile_pool, score_operations, score_pool, train_operations
+from lana.runs.context import Setting, prepare
+from lana.runs.run import Run
 
 Pairs = Sequence[tuple[Layer, str]]
 
@@ -54,7 +54,7 @@ def in_parts(work: Callable[[int], None], count: int) -> None:
 def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:
     folder = setting.run.pool / "operations"
     made = [folder / f"part{index}" for index in range(len(parts))]
-    in_parts(lambda i: stages.train_operations(setting, parts[i], offers, recipe, made[i], silent), len(parts))
+    in_parts(lambda i: train_operations(setting, parts[i], offers, recipe, made[i], silent), len(parts))
     for part in made:
         for layer in (entry for entry in part.iterdir() if entry.is_dir()):
             shutil.move(layer, folder / layer.name)
@@ -63,9 +63,9 @@ def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], re
         shutil.rmtree(part)
 
 
-def score(setting: Setting, parts: Sequence[Pairs], operations: stages.Operations, recipe: Recipe) -> None:
+def score(setting: Setting, parts: Sequence[Pairs], operations: Operations, recipe: Recipe) -> None:
     made = [setting.run.pool / f"scores{index}.csv" for index in range(len(parts))]
-    in_parts(lambda i: stages.score_operations(setting, parts[i], operations, recipe, made[i], silent), len(parts))
+    in_parts(lambda i: score_operations(setting, parts[i], operations, recipe, made[i], silent), len(parts))
     together(made, setting.run.scores)
     for path in made:
         path.unlink()
@@ -89,22 +89,22 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     if begun_by is not None:
         recipe = Recipe.from_yaml(begun_by)
         with Run.open(run, recipe) as opened:
-            stages.profile(prepare(opened, recipe))
+            profile_pool(prepare(opened, recipe))
         return
     torch.set_num_threads(1)  # before the processes part: threads do not come along
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:
         setting = prepare(opened, recipe, quiet=True)
-        offers, began_s = stages.profile(setting), time.monotonic()
+        offers, began_s = profile_pool(setting), time.monotonic()
         trained = pairs(offers, trainable_only=True)
         if trained and not opened.stages().get("distill"):
             distil(setting, parts_of(trained, processes), offers, recipe.replace(device=device))
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
-        offers, operations = stages.distill(setting, offers)
+        offers, operations = distill_pool(setting, offers)
         pool, began_s = pairs(offers), time.monotonic()
         if not opened.stages().get("score"):
             score(setting, parts_of(pool, processes), operations, recipe.replace(device=device))
-        stages.score(setting, offers, operations)
+        score_pool(setting, offers, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 
 

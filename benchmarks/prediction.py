@@ -24,18 +24,19 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lana.export import to_computation
-from lana.layers import find_layers
-from lana.losses import LossLog
-from lana.prediction import COLUMNS, held_out_error
-from lana.profiling import Offer, keep_promising, make_offers, read_offers, with_latencies, write_offers
-from lana.recipe import Recipe
-from lana.run import write_json
-from lana.selecting import unique_layers
-from lana.selection import LOWEST_BUDGET, Selection, Selector
-from lana.student import assemble, build_operation
-from lana.teacher import Teacher, teacher_of
-from lana.wholes import Log, replaced
+from lana.common.files import write_json
+from lana.config.recipe import Recipe
+from lana.exporters.computation import to_computation
+from lana.models.student import assemble, build_operation
+from lana.models.teacher import Teacher, teacher_of
+from lana.networks.layers import find_layers
+from lana.pool.builder import make_offers
+from lana.pool.candidates import Offer, read_offers, with_latencies, write_offers
+from lana.pool.shortlist import keep_promising
+from lana.selection.latency_model import COLUMNS, held_out_error
+from lana.selection.measurement import unique_layers
+from lana.selection.measurement_log import Log, LossLog, replaced
+from lana.selection.search import LOWEST_BUDGET, Selection, Selector
 from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lana import selecting
-from lana.data import Split
-from lana.evaluation import evaluate_module
+from lana.data.split import Split
+from lana.evaluation.metrics import evaluate_module
 from lana.pipeline import open_finished
-from lana.selection import Selection, Selector
+from lana.selection.measurement import assembled, trained_operations
+from lana.selection.search import Selection, Selector
 
 IMAGES = 1000  # of the validation part, that the best is found on
 
@@ -36,11 +36,11 @@ def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
 @click.option("--count", default=100, show_default=True)
 def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
     with open_finished(run) as (setting, baseline, selector):
-        operations, recipe = selecting.trained_operations(setting, selector.offers), setting.recipe
+        operations, recipe = trained_operations(setting, selector.offers), setting.recipe
         validation = setting.data.validation.take(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
-            student = selecting.assembled(setting, selector, selection, operations, IMAGES, recipe.precision)
+            student = assembled(setting, selector, selection, operations, IMAGES, recipe.precision)
             return evaluate_module(student, split, setting.task).metric
 
         print(f"teacher: {evaluate_module(setting.teacher.module, setting.data.test, setting.task).metric:.2%} on test")

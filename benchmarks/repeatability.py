@@ -16,11 +16,11 @@ from pathlib import Path
 import click
 from neighbour import beside
 
-from lana.layers import find_layers
-from lana.profiling import make_offers
-from lana.progress import duration
-from lana.recipe import Recipe
-from lana.teacher import teacher_of
+from lana.common.progress import duration
+from lana.config.recipe import Recipe
+from lana.models.teacher import teacher_of
+from lana.networks.layers import find_layers
+from lana.pool.builder import make_offers
 from profilers import LatencyTable, create_runtime, profile
 
 # Computes and walks over memory for 50 ms, sleeps for 50 ms, and so on.

@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 from neighbour import beside
 
-from lana import stages
-from lana.export import to_computation
-from lana.teacher import load_teacher
+from lana.exporters.computation import to_computation
+from lana.models.teacher import load_teacher
+from lana.runs.baseline import runtime_form
 from profilers import RuntimeSettings, compare
 
 BUSY = """
@@ -42,7 +42,7 @@ def main(models: tuple[str, ...], runtime: str, image_size: int | None, processo
     if len(models) < 2:
         raise click.UsageError(f"One network, {models[0]}: expected a reference and at least one to compare with it.")
     settings = RuntimeSettings(affinity=(processor,))
-    form = stages.runtime_form(runtime, settings)
+    form = runtime_form(runtime, settings)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         files = []

@@ -17,9 +17,9 @@ import click
 import torch
 from torch import Tensor, nn
 
-from lana.export import to_computation
-from lana.progress import Progress
-from lana.recipe import Recipe
+from lana.common.progress import Progress
+from lana.config.recipe import Recipe
+from lana.exporters.computation import to_computation
 from profilers import Computation, LatencyTable, create_runtime, profile
 
 STEPS = 33  # widths of a block, down from its own

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from lana.data import load_data
-from lana.evaluation import evaluate_module
-from lana.task import Classification
-from lana.teacher import load_teacher
+from lana.data.loading import load_data
+from lana.evaluation.metrics import evaluate_module
+from lana.evaluation.task import Classification
+from lana.models.teacher import load_teacher
 
 
 def main() -> None:

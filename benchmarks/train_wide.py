@@ -15,11 +15,12 @@ import click
 import torch
 from safetensors.torch import save_model
 
-from lana.data import load_data
-from lana.evaluation import evaluate_module
-from lana.finetuning import FineTuning, finetune
-from lana.task import load_task
-from lana.teacher import load_teacher
+from lana.data.loading import load_data
+from lana.evaluation.metrics import evaluate_module
+from lana.evaluation.task import load_task
+from lana.models.teacher import load_teacher
+from lana.training.finetuning import finetune
+from lana.training.settings import FineTuning
 
 
 @click.command()

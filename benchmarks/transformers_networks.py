@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lana.importing import import_torchvision
+from lana.common.importing import import_torchvision
 
 import_torchvision()  # Transformers import it
 

@@ -20,10 +20,10 @@ import torch
 from contenders import WAITING, result_of, tune_row, tuning
 from processes import side_by_side
 
-from lana.finetuning import taught
-from lana.recipe import Recipe
-from lana.run import Run
-from lana.setting import Setting, prepare
+from lana.config.recipe import Recipe
+from lana.runs.context import Setting, prepare
+from lana.runs.run import Run
+from lana.training.finetuning import taught
 
 Row = tuple[Path, int]  # a network that waits, and a seed
 

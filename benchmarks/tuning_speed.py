@@ -16,10 +16,10 @@ import click
 import torch
 from torch import Tensor, nn
 
-from lana.graphs import recorded
-from lana.precision import autocast
-from lana.task import Classification
-from lana.teacher import load_teacher
+from lana.evaluation.task import Classification
+from lana.models.teacher import load_teacher
+from lana.networks.mixed_precision import autocast
+from lana.training.cuda_graphs import recorded
 
 STEPS = 12
 FIRST = 3  # steps that are told apart: they compile, and fill caches

@@ -10,7 +10,8 @@ from mkdocs.structure.files import File
 
 import lana
 from lana.cli import main
-from lana.recipe import Recipe, flag
+from lana.config.fields import flag
+from lana.config.recipe import Recipe
 
 
 def on_files(files, config):

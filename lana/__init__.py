@@ -11,36 +11,37 @@ The whole story is in `lana.pipeline`. Importing this package is cheap: what nee
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from lana.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lana.config.recipe import Recipe
     from lana.errors import BudgetUnreachable, LanaError, UserError
-    from lana.layers import Layer, LayerScan, find_layers
-    from lana.operations import Operation, offered
+    from lana.models.student_files import load_student
+    from lana.models.teacher import load_teacher
+    from lana.networks.layers import Layer, LayerScan, find_layers
+    from lana.operations.families import Operation
+    from lana.operations.presets import offered
     from lana.pipeline import compress, finetune, select
-    from lana.recipe import Recipe
     from lana.standalone import evaluate, measure, profile
-    from lana.student import load_student
-    from lana.teacher import load_teacher
 
 _HOME = {
     "BudgetUnreachable": "errors",
     "LanaError": "errors",
     "UserError": "errors",
-    "Layer": "layers",
-    "LayerScan": "layers",
-    "find_layers": "layers",
-    "Operation": "operations",
-    "offered": "operations",
+    "Layer": "networks.layers",
+    "LayerScan": "networks.layers",
+    "find_layers": "networks.layers",
+    "Operation": "operations.families",
+    "offered": "operations.presets",
     "compress": "pipeline",
     "evaluate": "standalone",
     "finetune": "pipeline",
     "measure": "standalone",
     "profile": "standalone",
     "select": "pipeline",
-    "Recipe": "recipe",
-    "load_student": "student",
-    "load_teacher": "teacher",
+    "Recipe": "config.recipe",
+    "load_student": "models.student_files",
+    "load_teacher": "models.teacher",
 }
 
 __all__ = [

@@ -21,16 +21,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lana import delivery, devices, selecting, stages
-from lana.console import figure
+from lana.common.console import figure
+from lana.config.recipe import FINETUNING, SELECTING, Recipe, check_options
+from lana.config.references import is_student
+from lana.delivery import remote_devices as devices
+from lana.delivery.deliver import deliver
+from lana.delivery.finetune import finetune_student, metric_before
+from lana.delivery.summary import Summary, nothing_to_do
 from lana.errors import UserError
-from lana.plan import Plan, as_distilled, estimate, fit_to_time
-from lana.recipe import FINETUNING, SELECTING, Recipe, check_options
-from lana.references import is_student
-from lana.run import Run
-from lana.selection import Selector
-from lana.setting import Setting, prepare
-from lana.summary import Summary, nothing_to_do
+from lana.pool.stages import distill_pool, profile_pool, score_pool
+from lana.runs.baseline import Baseline, measure_baseline
+from lana.runs.context import Setting, prepare
+from lana.runs.run import Run
+from lana.runs.student_names import free_name, student_recipe
+from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
+from lana.selection.search import Selector
+from lana.selection.stage import budget_of, make_selector, select_student
 
 
 def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
@@ -48,7 +54,7 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         run.student(name)  # a name that is none is told before the work
         setting = prepare(run, recipe, quiet=quiet)
         setting = dataclasses.replace(setting, recipe=fit_to_time(setting))
-        recipe, baseline = setting.recipe, stages.baseline(setting)
+        recipe, baseline = setting.recipe, measure_baseline(setting)
         budget_ms = baseline.budget_ms(recipe)
         setting.tell(
             f"Teacher: {setting.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
@@ -57,16 +63,16 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(setting, baseline, budget_ms)
         selector = make_pool(setting, baseline)
-        student = selecting.select(setting, selector, baseline, recipe, name)
-        delivery.finetune(setting, student, recipe)
-        return delivery.deliver(setting, baseline, student, recipe)
+        student = select_student(setting, selector, baseline, recipe, name)
+        finetune_student(setting, student, recipe)
+        return deliver(setting, baseline, student, recipe)
 
 
-def make_pool(setting: Setting, baseline: stages.Baseline) -> Selector:
+def make_pool(setting: Setting, baseline: Baseline) -> Selector:
     """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = stages.distill(setting, stages.profile(setting))
-    losses = stages.score(setting, offers, operations)
-    return selecting.selector(setting, offers, operations, losses, baseline)
+    offers, operations = distill_pool(setting, profile_pool(setting))
+    losses = score_pool(setting, offers, operations)
+    return make_selector(setting, offers, operations, losses, baseline)
 
 
 def dry_run(recipe: Recipe) -> Plan:
@@ -93,9 +99,9 @@ def select(
 ) -> Summary:
     """Another student from a finished run: solved, assembled and (with `verify`) measured; nothing is distilled.
 
-    With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` says which
-    operation must stand at a layer. `options` are those of the recipe that decide how to select,
-    `lana.recipe.SELECTING`, and where: refine=0, candidates=8, device="cpu" …; the run's own where they are not given.
+    With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` maps layers to
+    the operations that they must get. `options` are the recipe's options of selecting (`lana.config.recipe.SELECTING`)
+    and the device: refine=0, candidates=8, device="cpu". The run's own serve where none is given.
 
     Raises:
         UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option
@@ -106,7 +112,7 @@ def select(
         selector = dataclasses.replace(found, pins=pins or {})
         chosen = None if max_loss is None else selector.fastest_within(max_loss)
         if chosen is not None:
-            budget = f"{selecting.budget_of(selector, chosen, verify=verify):.6g}ms"
+            budget = f"{budget_of(selector, chosen, verify=verify):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         recipe = setting.recipe.replace(budget=budget)
@@ -115,10 +121,10 @@ def select(
             return nothing_to_do(setting, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(setting.run, name, otherwise, recipe)
-        student = selecting.select(
+        student = select_student(
             setting, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
         )
-        return delivery.deliver(setting, baseline, student, recipe, verify=verify)
+        return deliver(setting, baseline, student, recipe, verify=verify)
 
 
 def select_for(
@@ -150,7 +156,7 @@ def select_for(
 @contextlib.contextmanager
 def open_finished(
     out: Path | str, *, quiet: bool = False, **options: Any
-) -> Iterator[tuple[Setting, stages.Baseline, Selector]]:
+) -> Iterator[tuple[Setting, Baseline, Selector]]:
     """A run whose pool is finished, ready to select from by `options`; students of it are not fine-tuned.
 
     Raises:
@@ -162,7 +168,7 @@ def open_finished(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
         setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options), quiet=quiet)
-        baseline = stages.baseline(setting)
+        baseline = measure_baseline(setting)
         yield setting, baseline, make_pool(setting, baseline)
 
 
@@ -170,13 +176,13 @@ def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str
     """The name of a student that is not there yet, or was not delivered yet: the same command goes on with it."""
     if name and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
-    return name or selecting.free_name(run, otherwise, recipe)
+    return name or free_name(run, otherwise, recipe)
 
 
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, from what was selected, and deliver it anew.
 
-    `options` are those of the recipe that decide fine-tuning, `lana.recipe.FINETUNING`, and where: epochs=30,
+    `options` are those of the recipe that decide fine-tuning, `lana.config.recipe.FINETUNING`, and where: epochs=30,
     mixup=0.2, device="cuda", processes=4 …
     Those that are not given are the run's.
 
@@ -195,14 +201,14 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with Run.open(out) as run:
         usual = {name: getattr(run.recipe(), name) for name in FINETUNING}
-        recipe = as_distilled(run, selecting.student_recipe(folder)).replace(**{**usual, **options})
+        recipe = as_distilled(run, student_recipe(folder)).replace(**{**usual, **options})
         if not recipe.epochs:
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
         setting = prepare(run, recipe, quiet=quiet)
-        baseline, before = stages.baseline(setting), delivery.metric_before(folder)
-        delivery.finetune(setting, folder, recipe)
-        summary = delivery.deliver(setting, baseline, folder, recipe)
+        baseline, before = measure_baseline(setting), metric_before(folder)
+        finetune_student(setting, folder, recipe)
+        summary = deliver(setting, baseline, folder, recipe)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
             setting.tell(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary

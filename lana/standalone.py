@@ -7,19 +7,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lana import stages
-from lana.data import load_data
+from lana.common.progress import Progress
+from lana.config.fields import flag
+from lana.config.recipe import Recipe, check_options
+from lana.config.references import is_student, onnx_file
+from lana.data.loading import load_data
 from lana.errors import UserError
-from lana.evaluation import Evaluation, check_device, check_labels, evaluate_module
-from lana.forms import Exported, Options, export_as, form_of
-from lana.profiling import make_offers
-from lana.progress import Progress
-from lana.recipe import Recipe, check_options, flag
-from lana.references import is_student, onnx_file
-from lana.setting import load_layers
-from lana.student import load_student_as_teacher
-from lana.task import load_task
-from lana.teacher import load_teacher
+from lana.evaluation.checks import check_device, check_labels
+from lana.evaluation.metrics import Evaluation, evaluate_module
+from lana.evaluation.task import load_task
+from lana.exporters.formats import Exported, Options, export_as, form_of
+from lana.models.student_files import load_student_as_teacher
+from lana.models.teacher import load_teacher
+from lana.pool.builder import make_offers
+from lana.pool.stages import measured_offers
+from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
 from profilers.bundle import form_on_device, write_bundle
 from profilers.library import search_path
@@ -41,7 +43,7 @@ def profile(
     teacher, scan = load_layers(recipe)
     with tempfile.TemporaryDirectory() as folder:
         libraries = [] if fresh else search_path(tables)
-        return stages.measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries, quiet=quiet)[1]
+        return measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries, quiet=quiet)[1]
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
@@ -77,8 +79,10 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
 
 
 def export(student: Path | str, path: Path | str, *, form: str | None = None, **options: Any) -> Exported:
-    """Write a student's network to a file of one of `lana.forms.FORMS` (by default what its suffix says), run it again
-    and compare. `options` are those of `lana.forms.Options`: opset=20, dynamic_batch=True …
+    """Write a student's network to a file, run the file and compare.
+
+    The form is one of `lana.exporters.formats.FORMS`; the suffix decides by default. `options` are those of
+    `lana.exporters.formats.Options`: opset=20, dynamic_batch=True.
 
     Raises:
         UserError: the folder is not a student's; a form or an option that there is not.

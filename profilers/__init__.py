@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         TableMismatch,
     )
     from profilers.measurement import Measurement
-    from profilers.runtime import Runtime, RuntimeSettings, RuntimeStatus, Session, create_runtime, runtime_statuses
+    from profilers.registry import RuntimeStatus, create_runtime, runtime_statuses
+    from profilers.runtime import Runtime, RuntimeSettings, Session
     from profilers.sweep import Progress, profile
     from profilers.table import LatencyTable, Row
     from profilers.timing import Protocol
@@ -42,10 +43,10 @@ _HOME = {
     "Measurement": "measurement",
     "Runtime": "runtime",
     "RuntimeSettings": "runtime",
-    "RuntimeStatus": "runtime",
+    "RuntimeStatus": "registry",
     "Session": "runtime",
-    "create_runtime": "runtime",
-    "runtime_statuses": "runtime",
+    "create_runtime": "registry",
+    "runtime_statuses": "registry",
     "Progress": "sweep",
     "profile": "sweep",
     "LatencyTable": "table",

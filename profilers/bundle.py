@@ -19,7 +19,8 @@ from typing import Any
 from profilers.comparison import Comparison, compare
 from profilers.computation import Computation
 from profilers.errors import ProfilerError
-from profilers.runtime import RUNTIMES, RuntimeSettings, create_runtime, find_runtime
+from profilers.registry import RUNTIMES, create_runtime, find_runtime
+from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress, device_of, profile
 
 TABLE, MEASUREMENTS = "table.csv", "measurements.json"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from profilers.computation import Computation
 from profilers.errors import MeasurementFailed, ProfilerError
 from profilers.isolation import Blame, run_job
-from profilers.runtime import RuntimeSettings, create_runtime
+from profilers.registry import create_runtime
+from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress
 
 # One-sided 95% quantiles of Student's t distribution by degrees of freedom (any table of it); beyond, linearly in 1/n.

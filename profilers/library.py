@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from profilers import table_file
-from profilers.calibration import home, rescale
+from profilers.calibration import rescale
 from profilers.errors import InvalidTable, TableMismatch
 from profilers.table_file import Fields, Header
+from profilers.user_folder import home
 
 _MILLISECONDS = ("latency_ms", "p90_ms", "cold_ms")
 SHIPPED = Path(__file__).resolve().parent.parent / "hardware_tables"

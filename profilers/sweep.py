@@ -19,7 +19,8 @@ from profilers.errors import MeasurementFailed, ProfilerError
 from profilers.isolation import Blame, run_job
 from profilers.library import known_rows
 from profilers.measurement import Measurement
-from profilers.runtime import Runtime, RuntimeSettings, create_runtime
+from profilers.registry import create_runtime
+from profilers.runtime import Runtime, RuntimeSettings
 from profilers.table import LatencyTable
 from profilers.timing import Protocol, chunks
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from profilers.calibration import home
 from profilers.computation import Computation
 from profilers.errors import BuildFailed
 from profilers.runtime import Runtime, RuntimeSettings, Session
+from profilers.user_folder import home
 
 
 class TensorRT(Runtime):

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from profilers.calibration import CHAIN, conv_weight, kernel_shape
 from profilers.computation import Computation, TensorSpec
 from profilers.errors import BuildFailed
+from profilers.kernels import CHAIN, conv_weight, kernel_shape
 from profilers.runtime import Runtime, RuntimeSettings, Session
 
 MANY = 100_000  # computations of a process

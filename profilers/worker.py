@@ -24,7 +24,8 @@ from profilers.clock import Clocks, working_clock
 from profilers.computation import Computation
 from profilers.errors import BuildFailed, ProfilerError
 from profilers.measurement import Measurement
-from profilers.runtime import Runtime, RuntimeSettings, Session, create_runtime, pin
+from profilers.registry import create_runtime
+from profilers.runtime import Runtime, RuntimeSettings, Session, pin
 from profilers.timing import Item, Protocol, paired_ratios, sample
 
 STARTING, CALIBRATING = -2, -1  # what a worker is at when no item is to blame

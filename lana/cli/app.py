@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from lana import __version__
+from lana.common.files import explain_disk
+from lana.common.suggestions import near
 from lana.errors import LanaError
-from lana.recipe import near
-from lana.run import explain_disk
+from lana.version import __version__
 from profilers.errors import ProfilerError
 from solvers.errors import SolverError
 

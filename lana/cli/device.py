@@ -12,8 +12,8 @@ import click
 
 from lana.cli.app import main
 from lana.cli.options import LOADING, PATH, PLACES, TARGET, as_json, print_json, quiet, recipe_of, recipe_options
-from lana.progress import counted
-from lana.references import onnx_file
+from lana.common.progress import counted
+from lana.config.references import onnx_file
 
 
 @main.command()
@@ -27,7 +27,7 @@ def runtimes(json_output: bool) -> None:
     """
     from rich.table import Table
 
-    from lana.console import make_console
+    from lana.common.console import make_console
     from profilers import runtime_statuses
 
     statuses = runtime_statuses()
@@ -75,7 +75,7 @@ def profile(
     """
     recipe = recipe_of(None, measured_here=bundle is None, model=model, **options)
     from lana import standalone
-    from lana.progress import duration
+    from lana.common.progress import duration
 
     quiet = quiet or json_output
     if bundle is not None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from lana.console import to_json
+from lana.common.console import to_json
+from lana.config.fields import flag
+from lana.config.recipe import Recipe
+from lana.config.references import check, run_folder, student_folder
 from lana.errors import UserError
-from lana.recipe import Recipe, flag
-from lana.references import check, run_folder, student_folder
 
 Command = Callable[..., Any]
 

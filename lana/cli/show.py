@@ -25,10 +25,10 @@ from lana.cli.options import (
     recipe_options,
     run_argument,
 )
-from lana.console import figure
+from lana.common.console import figure
+from lana.config.budget import parse_budget
+from lana.config.references import check_data, check_model, is_student
 from lana.errors import UserError
-from lana.recipe import parse_budget
-from lana.references import check_data, check_model, is_student
 
 
 @main.command()
@@ -43,8 +43,8 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     lana layers net.py:build --input-shape 3,64,64 --exclude 'head.*'
     """
     recipe = recipe_of(None, model=model, **options)
-    from lana.setting import layers_of
-    from lana.teacher import teacher_of
+    from lana.models.teacher import teacher_of
+    from lana.runs.context import layers_of
 
     scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
     if json_output:
@@ -52,7 +52,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
         return
     from rich.table import Table
 
-    from lana.console import make_console
+    from lana.common.console import make_console
 
     table = Table(title=f"{len(scan.layers)} replaceable layers of {model}")
     for column in ("layer", "input", "output", "share of work"):
@@ -87,8 +87,8 @@ def pool(pool: str | None, json_output: bool) -> None:
     """
     from rich.table import Table
 
-    from lana.console import make_console
-    from lana.operations import PRESETS, pool_counts
+    from lana.common.console import make_console
+    from lana.operations.presets import PRESETS, pool_counts
 
     counts = {name: pool_counts(name) for name in ([pool] if pool else PRESETS)}
     if json_output:
@@ -150,8 +150,8 @@ def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_o
     parsed = [parse_budget(text) for text in budget]
     if any(unit != "x" for _, unit in parsed):
         raise UserError("A band is a share of the teacher's latency: give --budget 0.5x.")
-    from lana.ranking import BANDS
-    from lana.ranking import validate as validated
+    from lana.report.score_ranking import BANDS
+    from lana.report.score_ranking import validate as validated
 
     bands = tuple(value for value, _ in parsed) or BANDS
     print_result(validated(run, students=validate, budgets=bands, quiet=quiet or json_output), json_output=json_output)
@@ -170,7 +170,7 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool,
     lana compare runs/digits-resnet --budget 0.4x
     """
     wanted = one_budget(budget, budget_ms) or "0.5x"
-    from lana.compare import compare_searches
+    from lana.report.search_comparison import compare_searches
 
     print_result(compare_searches(run, wanted, quiet=quiet or json_output), json_output=json_output)
 
@@ -186,9 +186,9 @@ def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None
     \b
     lana report runs/digits-resnet
     """
+    from lana.delivery.summary import Summary, show_run
     from lana.report import write_report
-    from lana.run import Run
-    from lana.summary import Summary, show_run
+    from lana.runs.run import Run
 
     with Run.open(run) as opened:
         paths = sorted((opened.path / "students").glob("*/summary.json"))

@@ -27,8 +27,9 @@ from lana.cli.options import (
     run_argument,
     student_argument,
 )
+from lana.config.budget import parse_budget
+from lana.config.recipe import FINETUNING, SELECTING
 from lana.errors import UserError
-from lana.recipe import FINETUNING, SELECTING, parse_budget
 
 
 @main.command()
@@ -203,7 +204,7 @@ def export(student: Path, out: Path, form: str | None, json_output: bool, **opti
     lana export runs/digits-resnet/students/0.4x student.onnx --opset 20 --json
     lana export runs/digits-resnet/students/0.4x student.xml --arithmetic fp16
     """
-    from lana.forms import Options, form_of
+    from lana.exporters.formats import Options, form_of
 
     form = form_of(out, form, Options(**options))
     from lana import standalone

@@ -50,7 +50,7 @@ def show(table: Path, rows: int, json_output: bool) -> None:
 def _print_table(header: Any, frame: Any, rows: int) -> None:
     from rich.table import Table
 
-    from lana.console import make_console
+    from lana.common.console import make_console
 
     settings = ", ".join(f"{name} {value}" for name, value in header.settings.to_json().items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in header.versions.items())

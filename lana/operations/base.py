@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lana.layers import Layer
-from lana.structure import Convolution, quiet_evaluation, structure_key
+from lana.networks.layers import Layer
+from lana.networks.structure import Convolution, quiet_evaluation, structure_key
 
 Features = tuple[Tensor, Tensor]
+
 Build = Callable[[Layer, nn.Module, Mapping[str, float], Features | None], nn.Module]
 
 T = TypeVar("T")
+
 LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
@@ -213,3 +216,27 @@ def norm(channels: int, *, gain: float = 1.0) -> nn.BatchNorm2d:
     made = nn.BatchNorm2d(channels)
     nn.init.constant_(made.weight, gain)
     return made
+
+
+Parameters = Mapping[str, float]
+
+
+def _always(layer: Layer, module: nn.Module, p: Parameters) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Operations of one kind: how one is built, where it makes sense, and the parameters that the paper's pool has.
+
+    `applies` is asked of the family, `fits` of each operation of it. `derived` families start from the teacher's
+    weights or are solved in closed form. Of a family that stands `apart`, size alone does not tell what it loses beside
+    others of its latency: it is trained in addition to them.
+    """
+
+    build: Build
+    applies: Callable[[Layer, nn.Module], bool]
+    grid: Mapping[str, Sequence[float]]
+    fits: Callable[[Layer, nn.Module, Parameters], bool] = _always
+    derived: bool = False
+    apart: bool = False

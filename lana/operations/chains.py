@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lana.operations import parse_operation
+from lana.operations.families import parse_operation
 
 GROWING = ("w", "r", "h", "e", "k")  # an operation grows with the first of these parameters that its family has
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lana.structure import Convolution, quiet_evaluation
+from lana.networks.structure import Convolution, quiet_evaluation
 
 RIDGE = 1e-3  # of the mean variance of the inputs: keeps closed forms stable where channels go together
 LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it can explain, and signals would fade

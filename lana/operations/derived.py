@@ -12,8 +12,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from lana.features import replace
-from lana.layers import Layer
+from lana.networks.layers import Layer
+from lana.networks.structure import quiet_evaluation
+from lana.networks.surgery import replace
 from lana.operations.base import (
     Branch,
     Features,
@@ -37,7 +38,6 @@ from lana.operations.closed_form import (
     solve,
     watch,
 )
-from lana.structure import quiet_evaluation
 
 WORTHWHILE = 0.9  # of a map's weights: factors that hold more save nothing
 SMALLEST_RANK = 8  # of a map at full rank, for factors to be worth a second kernel

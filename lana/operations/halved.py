@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lana.layers import Layer
+from lana.networks.layers import Layer
+from lana.networks.structure import quiet_evaluation
 from lana.operations import closed_form, pruning
 from lana.operations.base import (
     Features,
@@ -25,7 +26,6 @@ from lana.operations.base import (
     once_a_structure,
     resizing,
 )
-from lana.structure import quiet_evaluation
 
 
 class AtHalf(nn.Module):

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lana.features import replace
-from lana.layers import Layer
+from lana.networks.layers import Layer
+from lana.networks.structure import quiet_evaluation
+from lana.networks.surgery import replace
 from lana.operations.base import Features, example_for, once_a_structure
 from lana.operations.closed_form import solve, watch
-from lana.structure import quiet_evaluation
 
 EQUAL = 1e-4  # relative: two ways to compute one attention
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from lana.layers import Layer
+from lana.networks.layers import Layer
+from lana.networks.structure import quiet_evaluation
 from lana.operations import pruning
 from lana.operations.base import Features, example_of
-from lana.structure import quiet_evaluation
 
 
 def can_merge(layer: Layer, module: nn.Module) -> bool:

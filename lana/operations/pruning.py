@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lana.errors import LanaError
-from lana.layers import Layer
+from lana.networks.layers import Layer
+from lana.networks.structure import Convolution, quiet_evaluation
 from lana.operations.base import Features, example_of, once_a_structure
 from lana.operations.closed_form import Map, dense_parts, solve, watch
-from lana.structure import Convolution, quiet_evaluation
 
 LARGEST_GROUP = 1000  # members; those of real blocks have up to some hundred
 FEWEST_CHANNELS = 8  # of a group, for there to be something to choose from

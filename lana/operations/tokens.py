@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lana.layers import Layer
+from lana.networks.layers import Layer
 from lana.operations.base import (
     Branch,
     Features,

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lana.common.importing import beside_its_neighbours, import_file
 from lana.errors import UserError
-from lana.importing import beside_its_neighbours, import_file
-from lana.layers import Layer
+from lana.networks.layers import Layer
 from lana.operations.base import example_of
 
 if TYPE_CHECKING:
-    from lana.operations import Family
+    from lana.operations.base import Family
 
 FAMILIES: dict[str, Family] = {}
 
@@ -45,7 +45,7 @@ def operations_in(path: str) -> list[str]:
     Raises:
         UserError: there is no such file, it fails, or nothing in it is marked.
     """
-    from lana.operations import Family
+    from lana.operations.base import Family
 
     file = Path(path).expanduser().resolve()
     module = import_file(str(file), what="operations")

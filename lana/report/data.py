@@ -11,15 +11,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lana import __version__
+from lana.common.progress import counted
 from lana.errors import UserError
-from lana.losses import LossLog
-from lana.profiling import Offer, read_offers
-from lana.progress import counted
-from lana.run import Run
-from lana.scoring import losses_of, read_scores
-from lana.selection import Selection, Selector
-from lana.wholes import Log
+from lana.pool.candidates import Offer, read_offers
+from lana.pool.scoring import losses_of, read_scores
+from lana.runs.run import Run
+from lana.selection.measurement_log import Log, LossLog
+from lana.selection.search import Selection, Selector
+from lana.version import __version__
 from profilers import LatencyTable
 
 POINTS = 40

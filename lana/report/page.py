@@ -6,9 +6,9 @@ import html
 from pathlib import Path
 from typing import Any
 
-from lana.console import to_json
+from lana.common.console import to_json
+from lana.common.files import write_text
 from lana.report.data import gather
-from lana.run import write_text
 
 TEMPLATE = Path(__file__).with_name("report.html")
 

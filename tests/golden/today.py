@@ -23,25 +23,27 @@ from places import PLACES
 from torch import Tensor, nn
 
 from lana import pipeline
-from lana.ascending import measure_ascending
 from lana.cli import main
-from lana.data import load_data
-from lana.distill import distill, load_pool
-from lana.export import export_onnx
-from lana.finetuning import FineTuning, finetune
-from lana.layers import Layer, find_layers
-from lana.losses import LossLog
-from lana.operations import FAMILIES, Operation, offered, parse_operation
-from lana.profiling import Offer, keep_promising, with_latencies
-from lana.recipe import Recipe
-from lana.scoring import losses_of, read_scores, score
-from lana.selection import Selector
-from lana.structure import structure_key
-from lana.student import assemble, layer_from_json, own_module
-from lana.summary import Summary
-from lana.task import Classification
-from lana.teacher import Teacher, load_teacher
-from lana.wholes import Log
+from lana.config.recipe import Recipe
+from lana.data.loading import load_data
+from lana.delivery.summary import Summary
+from lana.evaluation.task import Classification
+from lana.exporters.onnx_export import export_onnx
+from lana.models.student import assemble, own_module
+from lana.models.teacher import Teacher, load_teacher
+from lana.networks.layers import Layer, find_layers
+from lana.networks.structure import structure_key
+from lana.operations.families import FAMILIES, Operation, parse_operation
+from lana.operations.presets import offered
+from lana.pool.ascending import measure_ascending
+from lana.pool.candidates import Offer, with_latencies
+from lana.pool.distillation import distill, load_pool
+from lana.pool.scoring import losses_of, read_scores, score
+from lana.pool.shortlist import keep_promising
+from lana.selection.measurement_log import Log, LossLog
+from lana.selection.search import Selector
+from lana.training.finetuning import finetune
+from lana.training.settings import FineTuning
 from profilers import LatencyTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +55,7 @@ torch.set_num_threads(1)
 
 
 def read_layers(folder: Path) -> dict[str, Layer]:
-    return {name: layer_from_json(fields) for name, fields in json.loads((folder / "layers.json").read_text()).items()}
+    return {name: Layer.from_json(fields) for name, fields in json.loads((folder / "layers.json").read_text()).items()}
 
 
 def candidates(folder: Path) -> list[Offer]:
@@ -250,7 +252,7 @@ def help_texts() -> dict[str, str]:
 
 def unmeasured(folder: Path) -> list[dict[str, str]]:
     """The pool of a run as `candidates.csv` keeps it; the table holds all figures."""
-    from lana.profiling import read_offers
+    from lana.pool.candidates import read_offers
 
     offers = read_offers(folder / "offers.csv")
     return [{"layer": offer.layer.name, "operation": offer.operation, "key": offer.key} for offer in offers]
@@ -258,7 +260,7 @@ def unmeasured(folder: Path) -> list[dict[str, str]]:
 
 def given_up(folder: Path) -> list[list[str]]:
     """What distilling gave up, as (layer, operation)."""
-    from lana.distill import read_results
+    from lana.pool.distillation import read_results
 
     return [list(pair) for pair, result in read_results(folder / "operations").items() if result.dropped]
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lana.data import load_data
-from lana.evaluation import evaluate_module
-from lana.layers import find_layers
-from lana.task import Classification
-from lana.teacher import load_teacher
+from lana.data.loading import load_data
+from lana.evaluation.metrics import evaluate_module
+from lana.evaluation.task import Classification
+from lana.models.teacher import load_teacher
+from lana.networks.layers import find_layers
 
 torch.set_num_threads(1)  # a second worker has the other processor
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lana.layers import Layer
+from lana.networks.layers import Layer
 from lana.operations.convolution import SqueezeExcite
 
 

@@ -1,6 +1,6 @@
 """A summary as of a finished student, made by hand."""
 
-from lana.summary import Summary
+from lana.delivery.summary import Summary
 
 
 def make_summary(**changes):

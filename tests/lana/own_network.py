@@ -41,8 +41,8 @@ def make(folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 15.9).astype("uint8")).save(place / f"{index}.png")
 
-    from lana.data import load_data
-    from lana.teacher import load_teacher
+    from lana.data.loading import load_data
+    from lana.models.teacher import load_teacher
 
     torch.manual_seed(0)
     teacher = load_teacher(f"{folder / 'net.py'}:build", image_size=16, mean=(0.3,), std=(0.35,))

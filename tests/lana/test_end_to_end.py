@@ -15,8 +15,8 @@ import torch
 from click.testing import CliRunner
 
 from lana.cli import main
-from lana.recipe import Recipe
-from lana.student import load_student
+from lana.config.recipe import Recipe
+from lana.models.student_files import load_student
 
 pytestmark = pytest.mark.serial
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import lana
-from lana.data import load_data
+from lana.config.recipe import Recipe
+from lana.data.loading import load_data
 from lana.errors import UserError
-from lana.evaluation import Evaluation, check_teacher
-from lana.recipe import Recipe
+from lana.evaluation.checks import check_teacher
+from lana.evaluation.metrics import Evaluation
 
 NETWORK = """
 import torch

@@ -17,10 +17,10 @@ from profilers import (
     create_runtime,
     runtime_statuses,
 )
-from profilers.calibration import KERNELS
 from profilers.environment import processor
+from profilers.kernels import KERNELS
 from profilers.onnxruntime_runtime import OnnxRuntime
-from profilers.runtime import RUNTIMES
+from profilers.registry import RUNTIMES
 from profilers.sweep import device_of
 
 

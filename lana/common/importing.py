@@ -1,0 +1,132 @@
+"""Optional packages and the user's Python files: imported, or a message says how to get them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lana.common.suggestions import near
+from lana.errors import UserError
+
+
+def python_file(path: str, *, what: str) -> Path:
+    """A Python file of the user's, absolute.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UserError(f"{path} should hold {what}, but there is no file {file}. Check the path.")
+    return file
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"The package {module!r} could not be imported ({error}). "
+            f"Install it with: pip install -e '.[{extra}]' in lana's folder."
+        ) from error
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, also where its compiled operators do not match the installed torch.
+
+    Declaring those operators' schemas first lets its models and transforms, and all of timm, work; nothing here
+    needs the compiled operators themselves.
+    """
+    if "torchvision" in sys.modules:
+        return sys.modules["torchvision"]
+    if importlib.util.find_spec("torchvision") is None:
+        return require("torchvision", extra="vision")
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    import torch
+
+    for operator in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
+        with contextlib.suppress(RuntimeError):  # declared already
+            torch.library.define(f"torchvision::{operator}", "(Tensor x) -> Tensor")
+    return importlib.import_module("torchvision")
+
+
+def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]:
+    """The function `name` of the Python file `path`; it may import its neighbours.
+
+    Raises:
+        UserError: no such file, the file fails to import, or it has no such function (near names offered).
+    """
+    module = import_file(path, what=what)
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{path} has no function {name!r}.{near(name, public)}")
+    return beside_its_neighbours(function, path)
+
+
+def beside_its_neighbours(function: Callable[..., Any], path: str | Path) -> Callable[..., Any]:
+    """The function of a file with the file's folder to import from while it runs."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with _importing_from(Path(path).expanduser().resolve().parent):
+            return function(*args, **kwargs)
+
+    return called
+
+
+@contextlib.contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def import_file(path: str, *, what: str) -> ModuleType:
+    """A Python file as a module; it may import its neighbours.
+
+    Raises:
+        UserError: no such file, or it fails to import.
+    """
+    file = python_file(path, what=what)
+    module_name = f"lana_user_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file. Expected path/to/file.py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        with _importing_from(file.parent):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
+    return module
+
+
+@contextlib.contextmanager
+def explain_function(reference: str) -> Iterator[None]:
+    """Turn what a function of the user's raises into a message that says where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise UserError(f"{reference} failed: {type(error).__name__}: {error} ({place}).") from error

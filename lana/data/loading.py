@@ -1,0 +1,45 @@
+"""Load examples from a reference, and the splits: train, a validation part of it, and test.
+
+Distilling, scoring, ranking and fine-tuning read `train`; choices are made on `validation`; `test` is read for
+reported figures only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lana.config.references import check_data
+from lana.data.readers import read_digits, read_folder, read_function, read_hub, read_npz, read_parquet
+from lana.data.split import TEST_SHARE, VALIDATION_SHARE, Data, Split, split_in_two
+from lana.models.teacher import Teacher
+
+
+def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
+    """The data that `reference` names, preprocessed as the teacher wants it.
+
+    Raises:
+        UserError: an unknown reference, nothing there, unreadable images (named and counted), too few examples.
+    """
+    check_data(reference)
+    kind, _, place = reference.partition(":")
+    splits: tuple[Split, Split | None]
+    if reference == "digits":
+        splits, classes = read_digits(teacher)
+    elif kind in _READERS:
+        splits, classes = _READERS[kind](place, teacher)
+    else:
+        splits, classes = read_function(kind, place, teacher), None
+    train, test = splits
+    if test is None:
+        train, test = split_in_two(train, TEST_SHARE, seed=0)  # the same for every run, and for `lana evaluate`
+    train, validation = split_in_two(train, VALIDATION_SHARE, seed)
+    return Data(train=train, validation=validation, test=test, classes=classes)
+
+
+_READERS: dict[str, Callable[[str, Teacher], Any]] = {
+    "folder": read_folder,
+    "parquet": read_parquet,
+    "npz": read_npz,
+    "hf": read_hub,
+}

@@ -1,0 +1,75 @@
+"""A model card beside each student: its figures, and how they were measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lana.common.console import figure, milliseconds
+from lana.common.files import write_text
+from lana.common.progress import counted
+from lana.delivery.summary import Summary
+
+_MEASURED = """\
+Milliseconds are the median over fresh processes of the student's time over the teacher's measured beside it, times the
+teacher's own {teacher_ms:.4g} ms, which was frozen once per run. The upper bound is the one-sided 95% bound over
+processes.
+"""
+
+_PREDICTED = "The student was not measured: its milliseconds are predicted, and the budget is not verified.\n"
+
+
+def write_card(folder: Path, summary: Summary) -> Path:
+    """Write `README.md` in a student's folder."""
+    return write_text(folder / "README.md", card(summary))
+
+
+def card(summary: Summary) -> str:
+    """The card as Markdown."""
+    rows = [
+        (f"{summary.metric} (test, {summary.test_examples} images)", figure(summary.teacher_accuracy),
+         figure(summary.student_accuracy)),
+        (f"{summary.metric} before fine-tuning", "", figure(summary.selected_accuracy)),
+        ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
+        ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),
+        ("milliseconds, predicted", "", milliseconds(summary.predicted_ms)),
+        ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
+    ]  # fmt: skip
+    table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in rows)
+    within = "within" if summary.verified else "NOT verified to be within"
+    verdict = f"{within} its budget of {summary.budget_ms:.4g} ms"
+    if summary.max_loss is not None:
+        verdict = f"the fastest that is expected to lose at most {summary.max_loss:g},"
+    replaced = [f"| {layer} | {name} |" for layer, name in summary.selection.items() if name != "teacher"]
+    versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
+    how = _PREDICTED if summary.measured_ms is None else _MEASURED.format(teacher_ms=summary.teacher_ms)
+    parity, error = "", summary.onnx_max_relative_error
+    if error is not None:
+        parity = f"The ONNX file's outputs differ from PyTorch's by at most {error:.1e} of the largest.\n"
+    return f"""\
+# {summary.student}
+
+A student of `{summary.model}` by lana (Latency-Aware Network Acceleration), {verdict}
+on {summary.runtime}, {counted(summary.threads, "thread")}, batch {summary.batch}.
+
+| | teacher | student |
+| --- | --- | --- |
+{table}
+
+{how}
+{parity}Seed {summary.seed}; {versions}.
+
+## Use
+
+```python
+import lana
+student = lana.load_student("this folder")  # the teacher's code must be present
+```
+
+or `model.onnx` with any runtime (input `input`, output `output`).
+
+## Replaced layers
+
+| layer | operation |
+| --- | --- |
+{chr(10).join(replaced)}
+"""

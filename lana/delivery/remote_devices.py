@@ -1,0 +1,348 @@
+"""Students for devices that are not here: solved from their tables, sent out to be measured, verified when read back.
+
+For each device a folder RUN/devices/NAME holds what was measured there (`wholes.csv`) and, per student, the archive
+that measures it. One student may have to fit several devices at once: then its problem has one limit for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from lana.common.console import figure, make_console, milliseconds
+from lana.common.files import write_json
+from lana.errors import BudgetUnreachable, UserError
+from lana.evaluation.metrics import evaluate_module
+from lana.exporters.computation import to_computation
+from lana.exporters.onnx_export import export_onnx
+from lana.exporters.tracing import ExportFailed
+from lana.models.student import assemble
+from lana.models.student_files import save_student
+from lana.pool.candidates import Offer, with_latencies
+from lana.pool.stages import Operations
+from lana.runs.baseline import PROCESSES, Baseline
+from lana.runs.context import Setting
+from lana.selection.latency_model import plain_sum_ms, total
+from lana.selection.measurement import assembled, trained_operations, unique_layers
+from lana.selection.measurement_log import Log, replaced
+from lana.selection.search import MARGIN, Selection, Selector
+from lana.selection.stage import full_selection
+from profilers import LatencyTable, MissingRow
+from profilers.bundle import form_on_device, read_measurements, write_bundle
+from solvers import SelectionProblem, explain, solve, solve_diverse
+
+SENT = 6  # students sent out besides the chosen ones, spread over the range of latency, to fit the correction on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device by its table, with the budget there and what was measured on it so far."""
+
+    name: str
+    table: LatencyTable
+    budget_ms: float
+    folder: Path
+    selector: Selector
+
+    @property
+    def teacher_ms(self) -> float:
+        return self.selector.teacher_ms
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.selector.log.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A selection for devices: whether all of them measured it within budget, and the archives to send otherwise."""
+
+    selection: Selection
+    verified: bool
+    archives: tuple[Path, ...]
+
+
+def device_name(table: Path) -> str:
+    """A device is called as the file of its table."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", table.stem)
+
+
+def check_devices(tables: Sequence[Path], measurements: Sequence[Path]) -> None:
+    """Every device has a name of its own, and all that was measured belongs to one of them.
+
+    Raises:
+        UserError: see above.
+    """
+    tables_of: dict[str, Path] = {}
+    for table in tables:
+        other = tables_of.setdefault(device_name(table), table)
+        if other != table:
+            raise UserError(
+                f"{other} and {table} would both be of the device {device_name(table)!r}. "
+                "Rename each file after its device."
+            )
+    for path in measurements:
+        label = read_measurements(path).label
+        if label not in tables_of:
+            raise UserError(
+                f"{path} was measured for the device {label!r}, the tables given are of {', '.join(tables_of)}. "
+                f"Give the table {label}.csv too, or leave the measurements out."
+            )
+
+
+def open_device(
+    setting: Setting, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
+) -> Device:
+    """A device's selector over the run's pool; those of the `measurements` that came from it are taken into its log.
+
+    Raises:
+        UserError: the table lacks a layer's own operation, the measurements are of another run, or the run has a device
+            of the same name that is another.
+        ProfilerError: the table's runtime is not known.
+    """
+    read, name = LatencyTable.read(table), device_name(table)
+    form_on_device(read.header.runtime)
+    folder = setting.run.path / "devices" / name
+    _check_same(read, folder)
+    log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
+    for back in measurements:
+        if read_measurements(back).label == name:
+            _read_back(folder, log, back, read)
+    offers = offers_on(read, selector.offers)
+    kept = [offer for offer in offers if offer.kept]
+    teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
+    if teacher.is_file():
+        teacher_ms = json.loads(teacher.read_text())["teacher_ms"]
+    ours = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
+    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=ours)
+
+
+def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
+    """The offers with a device's milliseconds; one that its table has not, or could not run, is not kept.
+
+    Raises:
+        UserError: it has no figure for a layer's own operation.
+    """
+    found = []
+    for offer in offers:
+        try:
+            table.lookup(offer.key, name=offer.operation, labels={"layer": offer.layer.name})
+        except MissingRow as error:
+            if offer.operation == "teacher":
+                raise UserError(
+                    f"{error} It was made for another network or batch: "
+                    "make it with `lana profile MODEL`, or with --bundle for a device without lana."
+                ) from error
+            offer = dataclasses.replace(offer, kept=False, reason="not in the device's table")
+        found.append(offer)
+    return with_latencies(found, table)
+
+
+def _identity(table: LatencyTable) -> dict[str, Any]:
+    """What must not change under a device's name: what was measured on it holds for this only."""
+    return {name: value for name, value in table.header.to_json().items() if name in ("device", "runtime", "settings")}
+
+
+def _check_same(table: LatencyTable, folder: Path) -> None:
+    known, now = folder / "device.json", _identity(table)
+    before = json.loads(known.read_text()) if known.is_file() else now
+    changed = [f"{name}: {before[name]} there, {now[name]} now" for name in now if before[name] != now[name]]
+    if changed:
+        raise UserError(
+            f"{table.source} is of another device than the {folder.name!r} that students of this run were sent to "
+            f"({'; '.join(changed)}). Rename the file after its device."
+        )
+
+
+def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
+    """Take measurements into the device's log, once."""
+    seen, fresh = folder / "read.json", hashlib.sha256(path.read_bytes()).hexdigest()
+    before: list[str] = json.loads(seen.read_text()) if seen.is_file() else []
+    if fresh in before:
+        return
+    back, sent = read_measurements(path), folder / "sent.json"
+    there = {"device": back.device, "runtime": back.runtime, "settings": back.settings.to_json()}
+    other = [
+        f"{name}: {there[name]} there, {own} in {table.source}"
+        for name, own in _identity(table).items()
+        if there[name] != own
+    ]
+    if other:
+        raise UserError(
+            f"{path} was measured otherwise than the table of {folder.name} ({'; '.join(other)}). "
+            "Run the archive's run.py on that device, with the runtime and threads of the table."
+        )
+    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    unknown = [name for name in back.networks if name not in known]
+    if unknown:
+        raise UserError(
+            f"{path} holds measurements of {unknown[0]!r}, which this run never sent to {folder.name}. "
+            "Give the measurements.json of an archive under this run's devices/."
+        )
+    log.add([known[name] for name in back.networks], list(back.networks.values()))
+    write_json(seen, [*before, fresh])
+    reference = [ms for comparison in back.networks.values() for ms in comparison.reference_ms]
+    if not (folder / "teacher.json").is_file():  # frozen once, as the run's own
+        write_json(folder / "teacher.json", {"teacher_ms": statistics.median(reference), "device": back.device})
+
+
+def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Offer]]:
+    """Least loss within every device's budget, a cost for each, over choices that all of them can run; and these."""
+    common = set.intersection(*({(o.layer.name, o.operation) for o in d.selector.offers} for d in devices))
+    selectors = [
+        dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if (o.layer.name, o.operation) in common])
+        for d in devices
+    ]
+    problems = [
+        s.problem(d.budget_ms * (1 - MARGIN - s.margin if d.measured else 1))
+        for s, d in zip(selectors, devices, strict=True)
+    ]
+    names = [device.name for device in devices]
+    joint = dataclasses.replace(
+        problems[0],
+        costs={name: problem.costs["latency_ms"] for name, problem in zip(names, problems, strict=True)},
+        limits={name: problem.limits["latency_ms"] for name, problem in zip(names, problems, strict=True)},
+    )
+    return joint, selectors[0].offers
+
+
+def choose(setting: Setting, devices: Sequence[Device], operations: Operations, count: int) -> Chosen:
+    """The best selection that every device measured within its budget, or the best by prediction, to be measured.
+
+    Raises:
+        BudgetUnreachable: no selection is predicted within all budgets; says which contradict each other.
+    """
+    within = [
+        {json.dumps(m.selection, sort_keys=True): m.selection for m in d.selector.accepted(d.budget_ms)}
+        for d in devices
+    ]
+    first, common = devices[0].selector, set.intersection(*(set(keys) for keys in within))
+    if common:
+        chosen = min((within[0][key] for key in common), key=lambda s: first.known_loss(s, devices[0].budget_ms))
+        return Chosen(selection=dict(chosen), verified=True, archives=())
+    problem, offers = joint_problem(devices)
+    if not solve(problem).found:
+        told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
+        raise BudgetUnreachable(told, fastest_ms=None)
+    minimum = max(1, round(0.1 * problem.layers))
+    found = solve_diverse(problem, count=count, minimum_distance=minimum)
+    selections = [replaced({offers[i].layer.name: offers[i].operation for i in solution.chosen}) for solution in found]
+    archives = tuple(_send(setting, device, operations, selections) for device in devices)
+    return Chosen(selection=selections[0], verified=False, archives=archives)
+
+
+def _send(setting: Setting, device: Device, operations: Operations, selections: Sequence[Selection]) -> Path:
+    """An archive that measures students beside the teacher on the device."""
+    selector, wanted, form = device.selector, list(selections), form_on_device(device.table.header.runtime)
+    if not device.measured:
+        spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
+        wanted += [selection for selection in spread if selection not in wanted]
+    sent = device.folder / "sent.json"
+    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    example, layers = setting.teacher.example(setting.recipe.batch), unique_layers(selector.offers)
+    with tempfile.TemporaryDirectory() as folder:
+        networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher", form=form)]
+        for selection in wanted:
+            name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
+            known[name] = selection
+            student = assemble(setting.teacher.module, layers, selection, operations)
+            networks.append(to_computation(student, example, Path(folder), name=name, form=form))
+        # Known before there is an archive that could come back.
+        write_json(device.folder / "device.json", _identity(device.table))
+        write_json(sent, known)
+        header = device.table.header
+        return write_bundle(
+            device.folder / "measure.zip",
+            networks,
+            runtime=header.runtime,
+            settings=header.settings,
+            kind="networks",
+            processes=PROCESSES,
+            label=device.name,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSummary:
+    """A student for devices that are not here; milliseconds by device, measured ones where they were read back."""
+
+    student: str
+    verified: bool
+    teacher_accuracy: float
+    selected_accuracy: float
+    expected_loss: float
+    budgets_ms: dict[str, float]
+    predicted_ms: dict[str, float]
+    measured_ms: dict[str, float]
+    measured_ms_upper95: dict[str, float]
+    archives: list[str]
+    selection: dict[str, str]
+
+    def show(self) -> None:
+        """Print the student's figures by device, and what to do next."""
+        table = Table(
+            "device", "budget ms", "predicted ms", "measured ms", "upper 95%", title=f"Student {self.student}"
+        )
+        for name, budget_ms in self.budgets_ms.items():
+            measured = [found.get(name) for found in (self.measured_ms, self.measured_ms_upper95)]
+            table.add_row(name, *map(milliseconds, (budget_ms, self.predicted_ms[name], *measured)))
+        console = make_console()
+        console.print(table)
+        console.print(
+            f"Metric {figure(self.selected_accuracy)}, the teacher's {figure(self.teacher_accuracy)}; not fine-tuned."
+        )
+        if self.verified:
+            console.print("Within the budget of every device, measured there.")
+            return
+        console.print("Not verified. Measure on the device, then give what comes back with --measured:")
+        for archive in self.archives:
+            console.print(f"  unzip {shlex.quote(str(archive))} and run python run.py there", soft_wrap=True)
+
+
+def deliver(setting: Setting, baseline: Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
+    """Choose for devices, save the student, export it, and say what is known of it."""
+    first = devices[0].selector
+    operations = trained_operations(setting, first.offers)
+    chosen = choose(setting, devices, operations, setting.recipe.candidates)
+    folder, selection = setting.run.student(name), chosen.selection
+    student = assembled(setting, first, selection, operations)
+    save_student(student, folder, setting.teacher, unique_layers(first.offers), selection)
+    example = setting.teacher.example(setting.recipe.batch)
+    forms = {form_on_device(device.table.header.runtime) for device in devices}
+    for form in forms:
+        to_computation(student, example, folder, name=name, form=form, stem="model")
+    if "onnx" not in forms:
+        with contextlib.suppress(ExportFailed):
+            export_onnx(student, example, folder / "model.onnx")
+    measured = {device.name: device.selector.log.of(selection) for device in devices}
+    known = {d.name: (m, d.teacher_ms) for d in devices if (m := measured[d.name]) is not None}
+    summary = DeviceSummary(
+        student=name,
+        verified=chosen.verified,
+        teacher_accuracy=baseline.metric,
+        selected_accuracy=evaluate_module(
+            student, setting.data.test, setting.task, device=setting.recipe.device
+        ).metric,
+        expected_loss=first.expected_loss(selection, devices[0].budget_ms),
+        budgets_ms={device.name: device.budget_ms for device in devices},
+        predicted_ms={device.name: device.selector.predicted_ms(selection) for device in devices},
+        measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
+        measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
+        archives=[str(path) for path in chosen.archives],
+        selection=full_selection(setting, selection),
+    )
+    write_json(folder / "devices.json", dataclasses.asdict(summary))
+    return summary

@@ -1,0 +1,219 @@
+"""What was delivered, as `summary.json` and as the table that the terminal shows."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lana.common.console import figure, make_console, milliseconds
+from lana.common.progress import counted
+from lana.config.recipe import Recipe
+from lana.models.student import count_parameters
+from lana.runs.baseline import Baseline
+from lana.runs.context import Setting
+from lana.selection.measurement_log import Measured
+from lana.version import __version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A delivered student beside its teacher.
+
+    Accuracies are the task's metric on the test split. `measured_ms` and its upper 95% bound are None, and `verified`
+    is false, where the device was not measured; `verified` also tells whether the bound lies within the budget.
+    `changed` is false where the teacher met the budget already and nothing was made. With `max_loss` it is the fastest
+    that is expected to lose at most that: the budget is then the program's own, not the user's, and is never missed.
+    """
+
+    student: str
+    model: str
+    runtime: str
+    threads: int
+    batch: int
+    budget_ms: float
+    teacher_ms: float
+    metric: str
+    teacher_accuracy: float
+    test_examples: int
+    teacher_parameters: int
+    changed: bool = True
+    max_loss: float | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    measured_ms_upper95: float | None = None
+    verified: bool = False
+    speedup: float | None = None
+    budget_used: float | None = None
+    selected_accuracy: float | None = None
+    student_accuracy: float | None = None
+    student_parameters: int | None = None
+    onnx_max_relative_error: float | None = None
+    prediction_error: Mapping[str, float] | None = None
+    selection: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Summary:
+        return cls(**json.loads(path.read_text()))
+
+    def show(self, console: Console | None = None) -> None:
+        """Print teacher and student side by side."""
+        console = console or make_console()
+        if not self.changed:
+            console.print(
+                f"The teacher takes {self.teacher_ms:.4g} ms and meets the budget of {self.budget_ms:.4g} ms already: "
+                "nothing was changed."
+            )
+            return
+        show_run([self], console)
+        if self.measured_ms is None:
+            console.print("Not verified: the student was not measured, its milliseconds are predicted.")
+        elif not self.verified:
+            console.print(
+                "NOT within the budget: the upper 95% bound of the measurement lies above it.",
+                style="bold red",
+            )
+        elif self.max_loss is not None:
+            console.print(f"The fastest that is expected to lose at most {self.max_loss:g}.")
+        else:
+            console.print(f"Within the budget; {self.budget_used:.1%} of it is used.")
+            if self.measured_ms_upper95 and self.measured_ms_upper95 > DISTURBED * self.measured_ms:
+                console.print(
+                    f"The bound lies {self.measured_ms_upper95 / self.measured_ms - 1:.0%} above the measurement: the "
+                    "machine was disturbed. When it is quiet, a better student may be found by: "
+                    f"lana select RUN --budget-ms {self.budget_ms:.4g}",
+                    style="yellow",
+                )
+
+
+DISTURBED = 1.05  # the upper 95% bound over the measurement; on a quiet machine it is about 1.01
+COLUMNS = (
+    "",
+    "before tuning",
+    "predicted ms",
+    "measured ms",
+    "upper 95%",
+    "budget ms",
+    "speed-up",
+    "parameters",
+)
+
+
+def show_run(summaries: Sequence[Summary], console: Console | None = None) -> None:
+    """Print the teacher and its students in one table."""
+    first = summaries[0]
+    table = Table(title=f"{first.model} on {first.runtime}, {counted(first.threads, 'thread')}, batch {first.batch}")
+    for column in (COLUMNS[0], first.metric, *COLUMNS[1:]):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.add_row(
+        "teacher",
+        figure(first.teacher_accuracy),
+        "",
+        "",
+        milliseconds(first.teacher_ms),
+        "",
+        "",
+        "1.00×",
+        f"{first.teacher_parameters:,}",
+    )
+    for summary in summaries:
+        table.add_row(
+            summary.student,
+            figure(summary.student_accuracy),
+            figure(summary.selected_accuracy),
+            milliseconds(summary.predicted_ms),
+            milliseconds(summary.measured_ms),
+            milliseconds(summary.measured_ms_upper95),
+            milliseconds(summary.budget_ms),
+            f"{summary.speedup:.2f}×" if summary.speedup else "–",
+            f"{summary.student_parameters:,}",
+        )
+    (console or make_console()).print(table)
+
+
+def summarise(
+    setting: Setting,
+    baseline: Baseline,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    measured: Measured | None,
+    metric: float,
+    parameters: int,
+    parity: float | None,
+    seconds: float,
+) -> Summary:
+    """Gather a student's figures."""
+    chosen: dict[str, Any] = json.loads((folder / "selection.json").read_text())
+    finetuned = folder / "finetuned.json"
+    budget_ms = baseline.budget_ms(recipe)
+    figures: dict[str, Any] = {}
+    if measured is not None:
+        upper_ms = measured.ratio_upper95 * baseline.teacher_ms
+        if chosen.get("max_loss") is not None:  # the budget was only a means
+            budget_ms = max(budget_ms, upper_ms)
+        figures = {
+            "measured_ms": measured.ratio * baseline.teacher_ms,
+            "measured_ms_upper95": upper_ms,
+            "verified": upper_ms <= budget_ms,
+            "speedup": 1 / measured.ratio,
+            "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
+        }
+    tuning = json.loads(finetuned.read_text())["seconds"] if finetuned.is_file() else 0.0
+    return Summary(
+        **_common(setting, baseline, folder.name, budget_ms),
+        **figures,
+        max_loss=chosen.get("max_loss"),
+        predicted_ms=chosen["predicted_ms"],
+        selected_accuracy=chosen["selected_metric"],
+        student_accuracy=metric,
+        student_parameters=parameters,
+        onnx_max_relative_error=parity,
+        prediction_error=chosen.get("prediction_error"),
+        selection=chosen["selection"],
+        seconds={
+            **setting.run.seconds(),
+            "select": chosen["seconds"],
+            "finetune": tuning,
+            "deliver": seconds,
+        },
+    )
+
+
+def nothing_to_do(setting: Setting, baseline: Baseline, budget_ms: float) -> Summary:
+    """The teacher meets the budget already."""
+    return Summary(**_common(setting, baseline, "teacher", budget_ms), changed=False)
+
+
+def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -> dict[str, Any]:
+    recipe = setting.recipe
+    return {
+        "student": name,
+        "model": recipe.model,
+        "runtime": recipe.runtime,
+        "threads": recipe.threads,
+        "batch": recipe.batch,
+        "budget_ms": budget_ms,
+        "teacher_ms": baseline.teacher_ms,
+        "metric": setting.task.metric_name,
+        "teacher_accuracy": baseline.metric,
+        "test_examples": baseline.examples,
+        "teacher_parameters": count_parameters(setting.teacher.module),
+        "seed": recipe.seed,
+        "versions": {
+            "lana": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **baseline.runtime_versions,
+        },
+    }

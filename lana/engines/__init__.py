@@ -1,0 +1,1 @@
+"""Engines: `map(function, units)` over independent pieces of work."""

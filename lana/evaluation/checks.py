@@ -1,0 +1,124 @@
+"""Early refusals: a missing device, labels that do not fit the network, a teacher that guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from lana.common.console import figure
+from lana.data.split import Data, Split
+from lana.errors import UserError
+from lana.evaluation.metrics import Evaluation
+from lana.evaluation.task import Classification, Task, tensor_of
+from lana.models.teacher import Teacher
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch has not here, before there is work to lose.
+
+    Raises:
+        UserError: see above; the devices that there are.
+    """
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        there = ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())))
+        raise UserError(
+            f"--device {device} cannot be used here. There are: {', '.join(there)}. "
+            f"(torch: {str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
+    """Refuse labels that the network has no output for, and outputs that the task cannot be of.
+
+    Raises:
+        UserError: a label is outside the network's classes, or no whole number; the task fails on an example.
+    """
+    if type(task) is Classification:  # one of the user's own may call its metric accuracy as well
+        _check_classes(teacher, data)
+    _check_task(teacher, data, task)
+
+
+def _check_classes(teacher: Teacher, data: Data) -> None:
+    with torch.no_grad():
+        output = tensor_of(teacher.module(teacher.example()))
+    if output.ndim < 2:
+        raise UserError(
+            f"The model gives outputs of shape {tuple(output.shape)}. Expected (N, classes), or give another --task."
+        )
+    classes = output.shape[1]
+    for name, split in _splits(data):
+        if split.labels is None:
+            one = split.read(split.indices[:1])[1]
+            if one.ndim != 1:
+                raise UserError(
+                    f"The {name} labels are of shape {tuple(one.shape[1:])} an example. Expected the number of a class "
+                    "each, from 0 (of one-hot labels: labels.argmax(1))."
+                )
+            if one.is_floating_point():
+                raise UserError(f"The {name} labels are of type {one.dtype}. Expected the numbers of classes, from 0.")
+            continue
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            folders = f" ({len(data.classes)} class folders)" if data.classes else ""
+            raise UserError(
+                f"The {name} labels run from {low} to {high}{folders}, "
+                f"the model has {classes} classes (0 to {classes - 1}). "
+                "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
+            )
+
+
+def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
+    inputs, labels = next(data.test.batches(2))  # of one alone, shapes that do not fit may pass
+    with torch.no_grad():
+        output = teacher.module(inputs)
+    try:
+        for judge, other in ((task.metric, labels), (task.loss, labels), (task.distance, output)):
+            if (judged := tuple(judge(output, other).shape)) != (len(inputs),):
+                raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
+        task.chance(output)
+    except UserError:
+        raise
+    except Exception as error:
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        raise UserError(
+            f"The task {type(task).__name__!r} fails on outputs of shape {', '.join(map(str, shapes))} "
+            f"and labels of shape {tuple(labels.shape)} ({type(error).__name__}: {str(error)[:150]}). "
+            "Check --task (classification, segmentation, or one of your own) and the labels."
+        ) from error
+
+
+def _splits(data: Data) -> Iterator[tuple[str, Split]]:
+    yield from (("training", data.train), ("validation", data.validation), ("test", data.test))
+
+
+def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Task) -> None:
+    """Refuse a teacher whose metric is near that of a guess: the commonest failure, and hours would be spent on it.
+
+    Raises:
+        UserError: the metric is within three standard errors of chance, or below 1.5 times it (of few classes: below a
+            tenth of the way from it to 1); of a metric that is no share, not above chance.
+    """
+    with torch.no_grad():
+        chance = task.chance(teacher.module(teacher.example()))
+    least = chance
+    if 0 <= chance <= 1:  # a share of right answers; of another metric it is not known how it scatters
+        noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
+        least = max(chance + noise, min(1.5 * chance, chance + 0.1 * (1 - chance)))
+    if evaluation.metric > least:
+        return
+    preprocessing = teacher.preprocessing
+    used = (
+        f"image size {preprocessing.image_size}, mean {preprocessing.mean}, std {preprocessing.std}"
+        if preprocessing
+        else f"input shape {teacher.input_shape}"
+    )
+    order = f", classes in the order {', '.join(data.classes[:5])} …" if data.classes else ""
+    raise UserError(
+        f"The teacher's {task.metric_name} is {figure(evaluation.metric)} on {evaluation.examples} images; "
+        f"a guess has {figure(chance)}. "
+        f"Used were {used}{order}. Check --weights, --image-size, --mean, --std and the order of the classes."
+    )

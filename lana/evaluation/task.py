@@ -1,0 +1,110 @@
+"""What the network is for: the loss and the metric against labels, and the distance of two outputs without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lana.common.importing import function_from_file
+from lana.common.suggestions import near
+from lana.errors import UserError
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One number an example from each method, shape (N,), so that means and standard errors can be taken."""
+
+    metric_name: str
+
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        """The loss against the labels."""
+
+    def metric(self, output: Any, labels: Tensor) -> Tensor:
+        """The figure that is reported, larger is better; nan beside a finite loss for an example that shows nothing."""
+
+    def distance(self, output: Any, teacher_output: Any) -> Tensor:
+        """How far an output is from the teacher's; zero for equal ones."""
+
+    def chance(self, output: Any) -> float:
+        """The metric of a guess: a teacher near it is wired wrongly."""
+
+
+class Classification:
+    """Logits (N, classes), or a mapping or sequence whose first entry they are; labels (N,)."""
+
+    metric_name = "accuracy"
+
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        return F.cross_entropy(tensor_of(output), labels, reduction="none")
+
+    def metric(self, output: Any, labels: Tensor) -> Tensor:
+        return (tensor_of(output).argmax(1) == labels).float()
+
+    def distance(self, output: Any, teacher_output: Any) -> Tensor:
+        """Kullback-Leibler divergence from the teacher's distribution to the output's, in nats."""
+        ours, theirs = F.log_softmax(tensor_of(output), 1), F.log_softmax(tensor_of(teacher_output), 1)
+        divergence = F.kl_div(ours, theirs, log_target=True, reduction="none").sum(1)
+        return divergence.flatten(1).mean(1) if divergence.ndim > 1 else divergence
+
+    def chance(self, output: Any) -> float:
+        return 1 / tensor_of(output).shape[1]
+
+
+class Segmentation(Classification):
+    """Logits (N, classes, H, W) and labels (N, H, W); pixels labelled 255 are left out of loss and metric."""
+
+    metric_name = "pixel accuracy"
+    ignored = 255
+
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        valid = (labels != self.ignored).flatten(1)
+        loss = F.cross_entropy(tensor_of(output), labels, ignore_index=self.ignored, reduction="none").flatten(1)
+        return loss.sum(1) / valid.sum(1).clamp(min=1)
+
+    def metric(self, output: Any, labels: Tensor) -> Tensor:
+        valid = (labels != self.ignored).flatten(1)
+        right = (tensor_of(output).argmax(1) == labels).flatten(1) & valid
+        return right.sum(1).float() / valid.sum(1)  # nan without any valid pixel
+
+
+_TASKS = {"classification": Classification, "segmentation": Segmentation}
+
+
+def load_task(reference: str) -> Task:
+    """The task that `reference` names: classification, segmentation, or path/to/file.py:Task.
+
+    Raises:
+        UserError: an unknown name, or a class that lacks one of the methods.
+    """
+    if reference in _TASKS:
+        return _TASKS[reference]()
+    path, colon, name = reference.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        raise UserError(
+            f"Unknown task {reference!r}. Expected {', '.join(_TASKS)} or path/to/file.py:Task."
+            f"{near(reference, list(_TASKS))}"
+        )
+    task = function_from_file(path, name, what="a task")()
+    if not isinstance(task, Task):
+        raise UserError(
+            f"{reference} lacks a member of a task. "
+            "Expected metric_name, loss, metric, distance and chance; see lana.evaluation.task.Task."
+        )
+    return task
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The tensor of an output: itself, `out` or `logits` of a mapping (else its first entry), a sequence's first."""
+    while not isinstance(output, Tensor):
+        if isinstance(output, Mapping):
+            output = next((output[key] for key in ("out", "logits") if key in output), next(iter(output.values())))
+        elif isinstance(output, (tuple, list)):
+            output = output[0]
+        else:
+            raise UserError(
+                f"The model returns {type(output).__name__}: give --task path/to/file.py:Task that reads it."
+            )
+    return output

@@ -1,0 +1,260 @@
+"""A network as a file to ship: ONNX, a `torch.export` program, OpenVINO IR, a TensorRT engine.
+
+Every file is run again after it was written, and compared with PyTorch. Importing this module loads no torch, so that
+what cannot be is told at once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lana.common.suggestions import near
+from lana.errors import UserError
+from lana.exporters.parity import check_parity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from profilers.computation import Computation
+
+
+LEAST_OPSET, MOST_OPSET = 13, 23  # below 13 too many operators are missing; 23 is what torch can write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to write a file.
+
+    Attributes:
+        opset: of ONNX; None is the one that lana measures with, which all its runtimes understand.
+        dynamic_batch: leave the number of examples open; else it is fixed at `batch`.
+        arithmetic: fp32, or fp16 where the form lets one choose.
+    """
+
+    opset: int | None = None
+    dynamic_batch: bool = False
+    batch: int = 1
+    arithmetic: str = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One kind of file: how to write it, how to run it, what can be chosen.
+
+    `write(module, example, path, options)` writes the file, `run(path, inputs)` gives its outputs.
+    """
+
+    suffix: str
+    write: Callable[[nn.Module, Tensor, Path, Options], Path]
+    run: Callable[[Path, Tensor], list[np.ndarray]]
+    runtime: str = ""  # which has to be installed
+    opsets: bool = False
+    dynamic: bool = True
+    arithmetics: tuple[str, ...] = ("fp32",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written, run and compared.
+
+    Attributes:
+        batch: examples in one run; None where it is open.
+        max_relative_error: the largest difference from PyTorch's outputs, relative to the largest of them.
+    """
+
+    file: str
+    form: str
+    bytes: int
+    opset: int | None
+    batch: int | None
+    arithmetic: str
+    max_relative_error: float
+
+    def show(self) -> None:
+        """Print it in two lines."""
+        opset = f", opset {self.opset}" if self.opset else ""
+        batch = "any batch" if self.batch is None else f"batch {self.batch}"
+        print(f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.form}{opset}, {batch}, {self.arithmetic}).")
+        print(f"Run again, it differs from PyTorch by at most {self.max_relative_error:.1e} of the largest output.")
+
+
+def form_of(path: Path | str, form: str | None, options: Options) -> str:
+    """The name of the form, by the file's suffix where none is named, if the form can be written so.
+
+    Raises:
+        UserError: an unknown form or suffix; an option that the form does not have.
+        RuntimeUnavailable: the form's runtime is not installed.
+
+    >>> form_of("net.pt2", None, Options())
+    'program'
+    """
+    from profilers.registry import create_runtime
+    from profilers.runtime import RuntimeSettings
+
+    by_suffix = {kind.suffix: name for name, kind in FORMS.items()}
+    if form is None and Path(path).suffix not in by_suffix:
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in by_suffix.items())
+        raise UserError(f"{path} says nothing of its form. Name it with --form, or end it in one of: {known}.")
+    name = form or by_suffix[Path(path).suffix]
+    if name not in FORMS:
+        raise UserError(f"--form {name!r}: expected one of {', '.join(FORMS)}.{near(name, list(FORMS))}")
+    kind = FORMS[name]
+    if options.opset is not None and not kind.opsets:
+        raise UserError(f"--opset {options.opset}: a file of form {name} has no opset. Leave it out.")
+    if options.opset is not None and not LEAST_OPSET <= options.opset <= MOST_OPSET:
+        raise UserError(f"--opset {options.opset}: expected a number from {LEAST_OPSET} to {MOST_OPSET}.")
+    if options.dynamic_batch and not kind.dynamic:
+        raise UserError(f"--dynamic-batch: a file of form {name} has a fixed batch. Give it with --batch.")
+    if options.arithmetic not in kind.arithmetics:
+        offering = [other for other, one in FORMS.items() if options.arithmetic in one.arithmetics]
+        forms = f"; forms that offer it: {', '.join(offering)}" if offering else ""
+        raise UserError(f"--arithmetic {options.arithmetic}: form {name} offers {', '.join(kind.arithmetics)}{forms}.")
+    if kind.runtime:
+        create_runtime(kind.runtime, RuntimeSettings())
+    return name
+
+
+def export_as(
+    module: nn.Module,
+    example: Callable[[int], Tensor],
+    path: Path,
+    *,
+    form: str | None = None,
+    options: Options | None = None,
+) -> Exported:
+    """Write a network to a file, run the file, compare. `example(n)` gives n examples.
+
+    Raises:
+        UserError, RuntimeUnavailable: see `form_of`.
+        ExportFailed: it cannot be written so, or the file computes something else.
+    """
+    from lana.exporters.parity import relative_error
+
+    options = options or Options()
+    name = form_of(path, form, options)
+    kind, seen, open_batch = FORMS[name], options.batch, options.dynamic_batch
+    # A batch of one is taken for a constant by exporters; what is open is tried at another size than was seen.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = kind.write(module, example(max(2, seen) if open_batch else seen), path, options)
+    inputs = example(max(2, seen) + 1 if open_batch else seen)
+    error = relative_error(module, inputs, kind.run(path, inputs))
+    if options.arithmetic == "fp32":
+        check_parity(path, error, "Try another --opset or --form.")
+    return Exported(
+        file=str(path),
+        form=name,
+        bytes=sum(part.stat().st_size for part in _parts(path)),
+        opset=_opset_of(path) if kind.opsets else None,
+        batch=None if open_batch else seen,
+        arithmetic=options.arithmetic,
+        max_relative_error=error,
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """OpenVINO's weights lie beside its file."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+
+
+def _write_onnx(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
+    from lana.exporters.onnx_export import OPSET, export_onnx
+
+    return export_onnx(module, example, path, dynamic_batch=options.dynamic_batch, opset=options.opset or OPSET)
+
+
+def _run_onnx(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    from lana.exporters.parity import onnx_session, run_onnx
+
+    return run_onnx(onnx_session(path), inputs)
+
+
+def _opset_of(path: Path) -> int:
+    import onnx
+
+    imported = onnx.load(str(path), load_external_data=False).opset_import
+    return next(int(entry.version) for entry in imported if entry.domain in ("", "ai.onnx"))
+
+
+def _write_program(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
+    from lana.exporters.torch_export import export_program
+
+    return export_program(module, example, path, dynamic_batch=options.dynamic_batch)
+
+
+def _run_program(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    import torch
+
+    from lana.networks.structure import flat_tensors
+
+    with torch.no_grad():
+        return [tensor.numpy() for tensor in flat_tensors(torch.export.load(path).module()(inputs))]
+
+
+def _write_openvino(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
+    """IR: `path` (.xml) with its weights beside it (.bin), by way of ONNX."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        read = openvino.convert_model(_write_onnx(module, example, Path(folder) / "model.onnx", options))
+    path = path.with_suffix(".xml")
+    openvino.save_model(read, path, compress_to_fp16=options.arithmetic == "fp16")
+    return path
+
+
+def _run_openvino(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    import openvino
+
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    return list(openvino.Core().compile_model(path, "CPU", exact)([inputs.numpy()]).to_tuple())
+
+
+def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
+    """An engine for the device that is here, built as for measuring: it runs on no other kind of device."""
+    from lana.common.files import write
+    from profilers import RuntimeSettings, create_runtime
+
+    settings = RuntimeSettings(batch=len(example), precision=options.arithmetic)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = _write_onnx(module, example, Path(folder) / "model.onnx", options)
+        create_runtime("tensorrt", settings).prepare(_computation(onnx, example)).close()
+        engine = onnx.with_suffix(".engine").read_bytes()
+    return write(path, lambda beside: beside.write_bytes(engine))
+
+
+def _run_tensorrt(path: Path, inputs: Tensor) -> list[np.ndarray]:
+    import tensorrt
+
+    from profilers.tensorrt_runtime import TensorRTSession
+
+    runtime: Any = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
+    with TensorRTSession(runtime.deserialize_cuda_engine(path.read_bytes()), _computation(path, inputs)) as session:
+        return session.outputs([inputs.numpy()])
+
+
+def _computation(path: Path, inputs: Tensor) -> Computation:
+    from profilers import Computation, TensorSpec
+
+    spec = TensorSpec(name="input", shape=tuple(inputs.shape), dtype=str(inputs.dtype).removeprefix("torch."))
+    return Computation(key="export", name=path.stem, form="onnx", file=path, inputs=(spec,))
+
+
+FORMS = {
+    "onnx": Form(suffix=".onnx", write=_write_onnx, run=_run_onnx, opsets=True),
+    "program": Form(suffix=".pt2", write=_write_program, run=_run_program),
+    "openvino": Form(
+        suffix=".xml", write=_write_openvino, run=_run_openvino, runtime="openvino", arithmetics=("fp32", "fp16")
+    ),
+    "tensorrt": Form(
+        suffix=".engine",
+        write=_write_tensorrt,
+        run=_run_tensorrt,
+        runtime="tensorrt",
+        dynamic=False,
+        arithmetics=("fp32", "fp16"),
+    ),
+}

@@ -1,0 +1,77 @@
+"""A module as an ONNX file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lana.common.files import write
+from lana.errors import LanaError
+from lana.exporters.tracing import ExportFailed, in_a_tuple, quiet_export, short_error
+from lana.networks.structure import flat_tensors
+
+OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
+
+
+def export_onnx(
+    module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int = OPSET
+) -> Path:
+    """Write a module as ONNX: input `input`, output `output` (then `output_1` … where there are several).
+
+    The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
+    of exports; what it cannot do, or writes with branches and loops (where it lost sight of shapes, and which runtimes
+    refuse then), goes through the newer one.
+
+    Raises:
+        ExportFailed: neither exporter can write this module.
+    """
+    module.eval()
+    with quiet_export(), torch.no_grad():
+        try:
+            module = in_a_tuple(module, found := module(example))
+            outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
+        except Exception as error:
+            raise ExportFailed(f"{type(module).__name__} fails on an example: {short_error(error)}") from error
+        how = {"opset_version": opset, "input_names": ["input"], "output_names": outputs}
+        content = b""
+        try:
+            content = _traced(module, example, how, dynamic_batch=dynamic_batch)
+            amiss = ", ".join(_branches(content))
+        except Exception as error:
+            amiss = short_error(error)
+        if amiss:
+            try:
+                content = _captured(module, example, how, dynamic_batch=dynamic_batch)
+            except Exception as error:
+                if not content:
+                    raise ExportFailed(
+                        f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "
+                        f"and by the newer exporter: {short_error(error)}"
+                    ) from error
+    return write(path, lambda beside: beside.write_bytes(content))
+
+
+def _traced(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:
+    axes = {name: {0: "batch"} for name in ("input", *how["output_names"])} if dynamic_batch else None
+    memory = io.BytesIO()  # the exporter takes a buffer too
+    torch.onnx.export(module, (example,), memory, dynamo=False, dynamic_axes=axes, **how)  # type: ignore[arg-type]
+    return memory.getvalue()
+
+
+def _captured(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
+    program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, **how)
+    if program is None:
+        raise LanaError("the exporter returned nothing")
+    return program.model_proto.SerializeToString()
+
+
+def _branches(content: bytes) -> list[str]:
+    import onnx
+
+    nodes = onnx.load_model_from_string(content).graph.node
+    return sorted({node.op_type for node in nodes} & {"If", "Loop", "Scan"})

@@ -1,0 +1,125 @@
+"""Networks by reference: the bundled one, timm's, torchvision's, or a function in a user's file."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lana.common.importing import explain_function, function_from_file, import_torchvision, require
+from lana.common.suggestions import near
+from lana.config.references import BUNDLED, check_model
+from lana.errors import UserError
+
+
+def build_network(
+    model: str, kwargs: dict[str, Any], *, pretrained: bool
+) -> tuple[nn.Module, Mapping[str, Any] | None]:
+    check_model(model)
+    kind, _, name = model.partition(":")
+    with _explain_arguments(model, kwargs):
+        if model in BUNDLED:
+            from lana.models.bundled import digits_resnet
+
+            return digits_resnet(pretrained=pretrained, **kwargs)
+        if kind == "timm":
+            return _from_timm(name, kwargs, pretrained=pretrained)
+        if kind == "torchvision":
+            return _from_torchvision(name, kwargs, pretrained=pretrained)
+    module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
+    module = _bare(module, model)
+    own = getattr(module, "preprocessing", None)
+    return module, own if isinstance(own, Mapping) else None
+
+
+def _bare(module: Any, model: str) -> nn.Module:
+    """The network that a user's function returned, in float32, without what it is compiled or spread over GPUs by."""
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
+    wrapped = getattr(module, "_orig_mod", None)  # of torch.compile
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        wrapped = module.module
+    if wrapped is not None:
+        return _bare(wrapped, model)
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"holds TorchScript as {name!r}" if name else f"returned TorchScript ({type(part).__name__})"
+            raise UserError(
+                f"{model} {where}, whose parts can be neither watched nor replaced. "
+                "Return the torch.nn.Module that it was made of."
+            )
+    return module.float()
+
+
+def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:
+    try:
+        inspect.signature(function).bind(**kwargs)
+    except TypeError as error:
+        raise UserError(f"{model} cannot be called with {kwargs}: {error}. Use --model-args NAME=VALUE.") from error
+    with explain_function(model):
+        return function(**kwargs)
+
+
+@contextlib.contextmanager
+def _explain_arguments(model: str, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Turn a library's refusal of the user's arguments into a message."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        if not kwargs:
+            raise
+        raise UserError(
+            f"{model} cannot be built with {kwargs}: {error}. Check --model-args; "
+            "where they make another network than the pretrained one, give its weights with --weights."
+        ) from error
+
+
+def _from_timm(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
+    import_torchvision()
+    timm = require("timm", extra="vision")
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}.{near(name, timm.list_models())}")
+    with explain_download(f"timm:{name}"):
+        module = timm.create_model(name, pretrained=pretrained, **kwargs)
+    config = timm.data.resolve_model_data_config(module)
+    return module, {"image_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+
+
+def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
+    models = import_torchvision().models
+    known = models.list_models()
+    if name not in known:
+        raise UserError(f"torchvision has no model {name!r}.{near(name, known)}")
+    default = models.get_model_weights(name).DEFAULT
+    transforms = default.transforms()
+    with explain_download(f"torchvision:{name}"):
+        module = models.get_model(
+            name, weights=default if pretrained else None, **_no_backbone(name, pretrained), **kwargs
+        )
+    if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
+        module.aux_classifier = None  # its weights come with it, it only helps training
+    size = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", [224])
+    mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))  # networks for detection have none
+    return module, {"image_size": size[0], "mean": mean, "std": std}
+
+
+def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:
+    """Segmentation networks load a backbone's weights of their own accord unless told not to."""
+    segmentation = ("deeplab", "fcn", "lraspp")
+    return {"weights_backbone": None} if name.startswith(segmentation) and not pretrained else {}
+
+
+@contextlib.contextmanager
+def explain_download(model: str) -> Any:
+    """Turn a failed download of pretrained weights into a message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"The pretrained weights of {model} could not be had ({type(error).__name__}: {str(error)[:200]}). "
+            "Give a file with --weights, or connect to the network."
+        ) from error

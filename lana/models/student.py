@@ -1,0 +1,73 @@
+"""A student: the teacher with a selection swapped in."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lana.networks.constant_arguments import gives_as, with_what_it_is_told
+from lana.networks.layers import Layer
+from lana.networks.surgery import replace, tensor_of
+from lana.operations.derived import Skip
+from lana.operations.families import parse_operation
+
+Selection = Mapping[str, str]  # layer (or span) name → operation name
+
+
+def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
+    """What the teacher has at a layer, taking one tensor; at a span, its members one after the other."""
+    members = [with_what_it_is_told(teacher.get_submodule(member)) for member in layer.members]
+    return members[0] if len(members) == 1 else nn.Sequential(*members)
+
+
+def build_operation(
+    layer: Layer, teacher: nn.Module, operation: str, features: tuple[Tensor, Tensor] | None = None
+) -> nn.Module:
+    """The operation as it stands at a layer of the teacher; the teacher is not changed."""
+    return parse_operation(operation).build(layer, own_module(teacher, layer), features)
+
+
+def assemble(
+    teacher: nn.Module,
+    layers: Sequence[Layer],
+    selection: Selection,
+    operations: Mapping[tuple[str, str], nn.Module] | None = None,
+) -> nn.Module:
+    """A copy of the teacher with the selected operations in place of its layers.
+
+    `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
+    A span's operation stands at its first member and the other members become identities.
+    """
+    student = copy.deepcopy(teacher)
+    for layer in layers:
+        operation = selection.get(layer.name, "teacher")
+        if operation == "teacher":
+            continue
+        trained = (operations or {}).get((layer.name, operation))
+        module = build_operation(layer, teacher, operation) if trained is None else copy.deepcopy(trained)
+        _stand_in(student, layer.members[0], module)
+        for member in layer.members[1:]:
+            _stand_in(student, member, Skip())
+    return student.eval()
+
+
+def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a layer; where it may be told more (mask=None), or by name, it hears of the tensor only."""
+    original = student.get_submodule(name)
+    first, *others = inspect.signature(original.forward).parameters
+    if others or first not in ("x", "input"):  # other names may be called by
+        module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
+    gives_as(original, module)
+    replace(student, name, module)
+
+
+def _only_the_tensor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return (tensor_of(args, kwargs),), {}
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

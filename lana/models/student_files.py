@@ -1,0 +1,137 @@
+"""The files of a student and of single operations: saved and loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save, save_model
+from torch import nn
+
+from lana.common.files import write, write_json
+from lana.config.references import student_folder
+from lana.errors import LanaError, UserError
+from lana.models.student import Selection, assemble, build_operation
+from lana.models.teacher import Teacher, load_teacher
+from lana.networks.layers import Layer
+
+WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # of a student; as it came out of the selection
+
+
+def save_operation(module: nn.Module, path: Path) -> None:
+    state = {name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
+    content = save(state)
+    write(path, lambda beside: beside.write_bytes(content))
+
+
+def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path) -> nn.Module:
+    """A trained operation from its file.
+
+    Raises:
+        LanaError: the file does not fit the operation (made by another version).
+    """
+    module = build_operation(layer, teacher, operation)
+    try:
+        module.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise LanaError(f"{path} does not fit the operation {operation} at {layer.name}: {error}") from error
+    return module.eval()
+
+
+def save_student(
+    student: nn.Module, folder: Path, teacher: Teacher, layers: Sequence[Layer], selection: Selection
+) -> None:
+    """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again.
+
+    What fine-tuning begins with is kept beside them: it replaces `model.safetensors`.
+    """
+    replaced = [layer for layer in layers if selection.get(layer.name, "teacher") != "teacher"]
+    write_json(
+        folder / "architecture.json",
+        {
+            "teacher": teacher.to_json(),
+            "layers": [dataclasses.asdict(layer) for layer in replaced],
+            "selection": {layer.name: selection[layer.name] for layer in replaced},
+        },
+    )
+    for name in (SELECTED, WEIGHTS):
+        save_weights(student, folder / name)
+
+
+def save_weights(student: nn.Module, path: Path) -> None:
+    """Write `path` in the format of safetensors.
+
+    Raises:
+        OSError: the disk is full; safetensors itself raises another error then.
+    """
+
+    def fill(beside: Path) -> None:
+        try:
+            save_model(student, str(beside))
+        except SafetensorError as error:
+            if f"(os error {errno.ENOSPC})" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+    write(path, fill)
+
+
+def load_student(path: Path | str) -> nn.Module:
+    """The network of a student's folder, in evaluation mode; the teacher's code must be present.
+
+    The result is an `nn.Module` like any other: it trains and exports.
+
+    Raises:
+        UserError: the folder is not a student's, or its files do not fit each other.
+    """
+    return load_student_as_teacher(path).module
+
+
+def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher:
+    """A student with its preprocessing and input shape, and the weights of one of its files."""
+    folder = student_folder(path)
+    try:
+        architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder} is not a student's folder any more: its architecture.json cannot be read ({error}). "
+            "Make the student again with: lana select"
+        ) from error
+    described = architecture["teacher"]
+    preprocessing = described["preprocessing"]
+    teacher = load_teacher(
+        described["reference"],
+        model_args=described["model_args"],
+        pretrained=False,
+        **(preprocessing or {"input_shape": tuple(described["input_shape"])}),
+    )
+    layers = [Layer.from_json(layer) for layer in architecture["layers"]]
+    student = assemble(teacher.module, layers, architecture["selection"])
+    try:
+        _load_in_full(student, folder / weights)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"The weights {folder / weights} do not fit its architecture.json: {error}") from error
+    return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / weights))
+
+
+def _load_in_full(module: nn.Module, path: Path) -> None:
+    """Load what `save_model` wrote: of tensors that share their memory it kept one.
+
+    Raises:
+        RuntimeError: names are missing or left over, or shapes differ.
+    """
+    own = module.state_dict()
+    state = OrderedDict(load_file(path))
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # the versions that some modules ask for when loading
+    missing, unknown = module.load_state_dict(state, strict=False)
+    kept = {own[name].data_ptr() for name in state if name in own}
+    missing = [name for name in missing if own[name].data_ptr() not in kept]
+    if missing or unknown:
+        raise RuntimeError(f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")

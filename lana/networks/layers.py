@@ -1,0 +1,194 @@
+"""Where something may be replaced: submodules with one tensor in and one out, found by watching one forward pass.
+
+A residual block, an inverted residual, a transformer block are layers as a whole; what can't be replaced is named with
+the reason, and left as it is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from lana.networks.layer_search import LayerSearch, PassedOver, same_tensors
+from lana.networks.observation import ObservedModule, observe
+from lana.networks.structure import Convolution, flat_tensors, quiet_evaluation
+
+NEGLIGIBLE = 0.002  # of the network's work: less is not worth a choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A replaceable position.
+
+    Attributes:
+        name: dotted path of the submodule in the teacher; of a span, its members joined by "+".
+        input_shape, output_shape: without the batch.
+        layout: "nchw" | "nhwc" | "ncl" | "ntc" | "ncdhw" | "ndhwc" | "nc".
+        macs: multiply-adds for one example.
+        members: the submodules it covers, in order of execution.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    layout: str
+    macs: int
+    members: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Layer:
+        """The layer from the mapping that `dataclasses.asdict` made of it."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScan:
+    """What `find_layers` found; layers are in order of execution."""
+
+    layers: tuple[Layer, ...]
+    spans: tuple[Layer, ...]
+    passed_over: tuple[PassedOver, ...]
+    total_macs: int
+
+
+def find_layers(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    include: str | Sequence[str] = "*",
+    exclude: Sequence[str] = (),
+    granularity: str = "block",
+    max_span: int = 1,
+) -> LayerScan:
+    """The replaceable layers of a network, in order of execution; the network is left exactly as it was.
+
+    `include` and `exclude` are globs on dotted paths. With the granularity "fine", composite layers are looked into
+    as far as there is something replaceable inside. Spans of up to `max_span` consecutive layers are found where each
+    feeds only the next.
+
+    >>> import torch
+    >>> scan = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (torch.zeros(1, 3, 8, 8),))
+    >>> [layer.name for layer in scan.layers]
+    ['0', '2']
+    """
+    seen, work = observe(model, example_inputs)
+    total = work.macs
+    modules = dict(model.named_modules())
+    batch = next(flat_tensors(example_inputs)).shape[0]
+    search = LayerSearch(model, modules, seen, total, granularity, batch)
+    chosen, bound = search.run(), set[str]()
+    candidates = chosen
+    while read := looked_into(model, candidates, example_inputs):  # what they hold may yet be replaced
+        within = {name: search.run(name) for name in sorted(read)}
+        bound |= {name for name, inner in within.items() if not inner}
+        candidates = [path for inner in within.values() for path in inner]
+        chosen = [name for name in chosen if not within.get(name)] + candidates
+    layers, passed = [], search.passed_over
+    for name in sorted(chosen, key=lambda name: seen[name].order):
+        reason = ""
+        if not _matches(name, [include] if isinstance(include, str) else include):
+            reason = "left out by --layers"
+        elif _matches(name, exclude):
+            reason = "left out by --exclude"
+        elif seen[name].macs < NEGLIGIBLE * total:
+            reason = "has next to no work"
+        elif name in bound:
+            reason = "other code reads its parts"
+        if reason:
+            passed.append(PassedOver(name=name, reason=reason, macs=seen[name].macs // batch))
+        else:
+            layers.append(_layer(name, seen, modules, batch))
+    spans = tuple(_spans(layers, seen, work.readers, max_span))
+    return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
+
+
+def looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
+    """The layers whose weights or parts are read by name elsewhere, or that are looked for by their class: what stands
+    there instead would not have them, or not be found."""
+    from lana.networks.surgery import hidden
+
+    def runs(some: Sequence[str]) -> bool:
+        try:
+            with quiet_evaluation(model), hidden(model, some):
+                model(*example_inputs)
+        except Exception:  # a weight of it, a part by its number, its class: the network runs, so this is to blame
+            return False
+        return True
+
+    return set() if runs(names) else {name for name in names if not runs([name])}
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob.strip()) for glob in globs)
+
+
+def _layer(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str, nn.Module], batch: int) -> Layer:
+    source, target = seen[name].inputs[0], seen[name].outputs[0]
+    return Layer(
+        name=name,
+        input_shape=tuple(source.shape[1:]),
+        output_shape=tuple(target.shape[1:]),
+        layout=_layout(name, seen, modules),
+        macs=seen[name].macs // batch,
+        members=(name,),
+    )
+
+
+def _layout(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str, nn.Module]) -> str:
+    """Where the channels are: of places, where the first part with weights that tells reads them."""
+    source = seen[name].inputs[0]
+    if source.ndim == 2:
+        return "nc"
+    first, last = {3: ("ncl", "ntc"), 4: ("nchw", "nhwc"), 5: ("ncdhw", "ndhwc")}[source.ndim]
+    inside = [path for path in modules if (path == name or path.startswith(f"{name}.")) and seen[path].calls]
+    for path in sorted(inside, key=lambda path: seen[path].order):
+        part, read = modules[path], seen[path].inputs
+        if not read or read[0].shape != source.shape:
+            continue
+        if isinstance(part, Convolution | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
+            return first
+        if isinstance(part, nn.Linear):
+            return last
+        if isinstance(part, nn.LayerNorm) and source.shape[1] != source.shape[-1]:
+            return last if part.normalized_shape[-1] == source.shape[-1] else first
+    return last if source.ndim == 3 else first
+
+
+def _spans(
+    layers: Sequence[Layer],
+    seen: Mapping[str, ObservedModule],
+    readers: Mapping[int, list[list[ObservedModule]]],
+    max_span: int,
+) -> Iterator[Layer]:
+    for first in range(len(layers)):
+        for count in range(2, max_span + 1):
+            part = layers[first : first + count]
+            feeds = all(_feeds_only(seen[ours.name], seen[theirs.name], readers) for ours, theirs in pairwise(part))
+            if len(part) < count or not feeds:
+                break
+            yield Layer(
+                name="+".join(layer.name for layer in part),
+                input_shape=part[0].input_shape,
+                output_shape=part[-1].output_shape,
+                layout=part[0].layout,
+                macs=sum(layer.macs for layer in part),
+                members=tuple(layer.name for layer in part),
+            )
+
+
+def _feeds_only(
+    ours: ObservedModule, theirs: ObservedModule, readers: Mapping[int, list[list[ObservedModule]]]
+) -> bool:
+    """Whether an output goes to the next layer as it is, and nowhere else (to a decoder, out of the network …).
+
+    What a layer does with its own output before it is done, like a rectifier in place, is its own affair.
+    """
+    unchanged = same_tensors(ours.outputs, theirs.inputs) and ours.versions == theirs.entered
+    uses = readers.get(id(ours.outputs[0]), [])
+    return unchanged and all(any(running is ours or running is theirs for running in use) for use in uses)

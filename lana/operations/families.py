@@ -1,0 +1,156 @@
+"""The table of operation families, and operations by their names.
+
+The name `cb_bottle_k3_w0.5` is the family `cb_bottle` with kernel 3 and width 0.5. An operation can be built again from
+its name, the layer and the teacher's module, with the same structure. A saved student holds names only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from torch import nn
+
+from lana.common.suggestions import near
+from lana.errors import UserError
+from lana.networks.layers import Layer
+from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
+from lana.operations.base import Build, Family, Features, Parameters, is_map, is_vector, keeps_shape, sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One entry of a pool."""
+
+    name: str
+    family: str
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def build(self, layer: Layer, module: nn.Module, features: Features | None = None) -> nn.Module:
+        """A new module that stands where the teacher's `module` stands, with its input and output shape.
+
+        The structure does not depend on `features`, (inputs, outputs) of the layer on data; with them, operations
+        that have a closed form start from it. `module` is not changed and shares nothing with the result.
+        """
+        return family_of(self.family).build(layer, module, dict(self.parameters), features)
+
+
+def _kernel_fits(layer: Layer, module: nn.Module, p: Parameters) -> bool:
+    """No kernel larger than the places; vectors have no kernel at all."""
+    if layer.layout in ("ntc", "ndhwc", "nc"):
+        return p["k"] == 1
+    return p["k"] == 1 or p["k"] <= max(sizes(layer)[1])
+
+
+_KERNELS = (1, 3, 5, 7)
+
+_WIDTHS = (1 / 16, 1 / 10, 1 / 8, 1 / 5, 1 / 4, 1 / 2, 1, 2, 3, 4)
+
+_EXPANSIONS = {"e": (1, 3, 6), "k": (1, 3, 5), "se": (0, 0.04, 0.025)}
+
+_TRANSFORMERS = {"d": (1, 2), "w": (32, 64, 128, 256, 512, 1024), "h": (4, 8, 16)}
+
+_BOTTLENECKS = {"e": (1 / 4, 1 / 2, 1, 2, 3, 4)}
+
+
+def _convolutions(build: Build) -> Family:
+    return Family(build=build, applies=is_map, fits=_kernel_fits, grid={"k": _KERNELS, "w": _WIDTHS})
+
+
+FAMILIES: dict[str, Family] = {
+    # the teacher's own, and nothing: the only way to less depth
+    "teacher": Family(build=derived.teacher, applies=lambda *_: True, grid={}, derived=True),
+    "identity": Family(build=derived.identity, applies=keeps_shape, grid={}, derived=True),
+    # from the teacher's weights
+    "pruned": Family(
+        build=pruning.pruned,
+        applies=pruning.can_prune,
+        grid={"w": tuple(sixteenths / 16 for sixteenths in range(1, 16))},
+        derived=True,
+    ),
+    "low_rank": Family(
+        build=derived.low_rank,
+        applies=lambda layer, _: len(layer.members) == 1,
+        fits=derived.can_factor,
+        grid={"r": (0.125, 0.25, 0.375, 0.5, 0.625)},
+        derived=True,
+    ),
+    "fewer_heads": Family(
+        build=heads.fewer_heads, applies=heads.can_lose_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
+    ),
+    "no_se": Family(build=derived.no_se, applies=derived.has_gates, grid={}, derived=True),
+    "halved": Family(
+        build=halved.halved,
+        applies=halved.can_halve,
+        fits=halved.fits_halved,
+        grid={"w": (0.25, 0.5, 1)},
+        derived=True,
+        apart=True,
+    ),
+    # at a span, one of its blocks for all of them
+    "merged": Family(build=merged.merged, applies=merged.can_merge, grid={"w": (0.25, 0.5, 1)}, derived=True),
+    # one linear map, solved in closed form
+    "linear": Family(
+        build=derived.linear, applies=derived.can_be_linear, fits=_kernel_fits, grid={"k": (1, 3, 5)}, derived=True
+    ),
+    # trained from nothing; kernels, widths, depths and heads as in the paper
+    "cb_stack": _convolutions(convolution.cb_stack),
+    "cb_bottle": _convolutions(convolution.cb_bottle),
+    "cb_res": _convolutions(convolution.cb_res),
+    "repvgg": _convolutions(convolution.repvgg),
+    "conv_cs": _convolutions(convolution.conv_cs),
+    "efn": Family(build=convolution.efn, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
+    "efnv2": Family(build=convolution.efnv2, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
+    "vit": Family(build=tokens.vit, applies=tokens.attends, grid=_TRANSFORMERS),
+    "bot_trans": Family(build=tokens.bot_trans, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
+    "lambda": Family(build=tokens.lambda_bottle, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
+    "mlp": Family(build=tokens.mlp, applies=is_vector, grid={"w": (0.125, 0.25, 0.5, 1)}),
+}
+
+
+def names_of_family(family: str) -> list[str]:
+    grid = FAMILIES[family].grid
+    return [name_of(family, dict(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
+
+
+def name_of(family: str, parameters: Parameters) -> str:
+    """The name that `parse_operation` reads.
+
+    >>> name_of("cb_bottle", {"k": 3, "w": 0.5})
+    'cb_bottle_k3_w0.5'
+    """
+    return family + "".join(f"_{key}{value:.4g}" for key, value in parameters.items())
+
+
+def family_of(name: str) -> Family:
+    return user.FAMILIES.get(name) or FAMILIES[name]
+
+
+@cache
+def parse_operation(name: str) -> Operation:
+    """The operation of this name.
+
+    Raises:
+        UserError: no family of this name, or other parameters than it has.
+
+    >>> parse_operation("cb_bottle_k3_w0.5").parameters
+    (('k', 3.0), ('w', 0.5))
+    """
+    if name.startswith("user:"):  # whatever the function is called, it takes no parameters
+        if name not in user.FAMILIES:
+            user.load(name)
+        if name not in user.FAMILIES:
+            raise UserError(f"There is no operation {name!r} in its file.")
+        return Operation(name=name, family=name, parameters=())
+    match = re.fullmatch(r"(?P<family>.*?)(?P<parameters>(?:_[a-z]+[0-9][0-9.]*)*)", name)
+    family = match["family"] if match else name
+    if family not in FAMILIES:
+        raise UserError(f"There is no operation {name!r}.{near(family, list(FAMILIES))}")
+    found = re.findall(r"_([a-z]+)([0-9][0-9.]*)", match["parameters"] if match else "")
+    parameters = tuple((key, float(value)) for key, value in found)
+    if [key for key, _ in parameters] != list(family_of(family).grid):
+        wanted = "".join(f"_{key}…" for key in family_of(family).grid)
+        raise UserError(f"The operation {name!r} is not complete: expected {family}{wanted}.")
+    return Operation(name=name, family=family, parameters=parameters)

@@ -1,0 +1,73 @@
+"""Families measured in ascending width, each no further than to where it is clearly slower than the teacher's own.
+
+What contains a clearly slower operation is slower still and would never be chosen: in a large pool, that is most of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from lana.errors import LanaError
+from lana.networks.layers import Layer
+from lana.operations.chains import Chain, chain_of
+from lana.operations.families import Operation
+from lana.pool.candidates import Offer, Planned, not_built
+from profilers.table import LatencyTable, Row
+
+CLEARLY = 1.1  # times the teacher's own, beyond the intervals of both
+
+
+def waves(planned: Sequence[Planned]) -> list[list[Planned]]:
+    """The narrowest of each chain at each layer, then the next ones, and so on."""
+    chains: dict[tuple[str, Chain], list[tuple[float, Planned]]] = {}
+    for layer, operation in planned:
+        chain, width = chain_of(operation.name)
+        chains.setdefault((layer.name, chain), []).append((width, (layer, operation)))
+    ordered = [[one for _, one in sorted(chain, key=lambda pair: pair[0])] for chain in chains.values()]
+    longest = max(map(len, ordered), default=0)
+    return [[chain[rank] for chain in ordered if rank < len(chain)] for rank in range(longest)]
+
+
+def measure_ascending(
+    planned: Sequence[Planned],
+    build: Callable[[Layer, Operation], Offer],
+    measure: Callable[[Sequence[Offer]], LatencyTable],
+) -> tuple[list[Offer], LatencyTable]:
+    """Build and measure wave after wave; what needs no figure any more is an offer that is not kept, with the reason.
+
+    `measure` measures what its table lacks of some offers and returns the whole of it.
+
+    Raises:
+        LanaError: not one could be built.
+    """
+    found: dict[tuple[str, str], Offer] = {}
+    stopped: dict[tuple[str, Chain], str] = {}
+    table: LatencyTable | None = None
+    for wave in waves(planned):
+        built: list[tuple[tuple[str, Chain], Offer]] = []
+        for layer, operation in wave:
+            chain = (layer.name, chain_of(operation.name)[0])
+            left_out = chain in stopped
+            offer = not_built(layer, operation, stopped[chain]) if left_out else build(layer, operation)
+            found[layer.name, operation.name] = offer
+            if offer.kept:
+                built.append((chain, offer))
+        if not built:
+            continue
+        table = measure([offer for _, offer in built])
+        for chain, offer in built:
+            teacher = [found.get((member, "teacher")) for member in offer.layer.members]
+            rows = [table.lookup(own.key) for own in teacher if own is not None and own.kept]
+            if len(rows) == len(teacher) and clearly_slower(table.lookup(offer.key), rows):
+                stopped[chain] = f"wider than {offer.operation}, which is clearly slower than the teacher's own"
+    if table is None:
+        raise LanaError(f"No operation could be built: {next(iter(found.values())).reason if found else 'none given'}.")
+    return [found[layer.name, operation.name] for layer, operation in planned], table
+
+
+def clearly_slower(row: Row, teacher: Sequence[Row]) -> bool:
+    """Whether an operation is slower than the teacher's own of the layers it covers, whatever the noise was."""
+    own_ms = sum(one.latency_ms * (1 + one.interval) for one in teacher)
+    least_ms = row.latency_ms * (1 - row.interval)
+    return math.isfinite(least_ms) and least_ms > CLEARLY * own_ms

@@ -1,0 +1,105 @@
+"""Builds every candidate and writes the file that is measured, once per structure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lana.errors import UserError
+from lana.exporters.computation import to_computation
+from lana.exporters.tracing import ExportFailed
+from lana.models.student import own_module
+from lana.models.teacher import Teacher
+from lana.networks.layers import Layer, LayerScan
+from lana.networks.structure import structure, structure_key
+from lana.operations.families import Operation
+from lana.pool.candidates import Offer, not_built, planned_offers
+from profilers.computation import Computation
+
+
+class Builder:
+    """Builds operations where they stand and writes their computations, once a structure; nothing is measured.
+
+    An operation that cannot be built or exported is an offer that is not kept, with the reason.
+    """
+
+    def __init__(self, teacher: Teacher, *, batch: int, folder: Path, form: str = "onnx") -> None:
+        self.teacher, self.batch, self.folder, self.form = teacher.module, batch, folder, form
+        self.computations: dict[str, Computation] = {}
+        self._structures: dict[str, str] = {}
+        self._known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
+
+    def offer(self, layer: Layer, operation: Operation) -> Offer:
+        example = torch.randn(self.batch, *layer.input_shape, generator=torch.Generator().manual_seed(0))
+        if layer.name not in self._structures:
+            self._structures[layer.name] = structure_key(own_module(self.teacher, layer), (example,))
+        place = (self._structures[layer.name], layer.output_shape, operation.name)
+        if place not in self._known:
+            self._known[place] = self._built(layer, operation, example)
+        return dataclasses.replace(self._known[place], layer=layer)
+
+    def _built(self, layer: Layer, operation: Operation, example: torch.Tensor) -> Offer:
+        try:
+            own = own_module(self.teacher, layer)
+            module = own if operation.name == "teacher" else operation.build(layer, own)
+            key, columns = structure(module, (example,))
+        except UserError:
+            raise
+        except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
+            reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
+            return not_built(layer, operation, reason)
+        offer = Offer(
+            layer=layer,
+            operation=operation.name,
+            family=operation.family,
+            key=key,
+            parameters=columns["parameters"],
+            macs=columns["macs"],
+            operators=columns["operators"],
+            activations=columns["activations"],
+        )
+        shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
+        labels = {
+            "operation": operation.name,
+            "family": operation.family,
+            "layer": layer.name,
+            "input_shape": shapes[0],
+            "output_shape": shapes[1],
+        }
+        try:
+            computation = to_computation(
+                module,
+                example,
+                self.folder,
+                name=f"{operation.name} ({shapes[0]})",
+                form=self.form,
+                labels=labels,
+                key=key,
+                columns=columns,
+            )
+        except ExportFailed as error:
+            return dataclasses.replace(offer, kept=False, reason=str(error))
+        self.computations.setdefault(key, computation)
+        return offer
+
+
+def make_offers(
+    teacher: Teacher,
+    scan: LayerScan,
+    pool: str,
+    *,
+    batch: int,
+    folder: Path,
+    form: str = "onnx",
+    on_progress: Callable[[float, str], None] = lambda done, detail: None,
+) -> tuple[list[Offer], list[Computation]]:
+    """All that a pool offers, built and written."""
+    builder, offers = Builder(teacher, batch=batch, folder=folder, form=form), []
+    planned = planned_offers(teacher, scan, pool)
+    for layer, operation in planned:
+        offers.append(builder.offer(layer, operation))
+        on_progress(len(offers) / len(planned), layer.name)
+    return offers, list(builder.computations.values())

@@ -1,0 +1,141 @@
+"""A candidate: an operation at a layer, its columns, its latency, and whether it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lana.common.files import write
+from lana.errors import UserError
+from lana.models.student import own_module
+from lana.models.teacher import Teacher
+from lana.networks.layers import Layer, LayerScan
+from lana.operations.families import Operation
+from lana.operations.presets import offered
+from profilers.table import LatencyTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
+
+    `reason` says why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured; `overhead_ms` of
+    each is what starting a runtime on nothing at all takes, which a whole network pays once and not at every layer.
+    """
+
+    layer: Layer
+    operation: str
+    family: str
+    key: str
+    parameters: float
+    macs: float
+    operators: float
+    activations: float
+    latency_ms: float = float("nan")
+    cold_ms: float = float("nan")
+    overhead_ms: float = 0.0
+    kept: bool = True
+    reason: str = ""
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """What the prediction of a whole network reads."""
+        cold_ms = self.cold_ms - self.latency_ms
+        nothing = self.operation == "identity"
+        return {
+            "latency_ms": self.latency_ms - self.overhead_ms,
+            "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
+            "operations": 0.0 if nothing else 1.0,
+            "macs": self.macs,
+            "activations": self.activations,
+            "border": 0.0 if nothing else float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape)),
+        }
+
+
+Planned = tuple[Layer, Operation]
+
+
+def planned_offers(teacher: Teacher, scan: LayerScan, pool: str) -> list[Planned]:
+    """What a pool offers at each layer and span."""
+    places = [*scan.layers, *scan.spans]
+    return [(layer, one) for layer in places for one in offered(layer, own_module(teacher.module, layer), pool)]
+
+
+def not_built(layer: Layer, operation: Operation, reason: str) -> Offer:
+    """An offer that is not kept, of which nothing is known."""
+    nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0, "activations": 0.0}
+    return Offer(
+        layer=layer, operation=operation.name, family=operation.family, key="", **nothing, kept=False, reason=reason
+    )
+
+
+def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
+    """The offers with their measured milliseconds; a row with an error makes an offer that is not kept.
+
+    The overhead is that of the fastest identity; an identity in a network costs nothing beyond it.
+    """
+    filled = []
+    empty = [table.lookup(o.key).latency_ms for o in offers if o.operation == "identity" and o.kept]
+    overhead_ms = min((ms for ms in empty if ms == ms), default=0.0)
+    for offer in offers:
+        if not offer.kept:
+            filled.append(offer)
+            continue
+        row = table.lookup(offer.key)
+        if row.error:
+            filled.append(dataclasses.replace(offer, kept=False, reason=f"does not run: {row.error[:150]}"))
+        else:
+            spent_ms = row.latency_ms if offer.operation == "identity" else overhead_ms
+            own_ms = min(spent_ms, row.latency_ms)
+            filled.append(
+                dataclasses.replace(offer, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=own_ms)
+            )
+    return filled
+
+
+def is_trainable(offer: Offer) -> bool:
+    return offer.operation not in ("teacher", "identity")
+
+
+def write_offers(path: Path, offers: Sequence[Offer]) -> None:
+    """The pool as CSV: one row an offer, layers by name."""
+    import pandas as pd
+
+    rows = [{**vars(offer), "layer": offer.layer.name} for offer in offers]
+    layers = {offer.layer.name: dataclasses.asdict(offer.layer) for offer in offers}
+    write(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
+    write(path.with_name("layers.json"), lambda beside: beside.write_text(json.dumps(layers, indent=1)))
+
+
+def read_offers(path: Path) -> list[Offer]:
+    """The pool that a run holds.
+
+    Raises:
+        UserError: another version of lana wrote it.
+    """
+    import pandas as pd
+
+    layers = {
+        name: Layer.from_json(fields) for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
+    }
+    text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
+    frame = pd.read_csv(
+        path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text
+    )
+    expected = {field.name for field in dataclasses.fields(Offer)}
+    if unlike := sorted(expected ^ set(frame.columns)):
+        raise UserError(
+            f"{path} was written by another version of lana: it differs in {', '.join(unlike)}. "
+            "Make the run again with `lana compress` and another --out."
+        )
+    rows = frame.to_dict("records")
+    return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
+
+
+def pairs(offers: Sequence[Offer], *, trainable_only: bool = False) -> list[tuple[Layer, str]]:
+    """(layer, operation) of the offers that are kept."""
+    return [(o.layer, o.operation) for o in offers if o.kept and (is_trainable(o) or not trainable_only)]

@@ -1,0 +1,242 @@
+"""Train every operation to imitate its layer: one teacher pass feeds many operations.
+
+The loss is the mean squared error normalised by the target's power (Puzzle, section 3; the paper has it without the
+normalisation), on the teacher's own input features, so the problems are independent of each other.
+`lana.pool.block_training` has the loop. Here are its inputs and outputs: groups that fit in memory, starts, results on
+disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lana.common.files import write
+from lana.data.split import Data, Split
+from lana.errors import LanaError
+from lana.models.student import build_operation
+from lana.models.student_files import load_operation, save_operation
+from lana.networks.features import captured, forward_until
+from lana.networks.layers import Layer
+from lana.pool.block_training import RACE_RATES, RACE_STEPS, Job, begun, errors_of, find_rates, train
+
+START_IMAGES = 256  # whose features the closed-form starts are solved on
+CHECK_IMAGES = 256  # of the validation part, on which start and end are compared
+MOST_RACED = 10  # a training must be this many times longer than the race for its learning rate
+GROUP_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """How well an operation imitates its layer on images that it was not trained on.
+
+    Errors are normalised by the target's power: 0 is perfect, 1 is as bad as giving zeros. `dropped` says why an
+    operation is not offered any more, where that is so.
+    """
+
+    layer: str
+    operation: str
+    start_error: float
+    end_error: float
+    peak_lr: float
+    restarts: int
+    dropped: str
+
+
+def operation_path(folder: Path, layer: str, operation: str) -> Path:
+    return folder / layer / f"{operation.replace('/', '_')}.safetensors"
+
+
+def distill(
+    teacher: nn.Module,
+    pool: Sequence[tuple[Layer, str]],
+    data: Data,
+    folder: Path,
+    *,
+    latency_ms: Mapping[tuple[str, str], float] | None = None,
+    epochs: float = 2.0,
+    images: int = 10_000,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "auto",
+    on_progress: Callable[[float, str], None] = lambda done, detail: None,
+) -> list[Distilled]:
+    """Train the operations of `pool`, (layer, operation) pairs, and write their weights under `folder`.
+
+    With `latency_ms` of (layer, operation), those that another dominates are stopped early. Operations whose file
+    exists are not trained again; a group in training is checkpointed every half minute. The result of an interrupted
+    and repeated call is that of an uninterrupted one. `on_progress` takes the share done.
+    """
+    groups = _groups(teacher, pool, batch_size)
+    teacher.to(device)
+    results: dict[tuple[str, str], Distilled] = read_results(folder)
+    split, check = data.train.take(images, seed), data.validation.take(CHECK_IMAGES, seed)
+    steps = round(epochs * split.steps(batch_size))
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
+    total, checkpoint = len(pool) or 1, folder / "training.pt"
+    for together in groups:
+        group = [(layer, name) for layer, name in together if (layer.name, name) not in results]
+        if not group:
+            continue
+        done = sum((layer.name, name) in results for layer, name in pool)
+        jobs = _start(teacher, group, split, check, latency_ms or {}, seed=seed, device=device)
+
+        def tell(share: float, jobs: list[Job] = jobs, done: int = done) -> None:
+            on_progress((done + len(jobs) * share) / total, f"{jobs[0].layer.name} …")
+
+        _train_group(teacher, jobs, split, steps, checkpoint, tell, seed=seed, **how)
+        _finish(teacher, jobs, check, device)
+        for job in jobs:
+            if not job.dropped:
+                save_operation(job.module.cpu(), operation_path(folder, job.layer.name, job.operation))
+            results[job.layer.name, job.operation] = Distilled(
+                layer=job.layer.name,
+                operation=job.operation,
+                start_error=job.start_error,
+                end_error=job.end_error,
+                peak_lr=job.peak_lr,
+                restarts=job.restarts,
+                dropped=job.dropped,
+            )
+        _write_results(folder, results)
+        checkpoint.unlink(missing_ok=True)
+    teacher.cpu()
+    return [results[layer.name, name] for layer, name in pool]
+
+
+def _train_group(
+    teacher: nn.Module,
+    jobs: Sequence[Job],
+    split: Split,
+    steps: int,
+    checkpoint: Path,
+    tell: Callable[[float], None],
+    *,
+    seed: int,
+    **how: Any,
+) -> None:
+    """The race for learning rates, where the training is long enough for one, and the training."""
+    race = len(RACE_RATES) * RACE_STEPS if steps >= MOST_RACED * RACE_STEPS else 0  # in steps of the training
+    total = max(race + steps, 1)
+    if race and not begun(checkpoint, jobs):
+        find_rates(
+            teacher, jobs, split, seed=seed + 1, on_step=lambda step: tell(step * len(RACE_RATES) / total), **how
+        )
+    how |= {"checkpoint": checkpoint, "on_step": lambda step: tell((race + step) / total)}
+    train(teacher, jobs, split, steps=steps, seed=seed, **how)
+
+
+def _groups(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: int) -> list[list[tuple[Layer, str]]]:
+    """Consecutive operations that are trained together: as many as fit in memory.
+
+    An operation needs its weights four times (with gradient and Adam's two moments); while it is the one being
+    differentiated, its activations too, about eight times its layer's output.
+    """
+    groups: list[list[tuple[Layer, str]]] = []
+    used, last = math.inf, ""
+    for layer, name in pool:
+        weights = 16 * sum(p.numel() for p in build_operation(layer, teacher, name).parameters())
+        features = 4 * batch_size * (math.prod(layer.input_shape) + 9 * math.prod(layer.output_shape))
+        need = weights + (features if layer.name != last else 0)
+        if used + need > GROUP_BYTES:
+            groups.append([])
+            used, need = 0, weights + features
+        groups[-1].append((layer, name))
+        used, last = used + need, layer.name
+    return groups
+
+
+def _start(
+    teacher: nn.Module,
+    group: Sequence[tuple[Layer, str]],
+    split: Split,
+    check: Split,
+    latency_ms: Mapping[tuple[str, str], float],
+    *,
+    seed: int,
+    device: str,
+) -> list[Job]:
+    """Build the group's operations, each from the layer's features where it has a closed form.
+
+    They are built on the CPU, as everywhere else, whatever the device they are trained on.
+    """
+    layers = list({layer.name: layer for layer, _ in group}.values())
+    inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64)])
+    jobs = []
+    for layer in layers:
+        with captured(teacher, [layer]) as features, torch.no_grad():
+            forward_until(teacher, inputs.to(device))
+        shown = (features[layer.name][0].cpu(), features[layer.name][1].cpu())
+        teacher.cpu()
+        for _, name in (pair for pair in group if pair[0].name == layer.name):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                try:
+                    module = build_operation(layer, teacher, name, shown)
+                except Exception:  # a block whose parts compute what no closed form foresaw: begun as it was profiled
+                    module = build_operation(layer, teacher, name)
+            expected_ms = latency_ms.get((layer.name, name), math.nan)
+            jobs.append(Job(layer=layer, operation=name, module=module.to(device), latency_ms=expected_ms))
+        teacher.to(device)
+    errors = errors_of(teacher, jobs, check, device)
+    for job in jobs:
+        job.start_error = errors[job.name]
+        job.started_from = copy.deepcopy(job.module.state_dict())
+    return jobs
+
+
+def _finish(teacher: nn.Module, jobs: list[Job], check: Split, device: str) -> None:
+    """Keep the better of start and end: training may harm an operation that was solved in closed form."""
+    ends = errors_of(teacher, jobs, check, device)
+    for job in jobs:
+        job.end_error = ends[job.name]
+        if job.dropped:
+            continue
+        if not job.end_error <= job.start_error:
+            job.module.load_state_dict(job.started_from)
+            job.end_error = job.start_error
+        if not math.isfinite(job.end_error):
+            job.dropped = "its outputs are not finite"
+
+
+def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Path) -> dict[tuple[str, str], nn.Module]:
+    """The trained operations by (layer, operation).
+
+    Raises:
+        LanaError: one was not distilled in this run.
+    """
+    operations = {}
+    for layer, name in pool:
+        path = operation_path(folder, layer.name, name)
+        if not path.is_file():
+            raise LanaError(f"{name} at {layer.name} was not distilled: there is no {path}.")
+        operations[layer.name, name] = load_operation(layer, teacher, name, path)
+    return operations
+
+
+def read_results(folder: Path) -> dict[tuple[str, str], Distilled]:
+    """What distilling found of each (layer, operation) so far."""
+    import pandas as pd
+
+    path = folder / "distilled.csv"
+    if not path.is_file():
+        return {}
+    text = {"layer": str, "operation": str}
+    frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return {(row["layer"], row["operation"]): Distilled(**row) for row in rows}
+
+
+def _write_results(folder: Path, results: dict[tuple[str, str], Distilled]) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame([vars(result) for result in results.values()])
+    write(folder / "distilled.csv", lambda beside: frame.to_csv(beside, index=False, na_rep="nan"))

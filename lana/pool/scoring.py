@@ -1,0 +1,201 @@
+"""How much the network is expected to lose with one operation swapped in.
+
+The default score is the distance of the outputs from the teacher's (Kullback-Leibler for classification), which
+needs no labels; the paper's is the change of the task loss (section 3.2); the feature error is the cheapest. All three
+are taken in one go, and `losses_of` picks one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lana.common.files import write
+from lana.data.split import Split
+from lana.errors import UserError
+from lana.evaluation.metrics import evaluating
+from lana.evaluation.task import Task
+from lana.networks.features import replayable
+from lana.networks.layers import Layer
+from lana.networks.mixed_precision import channels_last, in_full
+from lana.networks.surgery import switched
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Mean distance to the teacher over `images` training images, with its standard error.
+
+    `task_loss` is the change of the task's loss against the labels (nan where there are none), `feature_error` the
+    squared error of the layer's output over its power.
+    """
+
+    layer: str
+    operation: str
+    score: float
+    standard_error: float
+    task_loss: float
+    images: int
+    feature_error: float = float("nan")
+
+
+COLUMNS = {"distance": "score", "task": "task_loss", "feature": "feature_error"}  # what `score_by` may be
+
+
+def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float]:
+    """(layer, operation) → what the network is expected to lose, by one kind of score; at least nothing.
+
+    Operations with which the network's outputs are no numbers are left out.
+
+    Raises:
+        UserError: the scores have no such figure.
+    """
+    column = COLUMNS[kind]
+    found = {(row.layer, row.operation): float(getattr(row, column)) for row in scores}
+    finite = {pair: max(0.0, value) for pair, value in found.items() if math.isfinite(value)}
+    if kind != "distance" and len(finite) < len(found):
+        raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
+    return finite
+
+
+def score(
+    teacher: nn.Module,
+    pool: Sequence[tuple[Layer, str]],
+    operations: Mapping[tuple[str, str], nn.Module],
+    split: Split,
+    task: Task,
+    *,
+    path: Path,
+    device: str = "cpu",
+    precision: str = "auto",
+    on_progress: Callable[[float, str], None] = lambda done, detail: None,
+) -> list[Score]:
+    """Score each (layer, operation) of the pool alone in the teacher, on all of `split`; kept as CSV at `path`.
+
+    Only what changes is run: whatever the network computes before the layer is recorded once a batch and replayed.
+    The teacher's own operation scores zero by definition. Layers already in the file are not scored again.
+    """
+    known = _read(path)
+    layers = list({layer.name: layer for layer, _ in pool}.values())
+    for position, layer in enumerate(layers):
+        names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
+        if names:
+            known.update(_score_layer(teacher, layers, layer, names, operations, split, task, device, precision))
+            _write(path, known)
+        on_progress((position + 1) / len(layers), layer.name)
+    return [known[layer.name, name] for layer, name in pool]
+
+
+def _score_layer(
+    teacher: nn.Module,
+    layers: Sequence[Layer],
+    layer: Layer,
+    names: Sequence[str],
+    operations: Mapping[tuple[str, str], nn.Module],
+    split: Split,
+    task: Task,
+    device: str,
+    precision: str,
+) -> dict[tuple[str, str], Score]:
+    distances: dict[str, list[Tensor]] = {name: [] for name in names}
+    losses: dict[str, list[Tensor]] = {name: [] for name in names}
+    errors: dict[str, float] = dict.fromkeys(names, 0.0)
+    power = 0.0
+    here = [operations[layer.name, name].to(device).eval() for name in names if name != "teacher"]
+    with evaluating(teacher, device, precision), channels_last(here, device, precision), torch.no_grad():
+        example = next(split.batches(1, device=device))[0]
+        # A span's other members would run behind its operation: they are switched to pass their input on.
+        before = replayable(teacher, layers, example)
+        first = before.index(layer.members[0]) if layer.members[0] in before else 0
+        with switched(teacher, [*before[:first], *layer.members]) as switches:
+            earlier = [switches[name] for name in before[:first]]
+            place = switches[layer.members[0]]
+            for inputs, labels in split.batches(BATCH, device=device):
+                for member in layer.members:
+                    switches[member].instead = None
+                for switch in earlier:
+                    switch.record()
+                with output_of(switches[layer.members[-1]]) as outputs:
+                    expected = in_full(teacher(inputs))
+                target = outputs[0]
+                power += float(target.square().sum())
+                for switch in earlier:
+                    switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
+                expected_loss = task.loss(expected, labels)
+                for member in layer.members[1:]:
+                    switches[member].instead = nn.Identity()
+                for name in names:
+                    if name == "teacher":
+                        distances[name].append(torch.zeros(len(inputs)))
+                        losses[name].append(torch.zeros(len(inputs)))
+                        continue
+                    place.instead = operations[layer.name, name]
+                    with output_of(place) as outputs:
+                        output = in_full(teacher(inputs))
+                    errors[name] += float((outputs[0] - target).square().sum())
+                    distances[name].append(task.distance(output, expected).float().cpu())
+                    losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
+    for module in here:
+        module.cpu()  # students are assembled there
+    return {
+        (layer.name, name): _summary(
+            layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]), errors[name] / max(power, 1e-12)
+        )
+        for name in names
+    }
+
+
+@contextlib.contextmanager
+def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, what the module gives is kept (copied: the network may work in place on it)."""
+    found: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, output: found.append(output.to(torch.float32, copy=True)))
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor, feature_error: float) -> Score:
+    count = len(distances)
+    return Score(
+        layer=layer,
+        operation=operation,
+        score=float(distances.mean()),
+        standard_error=float(distances.std() / count**0.5) if count > 1 else float("nan"),
+        task_loss=float(losses.mean()),
+        images=count,
+        feature_error=feature_error,
+    )
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The scores that a run holds."""
+    return list(_read(path).values())
+
+
+def _read(path: Path) -> dict[tuple[str, str], Score]:
+    import pandas as pd
+
+    if not path.is_file():
+        return {}
+    figures = ("score", "standard_error", "task_loss", "feature_error")
+    text = {"layer": str, "operation": str}  # a layer may be called "null"
+    frame = pd.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in figures}, dtype=text)
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return {(row["layer"], row["operation"]): Score(**row) for row in rows}
+
+
+def _write(path: Path, scores: Mapping[tuple[str, str], Score]) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame([vars(score) for score in scores.values()])
+    write(path, lambda beside: frame.to_csv(beside, index=False))

@@ -1,0 +1,176 @@
+"""The stages up to a scored pool: each reads, computes and writes in the run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+import lana.pool.distillation as distilling
+import lana.pool.scoring as scoring
+from lana.common.files import write_text
+from lana.common.progress import Progress
+from lana.config.recipe import Recipe, fingerprint
+from lana.models.student import build_operation
+from lana.models.teacher import Teacher
+from lana.networks.layers import Layer, LayerScan
+from lana.operations.families import Operation
+from lana.pool.ascending import measure_ascending
+from lana.pool.builder import Builder
+from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, with_latencies, write_offers
+from lana.pool.shortlist import keep_promising
+from lana.runs.baseline import runtime_form
+from lana.runs.context import Setting
+from lana.runs.run import POOL
+from profilers import LatencyTable
+from profilers import profile as measure_table
+from profilers.library import search_path
+
+
+def profile_pool(setting: Setting) -> list[Offer]:
+    """The pool with measured latencies, in `pool/offers.csv`; the table in `pool/table.csv`."""
+    run, recipe = setting.run, setting.recipe
+    path, wanted = run.pool / "offers.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
+    if not run.finished("profile", wanted):
+        with run.stage("profile", wanted):
+            folder, libraries = run.pool / "computations", search_path()
+            offers, table = measured_offers(
+                run.table, folder, setting.teacher, setting.scan, recipe, libraries, quiet=setting.quiet
+            )
+            write_offers(path, keep_promising(with_latencies(offers, table)))
+            shutil.rmtree(folder, ignore_errors=True)
+    return read_offers(path)
+
+
+def measured_offers(
+    table: Path,
+    folder: Path,
+    teacher: Teacher,
+    scan: LayerScan,
+    recipe: Recipe,
+    libraries: Sequence[Path],
+    *,
+    quiet: bool = False,
+) -> tuple[list[Offer], LatencyTable]:
+    """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
+    settings = recipe.runtime_settings
+    form = runtime_form(recipe.runtime, settings)
+    builder = Builder(teacher, batch=recipe.batch, folder=folder, form=form)
+    planned = planned_offers(teacher, scan, recipe.pool)
+    with Progress(f"Building and measuring {len(planned)} operations", len(planned), quiet=quiet) as progress:
+        built = measured = 0
+
+        def build(layer: Layer, operation: Operation) -> Offer:
+            nonlocal built
+            built += 1
+            progress.update((built + measured) / 2, operation.name)
+            return builder.offer(layer, operation)
+
+        def measure(wave: Sequence[Offer]) -> LatencyTable:
+            nonlocal measured
+            computations = [builder.computations[key] for key in dict.fromkeys(offer.key for offer in wave)]
+            found = measure_table(
+                computations,
+                runtime=recipe.runtime,
+                settings=settings,
+                table=table,
+                libraries=libraries,
+                progress=lambda state: progress.update((built + measured + state.done) / 2, state.name),
+            )
+            measured = built
+            return found
+
+        return measure_ascending(planned, build, measure)
+
+
+Operations = dict[tuple[str, str], nn.Module]
+
+Pairs = Sequence[tuple[Layer, str]]
+
+OnProgress = Callable[[float, str], None]
+
+
+def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
+    """Every kept operation, trained to imitate its layer; weights under `pool/operations/`.
+
+    Those that distilling gave up are not kept, with the reason.
+    """
+    run, recipe, pool = setting.run, setting.recipe, pairs(offers, trainable_only=True)
+    folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
+    wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
+    if not run.finished("distill", wanted):
+        _begin_alike(folder, fingerprint([how]))
+        with (
+            run.stage("distill", wanted),
+            Progress(f"Distilling {len(pool)} operations", 1, quiet=setting.quiet) as progress,
+        ):
+            train_operations(setting, pool, offers, recipe, folder, progress.update)
+    given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
+    offers = [
+        dataclasses.replace(offer, kept=False, reason=given_up[offer.layer.name, offer.operation])
+        if (offer.layer.name, offer.operation) in given_up and offer.kept
+        else offer
+        for offer in offers
+    ]
+    identities = [(layer, name) for layer, name in pairs(offers) if name == "identity"]
+    plain = {(layer.name, name): build_operation(layer, setting.teacher.module, name) for layer, name in identities}
+    trained = distilling.load_pool(setting.teacher.module, pairs(offers, trainable_only=True), folder)
+    return offers, {**plain, **trained}
+
+
+def _begin_alike(folder: Path, how: str) -> None:
+    """Operations that an interrupted attempt trained otherwise (`--max-minutes` shortens) would compare falsely."""
+    kept = folder / "made-with.txt"
+    if kept.is_file() and kept.read_text() != how:
+        shutil.rmtree(folder)
+    write_text(kept, how)
+
+
+def train_operations(
+    setting: Setting, pool: Pairs, offers: Sequence[Offer], recipe: Recipe, folder: Path, on_progress: OnProgress
+) -> None:
+    """Distil a part of the pool as the recipe says, into `folder`."""
+    distilling.distill(
+        setting.teacher.module,
+        pool,
+        setting.data,
+        folder,
+        latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
+        epochs=recipe.distill_epochs,
+        images=recipe.distill_images,
+        batch_size=recipe.distill_batch,
+        seed=recipe.seed,
+        device=recipe.device,
+        precision=recipe.precision,
+        on_progress=on_progress,
+    )
+
+
+def score_pool(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
+    """What the network is expected to lose with each operation, in `pool/scores.csv`."""
+    run, recipe, pool = setting.run, setting.recipe, pairs(offers)
+    wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
+    if not run.finished("score", wanted):
+        with run.stage("score", wanted), Progress("Scoring", 1, quiet=setting.quiet) as progress:
+            score_operations(setting, pool, operations, recipe, run.scores, progress.update)
+    return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
+
+
+def score_operations(
+    setting: Setting, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
+) -> None:
+    """Score a part of the pool as the recipe says, into the file `path`."""
+    scoring.score(
+        setting.teacher.module,
+        pool,
+        operations,
+        setting.data.train.take(recipe.score_images, recipe.seed),
+        setting.task,
+        path=path,
+        device=recipe.device,
+        precision=recipe.precision,
+        on_progress=on_progress,
+    )

@@ -1,0 +1,207 @@
+"""Is the ranking true? Students of nearly one latency, their expected loss beside the one measured.
+
+Across wide ranges of latency anything ranks well, so students are drawn inside narrow bands, by perturbing the
+program's objective. Beside Kendall's τ of the corrected scores stand those of their plain sum (the paper's model) and
+of two plain baselines (the number of replaced layers, the latency), and the regret: the loss of the choice over the
+best of those measured, as a share of the band's spread. All is measured on images that the correction has not seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from lana.common.console import make_console
+from lana.common.files import write_json
+from lana.common.progress import Progress
+from lana.errors import UserError
+from lana.evaluation.distance import DistanceToTeacher
+from lana.pipeline import open_finished
+from lana.runs.context import Setting
+from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled, trained_operations
+from lana.selection.search import Selection, Selector
+
+BANDS = (0.7, 0.5, 0.35)
+WIDTH = 0.05  # of a band: how far a latency may be from its middle
+PERTURBATIONS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
+FEWEST = 4  # students of a band, to rank anything
+BOOTSTRAPS = 1000
+BASELINES = ("replaced", "latency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """One student of a band.
+
+    Losses are distances to the teacher: `expected` by the corrected scores, `plain` by their sum.
+    """
+
+    budget: str
+    expected: float
+    plain: float
+    measured: float
+    replaced: int
+    predicted_ms: float
+    chosen: bool
+    selection: Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """Kendall's τ of each model of the loss and the regret of the choice.
+
+    `above` says how far the τ of the corrected scores is above the others: 95% intervals of a paired bootstrap.
+    """
+
+    budget: str
+    students: int
+    tau: Mapping[str, float]
+    tau_interval: tuple[float, float]
+    above: Mapping[str, tuple[float, float]]
+    regret: float
+    spread: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """All bands with all students."""
+
+    bands: Sequence[Band]
+    students: Sequence[Student]
+
+    def show(self) -> None:
+        """Print one line a band."""
+        table = Table(title="Kendall τ of expected against measured loss, within ±5% of a latency")
+        for column in ("latency", "students", "corrected", "95%", "plain sum", "layers replaced", "latency", "regret"):
+            table.add_column(column, justify="right")
+        for band in self.bands:
+            others = [f"{band.tau[name]:.2f} ({_text(band.above[name])})" for name in ("plain", *BASELINES)]
+            table.add_row(
+                band.budget,
+                str(band.students),
+                f"{band.tau['corrected']:.2f}",
+                _text(band.tau_interval),
+                *others,
+                f"{band.regret:.1%}",
+            )
+        make_console().print(table, "In brackets: how far the corrected scores are above.")
+
+
+def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = BANDS, quiet: bool = False) -> Ranking:
+    """Measure `students` students in each band of latency; the result is kept in the run, for its report.
+
+    Raises:
+        UserError: the run is not finished, or has too few selections at a latency to rank anything.
+    """
+    with open_finished(out, quiet=quiet) as (setting, _, selector):
+        drawn = {f"{budget:g}x": draw(selector, budget, students, setting.recipe.seed) for budget in budgets}
+        few = [budget for budget, selections in drawn.items() if len(selections) < FEWEST]
+        if few:
+            raise UserError(f"At {', '.join(few)} there are fewer than {FEWEST} students: nothing can be ranked there.")
+        measured = _measure(setting, selector, drawn)
+        ranking = Ranking(bands=[judge([s for s in measured if s.budget == b]) for b in drawn], students=measured)
+        write_json(setting.run.pool / "ranking.json", dataclasses.asdict(ranking))
+        return ranking
+
+
+def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selection]:
+    """Different selections around a latency; the first is the one that would be chosen within the band's upper end."""
+    middle_ms = budget * selector.teacher_ms
+    selector.loss_log = selector.loss_log.replay(f"ranking {budget:g}x")
+    selector.correct_losses(middle_ms)
+    chosen = selector.choice(middle_ms * (1 + WIDTH))  # the others may be as slow: nothing else would be fair
+    known = len(selector.loss_log.rows)  # what the correction was fitted on says nothing about how truly it ranks
+    others = selector.draw(middle_ms, count + known, width=WIDTH, noises=PERTURBATIONS, seed=seed + 100)
+    fresh = [s for s in others if s != chosen and selector.loss_log.of(s) is None]
+    return ([chosen] if chosen else []) + fresh[: count - 1]
+
+
+def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
+    operations, recipe = trained_operations(setting, selector.offers), setting.recipe
+    split = setting.data.train.take(LOSS_IMAGES, recipe.seed + 4)
+    distance = DistanceToTeacher(
+        setting.teacher.module, split, setting.task, device=recipe.device, precision=recipe.precision
+    )
+    measured: list[Student] = []
+    total = sum(map(len, drawn.values()))
+    with Progress(f"Measuring the loss of {total} students", total, quiet=setting.quiet) as progress:
+        for budget, selections in drawn.items():
+            losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
+            for index, selection in enumerate(selections):
+                student = assembled(setting, selector, selection, operations, NORM_IMAGES, recipe.precision)
+                measured.append(
+                    Student(
+                        budget=budget,
+                        expected=losses.whole(selection.items()),
+                        plain=sum(selector.losses[pair] for pair in selection.items()),
+                        measured=float(distance.of(student).mean()),
+                        replaced=sum(len(layer.split("+")) for layer in selection),
+                        predicted_ms=selector.predicted_ms(selection),
+                        chosen=index == 0,
+                        selection=selection,
+                    )
+                )
+                progress.update(len(measured), budget)
+    return measured
+
+
+def judge(students: Sequence[Student]) -> Band:
+    """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank.
+
+    Raises:
+        UserError: fewer than `FEWEST` have one.
+    """
+    band, students = students[0].budget, [s for s in students if math.isfinite(s.measured)]
+    if len(students) < FEWEST:
+        raise UserError(
+            f"Only {len(students)} of the students at {band} give finite outputs: nothing can be ranked there. "
+            "Leave that one out with --budget, or give more --students."
+        )
+    measured = np.array([s.measured for s in students])
+    models = {
+        "corrected": np.array([s.expected for s in students]),
+        "plain": np.array([s.plain for s in students]),
+        "replaced": np.array([s.replaced for s in students], dtype=float),
+        "latency": np.array([-s.predicted_ms for s in students]),
+    }
+    random = np.random.default_rng(0)
+    samples = [random.integers(len(students), size=len(students)) for _ in range(BOOTSTRAPS)]
+    taus = {name: np.array([tau(model[i], measured[i]) for i in samples]) for name, model in models.items()}
+    chosen = next((s.measured for s in students if s.chosen), float("nan"))
+    low, high = float(measured.min()), float(measured.max())
+    return Band(
+        budget=band,
+        students=len(students),
+        tau={name: tau(model, measured) for name, model in models.items()},
+        tau_interval=_interval(taus["corrected"]),
+        above={name: _interval(taus["corrected"] - taus[name]) for name in ("plain", *BASELINES)},
+        regret=(chosen - low) / ((high - low) or 1.0),
+        spread=(low, high),
+    )
+
+
+def tau(one: np.ndarray, other: np.ndarray) -> float:
+    """Kendall's τ-b; 0 where one of them is constant.
+
+    >>> tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))  # two of three pairs agree: (2 − 1) / 3
+    0.333
+    """
+    from scipy.stats import kendalltau
+
+    found = float(kendalltau(one, other).statistic)
+    return 0.0 if np.isnan(found) else round(found, 3)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return round(float(low), 3), round(float(high), 3)
+
+
+def _text(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.2f} to {interval[1]:+.2f}"

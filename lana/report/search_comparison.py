@@ -1,0 +1,115 @@
+"""The integer program beside other ways to search, on one run: what each finds, what that really loses, how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from lana.common.console import make_console
+from lana.errors import UserError
+from lana.pipeline import open_finished
+from lana.selection.measurement import assembled, reference, trained_operations
+from lana.selection.stage import full_selection
+from solvers import (
+    SelectionProblem,
+    Solution,
+    beam_search,
+    evolutionary,
+    greedy,
+    random_search,
+    single_shot,
+    solve,
+    solve_diverse,
+)
+
+COST = "latency_ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One search: the expected loss of what it found, the loss measured on the validation part, its seconds.
+
+    `selection` names every layer; as `pins` of `lana.select` it is that student.
+    """
+
+    method: str
+    expected_loss: float | None
+    measured_loss: float | None
+    predicted_ms: float | None
+    seconds: float
+    selection: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchComparison:
+    """All searches at one budget."""
+
+    budget_ms: float
+    found: Sequence[Found]
+
+    def show(self) -> None:
+        """Print one line a search."""
+        table = Table(title=f"Searches within {self.budget_ms:.4g} ms, predicted")
+        for column in ("search", "expected loss", "measured loss", "predicted ms", "seconds"):
+            table.add_column(column, justify="left" if column == "search" else "right")
+        for one in self.found:
+            figures = [one.expected_loss, one.measured_loss, one.predicted_ms]
+            table.add_row(one.method, *("–" if f is None else f"{f:.4f}" for f in figures), f"{one.seconds:.2f}")
+        make_console().print(table)
+
+
+def searches(simple: Sequence[int], seed: int) -> dict[str, Callable[[SelectionProblem], Solution]]:
+    """Every search by its name; `simple` are the choices of the single shot: the teacher's own and identity."""
+    return {
+        "integer program": lambda p: solve(p, seed=seed),
+        "single shot (teacher, identity)": lambda p: single_shot(p, simple),
+        "greedy by loss per millisecond": lambda p: greedy(p, COST),
+        "beam (PNAS)": lambda p: beam_search(p, COST),
+        "evolutionary": lambda p: evolutionary(p, seed=seed),
+        "evolutionary from the program's": lambda p: evolutionary(
+            p, warm_start=[s.chosen for s in solve_diverse(p, count=8)], seed=seed
+        ),
+        "random, best of 1000": lambda p: random_search(p, tries=1000, seed=seed),
+    }
+
+
+def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> SearchComparison:
+    """Search the pool of a finished run in every way and measure what each selection loses, before fine-tuning.
+
+    Raises:
+        UserError: the run is not finished; the budget is no budget.
+    """
+    with open_finished(out, quiet=quiet) as (setting, baseline, selector):
+        budget_ms = baseline.budget_ms(setting.recipe.replace(budget=budget))
+        problem = selector.problem(budget_ms)
+        simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
+        operations = trained_operations(setting, selector.offers)
+        distance_to_teacher = reference(setting)
+        losses: dict[str, float] = {}
+        found = []
+        for method, search in searches(simple, setting.recipe.seed).items():
+            solution = search(problem)
+            if not solution.found:
+                nothing = {"expected_loss": None, "measured_loss": None, "predicted_ms": None}
+                found.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
+                continue
+            selection = selector.selection_of(solution)
+            if str(selection) not in losses:
+                student = assembled(setting, selector, selection, operations)
+                losses[str(selection)] = float(distance_to_teacher.of(student).mean())
+            found.append(
+                Found(
+                    method=method,
+                    expected_loss=selector.expected_loss(selection, budget_ms),
+                    measured_loss=losses[str(selection)],
+                    predicted_ms=selector.predicted_ms(selection),
+                    seconds=solution.runtime_s,
+                    selection=full_selection(setting, selection),
+                )
+            )
+        if not losses:
+            raise UserError(f"No search found anything within {budget_ms:.4g} ms. Raise the budget.")
+    return SearchComparison(budget_ms=budget_ms, found=found)

@@ -1,0 +1,144 @@
+"""The run directory: what is finished and for which recipe, atomic writes, one process at a time.
+
+RUN/recipe.yaml             what the pool was made with
+RUN/stages.json             finished stages: fingerprint and seconds
+RUN/pool/                   table.csv, operations/, scores.csv
+RUN/students/NAME/          one student each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from filelock import FileLock
+from filelock import Timeout
+from lana.common.files import WRITING_PREFIX
+from lana.common.files import explain_disk
+from lana.common.files import write_json
+from lana.common.files import write_text
+from lana.config.recipe import Recipe
+from lana.config.references import run_folder
+from lana.errors import UserError
+from pathlib import Path
+from typing import Any
+import contextlib
+import json
+import time
+
+
+class Run:
+    """An open run directory; use `Run.open`, which holds the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pool = path / "pool"
+        self.table = self.pool / "table.csv"
+        self.scores = self.pool / "scores.csv"
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path | str, recipe: Recipe | None = None) -> Iterator[Run]:
+        """Open or begin the run at `path`; with a recipe, one that fits what the directory was made with.
+
+        Raises:
+            UserError: in use by another process, made by another recipe, not writable, or (without a recipe) not a run.
+        """
+        run = cls(Path(path))
+        if recipe is None:
+            run_folder(path)
+        with explain_disk(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(run.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise UserError(
+                    f"The run directory {path} is in use by another process. Wait for it to end, or give another --out."
+                ) from error
+            try:
+                if recipe is not None:
+                    run._check(recipe)
+                for left in run.path.rglob(f"{WRITING_PREFIX}*"):  # of a process that was killed
+                    left.unlink()
+                yield run
+            finally:
+                lock.release()
+
+    def _check(self, recipe: Recipe) -> None:
+        kept = self.path / "recipe.yaml"
+        if kept.is_file():
+            old = Recipe.from_yaml(kept)
+            before, now = self.parts(old, *POOL), self.parts(recipe, *POOL)
+            if before != now and self._begun():
+                changed = [
+                    f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
+                    for name in {**before, **now}
+                    if getattr(old, name) != getattr(recipe, name)
+                ]
+                raise UserError(
+                    f"The run directory {self.path} was made by another recipe ({'; '.join(changed)}). "
+                    "Give another --out, or the same options to go on with it."
+                )
+        elif any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path} is not empty and not a run of lana (no recipe.yaml in it). "
+                "Give another --out; nothing was changed."
+            )
+
+    def begin(self, recipe: Recipe) -> None:
+        """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind.
+
+        Until a stage is finished another recipe takes its place: the first attempt got nowhere, and was mended perhaps.
+        """
+        if not self._begun():
+            write_text(self.path / "recipe.yaml", recipe.to_yaml(self.path))
+
+    def _begun(self) -> bool:
+        """Whether a pool is: the teacher's own figures are no reason to keep options, and are soon had again."""
+        return self.table.exists() or not self.stages().keys() <= {"teacher"}
+
+    def parts(self, recipe: Recipe, *stages: str) -> dict[str, Any]:
+        """What decides the named stages, alike from whichever folder the run is gone on with."""
+        return recipe.seen_from(self.path).parts(*stages)
+
+    def recipe(self) -> Recipe:
+        """The recipe that the pool was made with."""
+        return Recipe.from_yaml(self.path / "recipe.yaml")
+
+    def student(self, name: str) -> Path:
+        """The folder of a student.
+
+        Raises:
+            UserError: the name is no name of a folder.
+        """
+        if not name or Path(name).name != name or name == "..":
+            raise UserError(f"--name {name!r}: expected the name of a folder within {self.path / 'students'}.")
+        return self.path / "students" / name
+
+    def delivered(self, name: str) -> bool:
+        """Whether a student is finished, or fine-tuned already: nothing that selects may replace it."""
+        return any((self.student(name) / file).exists() for file in DELIVERED)
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        path = self.path / "stages.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def finished(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage was finished for this fingerprint."""
+        return self.stages().get(stage, {}).get("fingerprint") == fingerprint
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds that each finished stage took, over all attempts that finished it."""
+        return {stage: entry["seconds"] for stage, entry in self.stages().items()}
+
+    @contextlib.contextmanager
+    def stage(self, name: str, fingerprint: str) -> Iterator[None]:
+        """Do a stage and record it as finished, with the seconds it took; a failure or kill records nothing."""
+        start_s = time.monotonic()
+        yield
+        entry = {"fingerprint": fingerprint, "seconds": round(time.monotonic() - start_s, 2)}
+        write_json(self.path / "stages.json", {**self.stages(), name: entry})
+
+
+DELIVERED = ("summary.json", "finetuned.json", "training.pt", "devices.json")  # one of them is in a student's folder
+
+POOL = ("teacher", "profile", "distill", "score")

@@ -1,0 +1,65 @@
+"""Students assembled from the pool, and measured: latency beside the teacher, distance to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+import lana.pool.distillation as distilling
+from lana.evaluation.distance import DistanceToTeacher
+from lana.models.student import assemble
+from lana.networks.layers import Layer
+from lana.pool.candidates import Offer, pairs
+from lana.pool.stages import Operations
+from lana.runs.baseline import teacher_computation
+from lana.runs.context import Setting
+from lana.selection.search import Selector
+from lana.training.batchnorm import reestimate_batchnorm
+from profilers import Comparison, Computation, compare
+
+CANDIDATE_IMAGES = 2000  # on which candidates are compared (the paper: 6000), and statistics of BatchNorm taken
+
+LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times
+
+
+def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
+    return list({offer.layer.name: offer.layer for offer in offers}.values())
+
+
+def reference(setting: Setting, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
+    """What students are compared with, on images that neither distilling nor scoring has seen."""
+    split, device = setting.data.validation.take(images, setting.recipe.seed + 3), setting.recipe.device
+    return DistanceToTeacher(setting.teacher.module, split, setting.task, device=device, precision=precision)
+
+
+def assembled(
+    setting: Setting,
+    make_selector: Selector,
+    selection: Mapping[str, str],
+    operations: Operations,
+    images: int = CANDIDATE_IMAGES,
+    precision: str = "fp32",
+) -> nn.Module:
+    """The student of a selection with trained operations and BatchNorm statistics of its own."""
+    student = assemble(setting.teacher.module, unique_layers(make_selector.offers), selection, operations)
+    split, device = setting.data.train.take(images, setting.recipe.seed + 2), setting.recipe.device
+    reestimate_batchnorm(student, split, device=device, precision=precision)
+    return student.cpu()
+
+
+def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
+    return distilling.load_pool(
+        setting.teacher.module, pairs(offers, trainable_only=True), setting.run.pool / "operations"
+    )
+
+
+def compared(setting: Setting, students: Sequence[Computation], processes: int) -> list[Comparison]:
+    """Whole networks beside the teacher, in fresh processes."""
+    return compare(
+        teacher_computation(setting),
+        students,
+        runtime=setting.recipe.runtime,
+        settings=setting.runtime_settings,
+        processes=processes,
+    )

@@ -1,0 +1,41 @@
+"""Re-estimate BatchNorm statistics where operations have been put together."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lana.data.split import Split
+from lana.networks.mixed_precision import autocast, channels_last
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def reestimate_batchnorm(
+    module: nn.Module,
+    split: Split,
+    *,
+    images: int = 2000,
+    batch_size: int = 200,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> int:
+    """Replace every running mean and variance by the average over training images; returns how many layers it did.
+
+    Behind a replaced layer the inputs have other statistics than those that the teacher was trained with. The
+    average over batches is cumulative (momentum None), so that it does not depend on what stood there before.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
+    if not norms:
+        return 0
+    before = [(norm.momentum, norm.training) for norm in norms]
+    module.to(device).eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True
+    with torch.no_grad(), channels_last([module], device, precision), autocast(device, precision):
+        for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=device):
+            module(inputs)
+    for norm, (momentum, training) in zip(norms, before, strict=True):
+        norm.momentum, norm.training = momentum, training
+    return len(norms)

@@ -1,0 +1,52 @@
+"""Starts the processes that fine-tune a student together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lana.config.recipe import Recipe
+from lana.errors import LanaError, UserError
+
+
+def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
+    """Fine-tune the student in `folder` in `recipe.processes` processes of this machine.
+
+    Raises:
+        UserError: Accelerate is not installed, there are fewer GPUs, or a batch cannot be divided among so many.
+        LanaError: a process failed; its message was printed. What is finished is kept.
+    """
+    _check(recipe)
+    with tempfile.TemporaryDirectory() as place:
+        told = Path(place) / "recipe.yaml"
+        told.write_text(recipe.to_yaml(place))
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
+        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(told), *(["--quiet"] if quiet else [])]
+        with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:
+            failed = process.wait()
+    if failed:
+        raise LanaError(
+            f"Fine-tuning in {recipe.processes} processes failed; the reason is printed above. "
+            "The same command goes on from the last finished epoch."
+        )
+
+
+def _check(recipe: Recipe) -> None:
+    from lana.common.importing import require
+
+    require("accelerate", extra="gpu")
+    if recipe.batch_size % recipe.processes:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} cannot be divided among --processes {recipe.processes}. "
+            f"Give a multiple, such as {recipe.processes * -(-recipe.batch_size // recipe.processes)}."
+        )
+    if recipe.device.startswith("cuda"):
+        import torch
+
+        if torch.cuda.device_count() < recipe.processes:
+            raise UserError(
+                f"--processes {recipe.processes}: there are {torch.cuda.device_count()} CUDA devices, each process "
+                "needs one. Give as many as there are, or --device cpu."
+            )

@@ -1,0 +1,58 @@
+"""The three calibration kernels: compute-bound, memory-bound, dispatch-bound."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from profilers import tiny_onnx
+from profilers.computation import Computation, TensorSpec
+
+CONV_CHANNELS, CONV_SIZE = 64, 28  # 64·64·9·28² = 28.9 million multiply-adds, weights and data within a 512 KB cache
+
+MEMORY_SHAPE = (1, 64, 128, 128)  # 4 MB in, 4 MB out: beyond any second-level cache
+
+CHAIN = 32  # operators of 16 numbers: nothing but the cost of starting an operator
+
+KERNELS = ("compute", "memory", "dispatch")
+
+
+def kernel_shape(name: str) -> tuple[int, ...]:
+    """Of the one input and the one output."""
+    return {
+        "compute": (1, CONV_CHANNELS, CONV_SIZE, CONV_SIZE),
+        "memory": MEMORY_SHAPE,
+        "dispatch": (1, 16),
+    }[name]
+
+
+def conv_weight() -> np.ndarray:
+    """Scaled as trained weights are, so that nothing grows or becomes denormal."""
+    scale = math.sqrt(1 / (9 * CONV_CHANNELS))
+    shape = (CONV_CHANNELS, CONV_CHANNELS, 3, 3)
+    return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
+
+
+def onnx_kernel(name: str, folder: Path) -> Computation:
+    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimiser can shorten."""
+    shape = kernel_shape(name)
+    weights: dict[str, np.ndarray] = {}
+    nodes: list[tiny_onnx.Node]
+    if name == "compute":
+        weights["w"] = conv_weight()
+        nodes = [("Conv", ["x", "w"], "y", {"pads": [1, 1, 1, 1]})]
+    elif name == "memory":
+        nodes = [("Relu", ["x"], "y", {})]
+    else:
+        chain = ["x", *(f"c{i}" for i in range(CHAIN - 1)), "y"]
+        nodes = [
+            (("Tanh", "Sigmoid")[i % 2], [before], after, {})
+            for i, (before, after) in enumerate(itertools.pairwise(chain))
+        ]
+    path = folder / f"calibration_{name}.onnx"
+    path.write_bytes(tiny_onnx.model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights))
+    spec = TensorSpec(name="x", shape=shape, dtype="float32")
+    return Computation(key=f"calibration{name}", name=f"calibration {name}", form="onnx", file=path, inputs=(spec,))

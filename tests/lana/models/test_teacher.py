@@ -1,0 +1,276 @@
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import nn
+
+from lana.common.importing import import_torchvision
+from lana.errors import UserError
+from lana.models.teacher import load_teacher, parse_arguments
+from lana.models.weights import load_weights, read_state_dict
+
+NET = """
+import torch
+from torch import nn
+
+def small(channels=4):
+    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+def not_a_module():
+    return 3
+
+def of_a_neighbour():
+    from beside_net import CHANNELS
+    return small(CHANNELS)
+"""
+
+
+@pytest.fixture
+def net(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    (tmp_path / "beside_net.py").write_text("CHANNELS = 6\n")
+    return path
+
+
+def test_the_bundled_teacher_is_good(digits_teacher, digits_data, accuracy):
+    assert accuracy(digits_teacher.module, digits_data.test) >= 0.98
+
+
+def test_a_file_with_its_arguments_and_weights(net, tmp_path):
+    first = load_teacher(f"{net}:small", image_size=8, model_args="channels=6")
+    save_file(first.module.state_dict(), tmp_path / "w.safetensors")
+    again = load_teacher(f"{net}:small", image_size=8, model_args="channels=6", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(again.module(first.example()), first.module(first.example()))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("digits-resent", "Did you mean: digits-resnet"),
+        ("nowhere.py:net", "there is no file"),
+        ("{net}:smal", "Did you mean: small"),
+        ("{net}:not_a_module", "returned int; expected a torch.nn.Module"),
+        ("timm:resnet81", "Did you mean: .*resnet"),
+        ("torchvision:resnet81", "Did you mean: .*resnet18"),
+    ],
+)
+def test_unknown_models_are_refused(net, model, expected):
+    with pytest.raises(UserError, match=expected):
+        load_teacher(model.format(net=net))
+
+
+@pytest.mark.parametrize("made", ["torch.nn.DataParallel(NET)", "torch.compile(NET)", "NET.half()", "NET.double()"])
+def test_what_a_network_is_wrapped_or_kept_in_is_no_part_of_it(tmp_path, made):
+    file = tmp_path / "net.py"
+    conv = "torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))"
+    file.write_text(f"import torch\n\ndef net():\n    return {made.replace('NET', conv)}\n")
+    teacher = load_teacher(f"{file}:net", image_size=8)
+    assert type(teacher.module) is torch.nn.Sequential
+    assert teacher.module(teacher.example()).dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("torch.jit.script(torch.nn.Conv2d(3, 4, 3))", r"returned TorchScript \("),
+        (
+            "torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.jit.script(torch.nn.SiLU()))",
+            "holds TorchScript as '1'",
+        ),
+    ],
+)
+def test_torchscript_is_refused(network, expected, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(f"import torch\n\ndef net():\n    return {network}\n")
+    with pytest.raises(UserError, match=f"{expected}.*Return the torch.nn.Module that it was made of"):
+        load_teacher(f"{file}:net", image_size=8)
+
+
+def test_a_function_imports_its_neighbours_when_it_is_called(net):
+    assert load_teacher(f"{net}:of_a_neighbour", image_size=8).example().shape == (1, 3, 8, 8)
+    assert str(net.parent) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("model", "model_args", "expected"),
+    [
+        ("{net}:small", "width=3", "cannot be called with"),
+        ("digits-resnet", "num_classes=10", "cannot be built with {'num_classes': 10}.*Check --model-args"),
+        ("timm:resnet10t", "foo=1", "cannot be built with {'foo': 1}.*'foo'"),
+        ("torchvision:resnet18", "num_classes=10", "expected value 1000 but got 10.*--weights"),
+        ("digits-resnet", "num_classes", "expected NAME=VALUE pairs"),
+        ("digits-resnet", "a=1,b", "expected NAME=VALUE pairs"),
+        ("digits-resnet", "a=[1", "expected NAME=VALUE pairs"),
+    ],
+)
+def test_wrong_arguments_are_refused(net, model, model_args, expected):
+    with pytest.raises(UserError, match=expected):
+        load_teacher(model.format(net=net), model_args=model_args)
+
+
+def test_arguments_hold_lists_and_text():
+    assert parse_arguments(" a = [2,2], b={c=1,d: x},url=http://a/x=y,on=, e='f,g' ") == {
+        "a": [2, 2],
+        "b": {"c": 1, "d": "x"},
+        "url": "http://a/x=y",
+        "on": None,
+        "e": "f,g",
+    }
+    assert parse_arguments(None) == parse_arguments(" ") == {}
+
+
+def test_a_wrong_size_is_told_with_the_options_to_check(net):
+    with pytest.raises(UserError, match=r"fails on one example .*--image-size"):
+        load_teacher(f"{net}:small", mean=(0.5,), std=(0.5,), image_size=8)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_bad_weights_files_are_refused(tmp_path, suffix):
+    with pytest.raises(UserError, match="There is no weights file"):
+        read_state_dict(tmp_path / f"none{suffix}")
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(b"PK\x03\x04 not weights")
+    with pytest.raises(UserError, match="not a readable weights file"):
+        read_state_dict(broken)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="truncated"):
+        read_state_dict(path)
+
+
+def test_wrappers_and_prefixes_are_opened(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
+    for prefix in ("", "module.", "model."):
+        torch.save({"state_dict": {f"{prefix}weight": torch.full((1, 1), 7.0)}}, tmp_path / "w.pt")
+        load_weights(linear := nn.Linear(1, 1, bias=False), tmp_path / "w.pt")
+        assert linear.weight.item() == 7.0
+
+
+def test_weights_that_do_not_fit_name_the_keys(tmp_path):
+    save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(
+        UserError, match=r"weight: \(2, 3\) in the file, \(4, 3\) in the model.*missing .*bias.*unknown .*extra"
+    ):
+        load_weights(torch.nn.Linear(3, 4), tmp_path / "w.safetensors")
+
+
+def test_torchvision_and_timm_load_without_compiled_operators():
+    models = import_torchvision().models
+    assert models.get_model("resnet18", weights=None).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    teacher = load_teacher("timm:resnet10t", pretrained=False, image_size=32)
+    assert teacher.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
+    import timm
+
+    def unreachable(*args, **kwargs):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"could not be had.*--weights"):
+        load_teacher("timm:resnet18")
+
+
+class Versioned(nn.Linear):
+    """A module that asks for its version when it is loaded, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be set to 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_a_module_that_asks_for_its_version_is_loaded(tmp_path):
+    from lana.models.student_files import _load_in_full
+
+    module = Versioned(3, 2)
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    for load in (load_weights, _load_in_full):
+        again = Versioned(3, 2)
+        load(again, tmp_path / "weights.safetensors")
+        assert torch.equal(again.weight, module.weight)
+
+
+def test_a_file_may_hold_one_of_two_tensors_that_are_the_same(tmp_path):
+    def tied():
+        network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        network[1].weight = network[0].weight
+        return network
+
+    save_model(tied(), tmp_path / "w.safetensors")
+    load_weights(module := tied(), tmp_path / "w.safetensors")
+    assert torch.equal(module[1].weight, load_file(tmp_path / "w.safetensors")["0.weight"])
+
+
+def test_a_teacher_that_was_frozen_can_teach_students_that_learn(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef frozen():\n    return nn.Conv2d(3, 4, 3).requires_grad_(False)\n"
+        "def half():\n    net = nn.Conv2d(3, 4, 3)\n    net.bias.requires_grad = False\n    return net\n"
+    )
+    for name, learning in (("frozen", [True, True]), ("half", [True, False])):
+        teacher = load_teacher(f"{tmp_path}/net.py:{name}", image_size=8)
+        assert [parameter.requires_grad for parameter in teacher.module.parameters()] == learning
+
+
+def test_what_torchvision_builds_with_its_weights_is_built_again_without(monkeypatch):
+    models, asked = import_torchvision().models, []
+
+    def get_model(name, weights, **kwargs):
+        asked.append(kwargs)
+        module = nn.Conv2d(3, 4, 3)
+        module.aux_classifier = nn.Conv2d(3, 4, 3) if weights else None
+        return module
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    assert load_teacher("torchvision:fcn_resnet50").module.aux_classifier is None
+    teacher = load_teacher("torchvision:googlenet")
+    again = teacher.to_json()
+    load_teacher(again["reference"], model_args=again["model_args"], pretrained=False)
+    assert asked[-1] == asked[-2] == {"transform_input": True, "aux_logits": False}
+    assert load_teacher("torchvision:retinanet_resnet50_fpn").preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef net():\n"
+        "    net = nn.Conv2d(3, 4, 3)\n    net.preprocessing = print\n    return net\n"
+    )
+    assert load_teacher(f"{tmp_path}/net.py:net").preprocessing.image_size == 224
+
+
+def test_a_checkpoint_that_calls_its_weights_otherwise_is_opened(tmp_path):
+    torch.save({"net": {"a": torch.ones(1)}, "acc": 3, "best": {}}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
+    torch.save({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"holds no state dict .*, but: net, ema\."):
+        read_state_dict(tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("raises", {}, r"net\.py:raises failed: RuntimeError: boom inside \(.*net\.py, line \d+\)"),
+        ("two", {}, "to be wrapped: its other inputs fixed"),
+        ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is of what is no image"),
+        ("plain", {"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, "expected means of images in 0…1"),
+    ],
+)
+def test_what_cannot_work_is_told(tmp_path, name, options, message):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def raises():\n    raise RuntimeError('boom inside')\n"
+        "def plain():\n    return nn.Conv2d(3, 4, 3)\n"
+        "def two():\n    return nn.Bilinear(3, 3, 4)\n"
+    )
+    with pytest.raises(UserError, match=message):
+        load_teacher(f"{tmp_path}/net.py:{name}", **options)

@@ -1,0 +1,65 @@
+"""Fitting a run to the time there is: what is decided once, and what is forgotten."""
+
+import json
+
+import pytest
+
+from lana.errors import UserError
+from lana.runs.time_plan import Plan, as_distilled, fit_to_time
+from lana.config.recipe import Recipe
+from lana.runs.run import Run
+from lana.runs.context import prepare
+
+RECIPE = Recipe(model="digits-resnet", data="digits", layers="blocks.*", max_span=1, pool="skip", budget="0.6x")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run, in which a setting is made for other options."""
+    with Run.open(tmp_path / "run", RECIPE) as opened:
+        yield lambda **options: prepare(opened, RECIPE.replace(**options), quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def _an_hour_of_which_half_is_training(monkeypatch):
+    plan = Plan(
+        layers=9, spans=0, operations=9, profile_s=900, distill_s=900, score_s=600, select_s=300, finetune_s=900
+    )
+    monkeypatch.setattr("lana.runs.time_plan.estimate", lambda setting, recipe: plan)
+
+
+def finish(setting, *stages):
+    """As if these were."""
+    entry = {"fingerprint": "", "seconds": 1}
+    (setting.run.path / "stages.json").write_text(json.dumps(dict.fromkeys(stages, entry)))
+
+
+def test_less_is_distilled_and_tuned_and_that_stays_so(run):
+    fitted = fit_to_time(run(max_minutes=45))
+    assert fitted.epochs == pytest.approx(0.5 * RECIPE.epochs)
+    assert fitted.distill_epochs == pytest.approx(0.5 * RECIPE.distill_epochs)
+    finish(run(), "teacher", "profile", "distill")
+    assert fit_to_time(run(max_minutes=45)) == fitted
+
+
+def test_a_plan_for_other_options_is_not_kept(run):
+    assert fit_to_time(run(max_minutes=40)).epochs < fit_to_time(run(max_minutes=50)).epochs < RECIPE.epochs
+    setting = run()
+    assert fit_to_time(setting).epochs == RECIPE.epochs
+    assert as_distilled(setting.run, setting.recipe).distill_epochs == RECIPE.distill_epochs
+
+
+def test_a_finished_pool_stays_as_it_was_made_and_takes_no_more_time(run):
+    setting = run(max_minutes=45)
+    short = fit_to_time(setting)
+    finish(setting, "teacher", "profile", "distill", "score")
+    assert fit_to_time(run()).distill_epochs == short.distill_epochs
+    assert fit_to_time(run()).epochs == RECIPE.epochs
+    again = fit_to_time(run(max_minutes=14))  # five of them for selecting
+    assert again.distill_epochs == short.distill_epochs
+    assert again.epochs == pytest.approx(0.6 * RECIPE.epochs)
+
+
+def test_too_little_time_is_told(run):
+    with pytest.raises(UserError, match=r"alone take about 30 min .*Allow at least 33\.0 minutes"):
+        fit_to_time(run(max_minutes=30))

@@ -1,0 +1,438 @@
+import copy
+import dataclasses
+import gc
+import weakref
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from lana.config.recipe import FINETUNING, Recipe
+from lana.data.split import Data, from_arrays
+from lana.evaluation.task import Classification
+from lana.training import finetuning
+from lana.training.finetuning import finetune, taught
+from lana.training.settings import FineTuning
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 6, generator=generator)
+    labels = inputs[:, :3].argmax(1)
+    parts = [from_arrays(inputs[i:j], labels[i:j], None) for i, j in ((0, 400), (400, 500), (500, 600))]
+    return Data(train=parts[0], validation=parts[1], test=parts[2], classes=None)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    module = network(0)
+    settings = FineTuning(epochs=20, lr=1e-2, distillation=0.0, batch_size=50)
+    checkpoint = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    finetune(module, copy.deepcopy(module), data, Classification(), settings, checkpoint=checkpoint)
+    return module
+
+
+@pytest.fixture
+def teacher(trained):
+    torch.manual_seed(0)
+    return copy.deepcopy(trained)
+
+
+def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
+    settings = FineTuning(epochs=15, lr=1e-2, distillation=1.0, batch_size=50)
+    student = network(1)
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert len(curve) == 16
+    assert curve[-1].validation_metric > curve[0].validation_metric + 0.3
+
+
+def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_path):
+    settings = FineTuning(epochs=4, lr=1e-2, batch_size=50)
+    whole = network(1)
+    finetune(whole, teacher, data, Classification(), settings, checkpoint=tmp_path / "whole.pt")
+
+    class Killed(Exception):
+        pass
+
+    def kill(share, _):
+        if share > 0.6:
+            raise Killed
+
+    broken = network(1)
+    with pytest.raises(Killed):
+        finetune(broken, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt", on_progress=kill)
+    resumed = network(1)
+    curve = finetune(resumed, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt")
+    assert [row.epoch for row in curve] == [0, 1, 2, 3, 4]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_best_epoch_is_kept_even_if_it_is_the_start(teacher, data, tmp_path):
+    student = copy.deepcopy(teacher)
+    settings = FineTuning(epochs=1, lr=50.0, batch_size=50)  # a rate that ruins it
+    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, student.state_dict()[name]), name
+
+
+def test_the_teacher_is_not_changed(teacher, data, tmp_path):
+    before = copy.deepcopy(teacher.state_dict())
+    finetune(network(2), teacher, data, Classification(), FineTuning(epochs=1), checkpoint=tmp_path / "c.pt")
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher, data, tmp_path):
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    settings = FineTuning(epochs=2, lr=1e-2, batch_size=50)
+
+    def tuned(name, expected):
+        student = network(1)
+        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=expected)
+        return student.state_dict(), len(calls)
+
+    plain, _ = tuned("a", None)
+    first, before = tuned("b", tmp_path / "expected")
+    second, after = tuned("c", tmp_path / "expected")
+    assert before == after > 0
+    for name, value in plain.items():
+        assert torch.equal(value, first[name]), name
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_IN_ALL"])
+def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(f"lana.training.teacher_cache.{limit}", 100)
+    settings = FineTuning(epochs=1, batch_size=50)
+    finetune(
+        network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c", expected=tmp_path / "expected"
+    )
+    assert not (tmp_path / "expected").exists()
+
+
+def test_outputs_are_kept_while_there_is_room(teacher, data, tmp_path, monkeypatch):
+    """Room for one epoch's file and half of the next."""
+    folder = tmp_path / "expected"
+
+    def kept(name, epochs):
+        settings = FineTuning(epochs=epochs, batch_size=50)
+        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=folder)
+        return list(folder.glob("*.pt"))
+
+    (only,) = kept("a", 1)
+    monkeypatch.setattr("lana.training.teacher_cache.MOST_IN_ALL", int(1.5 * only.stat().st_size))
+    assert kept("b", 3) == [only]
+
+
+class Result(NamedTuple):
+    logits: torch.Tensor
+
+
+class Named(nn.Module):
+    """A teacher that returns a record of a class of its own."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return Result(self.network(x))
+
+
+def test_outputs_of_a_class_of_its_own_are_computed_for_each_student(teacher, data, tmp_path):
+    settings = FineTuning(epochs=1, batch_size=50)
+    for name in ("a", "b"):
+        finetune(
+            network(1),
+            Named(teacher),
+            data,
+            Classification(),
+            settings,
+            checkpoint=tmp_path / name,
+            expected=tmp_path / "expected",
+        )
+    assert not (tmp_path / "expected").exists()
+
+
+@pytest.mark.slow
+def test_compiled_it_learns_the_same(teacher, data, tmp_path):
+    found = []
+    for compiled in (False, True):
+        student = network(1)
+        settings = FineTuning(epochs=1, batch_size=50, precision="fp32", compile=compiled)
+        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / f"{compiled}")
+        found.append(student[0].weight)
+    assert torch.allclose(*found, atol=0.02)
+
+
+def test_without_distillation_the_teacher_is_not_run(teacher, data, tmp_path):
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    settings = FineTuning(epochs=5, lr=1e-2, batch_size=50, distillation=0.0)
+    curve = finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c")
+    assert not calls
+    assert curve[-1].validation_metric > curve[0].validation_metric
+
+
+def tuned(teacher, data, tmp_path, **options):
+    settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
+    student = network(1)
+    name = "-".join(f"{key}{value}" for key, value in options.items()) or "plain"
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name)
+    return student.state_dict(), curve
+
+
+@pytest.fixture(scope="module")
+def plain(trained, data, tmp_path_factory):
+    """A student's weights after tuning by the defaults."""
+    return tuned(copy.deepcopy(trained), data, tmp_path_factory.mktemp("plain"))[0]
+
+
+@pytest.mark.parametrize(
+    "augmentation", [{"augmentation": "none"}, {"augmentation": "shift"}, {"augmentation": "crop"}, {"cutmix": 1.0}]
+)
+def test_what_a_student_sees_is_what_was_asked_for(digits_data, augmentation):
+    def seen(**asked):
+        return next(iter(taught(None, digits_data, FineTuning(**asked), 0)))[0]
+
+    others = [one for one in ("none", "shift", "crop") if one != augmentation.get("augmentation")]
+    assert not any(torch.equal(seen(**augmentation), seen(augmentation=other)) for other in others)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": 4.0},
+        {"optimiser": "sgd"},
+        {"warmup": 0.5},
+        {"weight_decay": 0.5},
+        {"feature_weight": 1.0},
+        {"mixup": 0.4},
+        {"ema_epochs": 0.0},
+        {"clip_norm": 0.01},
+        {"distillation": 0.3},
+    ],
+    ids=str,
+)
+def test_every_option_has_an_effect_and_still_learns(teacher, plain, data, tmp_path, option):
+    other, curve = tuned(teacher, data, tmp_path, **option)
+    assert any(not torch.equal(value, other[name]) for name, value in plain.items() if value.is_floating_point())
+    assert all(torch.isfinite(value).all() for value in other.values())
+    if option.get("clip_norm") != 0.01:
+        assert curve[-1].train_loss < curve[1].train_loss
+
+
+def test_the_recipe_offers_what_fine_tuning_takes_with_the_same_defaults():
+    recipe, settings = Recipe(), FineTuning()
+    assert {name: getattr(recipe, name) for name in FINETUNING} == {
+        name: value for name, value in vars(settings).items() if name not in ("seed", "device")
+    }
+
+
+def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
+    def features(state):
+        student = network(1)
+        student.load_state_dict(state)
+        inputs = data.test.read(data.test.indices)[0]
+        return (student.eval()[:3](inputs) - teacher.eval()[:3](inputs)).square().mean()
+
+    plain, _ = tuned(teacher, data, tmp_path, epochs=8)
+    led, _ = tuned(teacher, data, tmp_path, epochs=8, feature_weight=3.0)
+    assert features(led) < 0.8 * features(plain)
+
+
+def test_it_stops_when_nothing_better_comes(teacher, data, tmp_path):
+    settings = FineTuning(epochs=9, lr=50.0, batch_size=50, patience=2)  # a rate that ruins it
+    student = copy.deepcopy(teacher)
+    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert [row.epoch for row in curve] == [0, 1, 2]
+
+
+def test_batchnorm_is_re_estimated_where_it_is_not_worse(teacher, data, tmp_path, monkeypatch):
+    state, _ = tuned(teacher, data, tmp_path)
+    monkeypatch.setattr("lana.training.finetuning.reestimate_batchnorm", lambda *_, **__: 0)
+    left, _ = tuned(teacher, data, tmp_path, batch_size=50)
+    assert not torch.equal(state["1.running_mean"], left["1.running_mean"])
+    assert torch.equal(state["0.weight"], left["0.weight"])
+
+
+def test_in_half_precision_every_step_computes_with_the_weights_of_the_last(teacher, data, tmp_path):
+    (_, full), (_, half) = (tuned(teacher, data, tmp_path, epochs=3, precision=one) for one in ("fp32", "bf16"))
+    assert [row.train_loss for row in half[1:]] == pytest.approx([row.train_loss for row in full[1:]], rel=0.05)
+
+
+def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, data, tmp_path):
+    options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
+    whole, resumed = network(1), network(1)
+
+    def run(student, name, **more):
+        finetune(
+            student,
+            teacher,
+            data,
+            Classification(),
+            FineTuning(epochs=3, **options),
+            checkpoint=tmp_path / name,
+            expected=tmp_path / "expected",
+            **more,
+        )
+
+    def kill(share, _):
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    run(whole, "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        run(network(1), "broken.pt", on_progress=kill)
+    run(resumed, "broken.pt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_path):
+    settings = FineTuning(epochs=8, lr=3.0, batch_size=50)
+
+    def tune(stop_at=2.0):
+        def stop(share, _):
+            if share > stop_at:
+                raise InterruptedError
+
+        student = copy.deepcopy(teacher)
+        curve = finetune(
+            student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", on_progress=stop
+        )
+        return student, [row.validation_metric for row in curve]
+
+    with pytest.raises(InterruptedError):
+        tune(stop_at=0.6)
+    resumed, metrics = tune()
+    (tmp_path / "c.pt").unlink()
+    whole, again = tune()
+    assert min(metrics) < 0.7 * metrics[0]
+    assert metrics[-1] > 0.9 * metrics[0]
+    assert metrics == again
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimiser": "sgd"}, {"epochs": 1}])
+def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data, tmp_path, other):
+    def run(name, on_progress=lambda share, _: None, **options):
+        student = network(1)
+        settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
+        checkpoint = tmp_path / name
+        finetune(student, teacher, data, Classification(), settings, checkpoint=checkpoint, on_progress=on_progress)
+        return student.state_dict()
+
+    def kill(share, _):
+        if share > 0.7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed.pt", kill)
+    assert (tmp_path / "killed.pt").is_file()
+    expected = run("fresh.pt", **other)
+    assert all(torch.equal(value, expected[name]) for name, value in run("killed.pt", **other).items())
+
+
+class SkipsAtFirst(nn.Module):
+    """A layer that has no gradient in the first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.late, self.calls = network(1), nn.Linear(3, 3), 0
+        self.body[0].bias.requires_grad_(False)
+
+    def forward(self, x):
+        self.calls += self.training
+        x = self.body(x)
+        return x + self.late(x) if self.calls > 3 else x
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_gradient_may_come_later(teacher, data, tmp_path, optimiser):
+    settings, student = FineTuning(epochs=1, optimiser=optimiser, lr=1e-2, batch_size=50), SkipsAtFirst()
+    before = student.late.weight.detach().clone()
+    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", start_share=0.0)
+    assert not torch.equal(before, student.late.weight)
+
+
+def test_nothing_is_left_of_a_training(teacher, data, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(finetuning.Course):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("lana.training.finetuning.Course", Watched)
+    gc.collect()
+    gc.disable()
+    try:
+        settings = FineTuning(epochs=1, batch_size=50)
+        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("DID NOT RUN: there is no CUDA device")
+    settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0, device="cuda")
+    recorded, steps = finetuning.recorded, []
+
+    def watched(step, batch, untouched):
+        steps.append((step, recorded(step, batch, untouched)))
+        return steps[-1][1]
+
+    found = []
+    for record in (watched, lambda step, batch, untouched: step):
+        monkeypatch.setattr("lana.training.finetuning.recorded", record)
+        student = network(1)
+        student[3].p = 0.0  # what is dropped is drawn otherwise in a recorded step
+        file = tmp_path / f"{len(found)}.pt"
+        found.append((finetune(student, teacher, data, Classification(), settings, checkpoint=file), student))
+    assert [plain is not taken for plain, taken in steps] == [True]
+    (curve, ours), (expected, theirs) = found
+    assert [row.train_loss for row in curve[1:]] == pytest.approx([row.train_loss for row in expected[1:]], rel=0.01)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=0.02, atol=0.01)
+
+
+class KeepsTensors(nn.Module):
+    """As positions and masks are kept by the shapes they are for."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(6, 3), {}
+
+    def forward(self, x):
+        if x.shape not in self.kept:
+            self.kept[x.shape] = torch.full(x.shape, 0.5)
+        return self.linear(x) * self.kept[x.shape][:, :3]
+
+
+def test_a_network_may_keep_tensors_from_when_it_was_evaluated(teacher, data, tmp_path):
+    settings = FineTuning(epochs=1, lr=1e-2, batch_size=64)  # as many as in evaluating
+    curve = finetune(KeepsTensors(), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    assert curve[-1].validation_metric > curve[0].validation_metric
+
+
+def test_the_outputs_on_what_may_be_read_otherwise_next_time_are_not_kept(teacher, data, tmp_path):
+    unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
+    settings = FineTuning(epochs=1, batch_size=50)
+    for given, kept in ((unlabelled, False), (data, True)):
+        for _ in taught(teacher, given, settings, 0, expected=tmp_path / "expected"):
+            pass
+        assert (tmp_path / "expected").exists() == kept

@@ -1,0 +1,71 @@
+"""A process of a team: trains a small network and keeps what it ended with, a file a process; run by torchrun."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lana.data.split import Data, from_arrays
+from lana.evaluation.task import Classification
+from lana.training.distributed import Together
+from lana.training.finetuning import finetune
+from lana.training.settings import FineTuning
+
+PLAIN = {"epochs": 2, "lr": 1e-2, "batch_size": 50, "precision": "fp32"}
+
+
+def network(seed, *, plain=False):
+    """With `plain` nothing in it depends on the other examples of a batch, or on chance."""
+    torch.manual_seed(seed)
+    between = [] if plain else [nn.BatchNorm1d(16), nn.Dropout(0.1)]
+    return nn.Sequential(nn.Linear(6, 16), *between, nn.ReLU(), nn.Linear(16, 3))
+
+
+def examples():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 6, generator=generator)
+    labels = inputs[:, :3].argmax(1)
+    parts = [from_arrays(inputs[i:j], labels[i:j], None) for i, j in ((0, 400), (400, 500), (500, 600))]
+    return Data(train=parts[0], validation=parts[1], test=parts[2], classes=None)
+
+
+class Killed(Exception):
+    pass
+
+
+def train(team, folder, *, plain, kill_at=2.0, **options):
+    """The student's weights and the curve; with `kill_at` it is interrupted after that share of the steps."""
+    student = network(1, plain=plain)
+
+    def progress(share, _):
+        if share > kill_at:
+            raise Killed
+
+    curve = finetune(
+        student,
+        network(0, plain=plain),
+        examples(),
+        Classification(),
+        FineTuning(**{**PLAIN, **options}),
+        checkpoint=folder / "checkpoint.pt",
+        team=team,
+        on_progress=progress,
+    )
+    return student.state_dict(), [vars(row) for row in curve]
+
+
+if __name__ == "__main__":
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    team = Together("cpu")
+    kept = {}
+    for name, plain in (("plain", True), ("whole", False)):
+        (folder / name).mkdir(exist_ok=True)
+        kept[name] = train(team, folder / name, plain=plain, **options)
+    try:
+        train(team, folder, plain=False, kill_at=0.6, **options)
+    except Killed:
+        kept["resumed"] = train(team, folder, plain=False, **options)
+    torch.save(kept, folder / f"{team.index}of{team.count}.pt")
+    team.end()
