@@ -12,6 +12,7 @@ import pulp
 
 from .cover import Cover
 from .errors import SolverUnavailable
+from .modelling import Pairs, expression, solve_model
 from .rows import Rows
 from .solution import Termination
 
@@ -111,20 +112,6 @@ def _make_solver(settings: Settings, *, integer: bool) -> pulp.LpSolver:
     return pulp.getSolver(name, **common)
 
 
-def _read_status(model: pulp.LpProblem) -> Termination:
-    """Map PuLP's two statuses.
-
-    `status` alone says Optimal after a time limit, for CBC and for HiGHS; `sol_status` tells whether it was proven.
-    """
-    if model.sol_status == pulp.LpSolutionOptimal and model.status == pulp.LpStatusOptimal:
-        return Termination.optimal
-    if model.sol_status == pulp.LpSolutionIntegerFeasible:
-        return Termination.feasible_at_limit
-    if model.status == pulp.LpStatusInfeasible and model.sol_status == pulp.LpSolutionInfeasible:
-        return Termination.infeasible
-    return Termination.no_solution
-
-
 def run_program(
     cover: Cover,
     loss: np.ndarray,
@@ -150,12 +137,12 @@ def run_program(
     z = {c: model.add_variable(f"z{c}", 0, 1 if integer else None, category) for c in indices}
     objective = [(z[c], weight) for c, weight in zip(indices, (loss[columns] / scale).tolist(), strict=True)]
 
-    covering: list[list[tuple[pulp.LpVariable, float]]] = [[] for _ in range(cover.layers)]
+    covering: list[Pairs] = [[] for _ in range(cover.layers)]
     for choice, low, high in zip(indices, cover.first[columns].tolist(), cover.end[columns].tolist(), strict=True):
         for layer in range(low, high):
             covering[layer].append((z[choice], 1.0))
 
-    terms: list[list[tuple[pulp.LpVariable, float]]] = [[] for _ in range(len(rows))]
+    terms: list[Pairs] = [[] for _ in range(len(rows))]
     inside = np.zeros(rows.columns, dtype=bool)
     inside[columns] = True
     entries = inside[rows.column]
@@ -164,7 +151,8 @@ def run_program(
     ):
         terms[r].append((z[c], v))
 
-    constraints: list[tuple[pulp.LpConstraint, int]] = []
+    limits: list[pulp.LpConstraint] = []
+    numbers: list[int] = []
     for number, (row, low, high) in enumerate(zip(terms, rows.lower.tolist(), rows.upper.tolist(), strict=True)):
         for sign, bound in ((1.0, high), (-1.0, low)):
             if not isfinite(bound) or (integer and not row and sign * bound >= 0):
@@ -174,34 +162,32 @@ def run_program(
                 over = model.add_variable(f"s{number}{'u' if sign > 0 else 'l'}", 0)
                 objective.append((over, penalty / scale))
                 slack = [(over, -sign)]
-            expression = pulp.LpAffineExpression(row + slack)
-            constraints.append((expression <= bound if sign > 0 else expression >= bound, number))
-    model += pulp.LpAffineExpression(objective)
-    once = [pulp.LpAffineExpression(pairs) == 1 for pairs in covering]
-    for constraint in once:
-        model += constraint
-    for constraint, _ in constraints:
+            total = expression(row + slack)
+            limits.append(total <= bound if sign > 0 else total >= bound)
+            numbers.append(number)
+    model += expression(objective)
+    for constraint in [expression(pairs) == 1 for pairs in covering] + limits:
         model += constraint
     for cut in cuts:
         known = [(z[c], 1.0) for c in cut if c in z]
-        model += pulp.LpAffineExpression(known) <= len(cut) - 1
+        model += expression(known) <= len(cut) - 1
 
     try:
-        model.solve(_make_solver(settings, integer=integer))
+        termination = solve_model(model, _make_solver(settings, integer=integer))
     except (pulp.PulpSolverError, IndexError, OSError) as error:
         return Outcome(termination=Termination.error, message=f"{settings.solver}: {error}")
-    termination = _read_status(model)
     if termination not in (Termination.optimal, Termination.feasible_at_limit):
         return Outcome(termination=termination)
     if not integer:
-        multipliers = np.zeros(len(rows))
-        for constraint, number in constraints:
-            multipliers[number] += (constraint.pi or 0.0) * scale
+        # Only the constraints that the model hands out hold multipliers in PuLP 4.
+        multipliers = np.array([constraint.pi or 0.0 for constraint in model.constraints()]) * scale
+        row_multipliers = np.zeros(len(rows))
+        np.add.at(row_multipliers, numbers, multipliers[cover.layers : cover.layers + len(numbers)])
         return Outcome(
             termination=termination,
             value=(pulp.value(model.objective) or 0.0) * scale,
-            layer_multipliers=np.array([(constraint.pi or 0.0) * scale for constraint in once]),
-            row_multipliers=multipliers,
+            layer_multipliers=multipliers[: cover.layers],
+            row_multipliers=row_multipliers,
         )
     chosen = [c for c in indices if (z[c].varValue or 0.0) > 0.5]
     value = float(loss[chosen].sum())
