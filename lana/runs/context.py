@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from lana.data.split import Data
-from lana.data.loading import load_data
-from lana.errors import UserError
-from lana.evaluation.checks import check_device, check_labels
-from lana.networks.layers import LayerScan, find_layers
-from lana.operations.presets import check_own, pool_names
 from lana.common.progress import Progress
 from lana.config.recipe import Recipe
-from lana.runs.run import Run
-from lana.models.student import own_module
+from lana.data.loading import load_data
+from lana.data.split import Data
+from lana.errors import UserError
+from lana.evaluation.checks import check_device, check_labels
 from lana.evaluation.task import Task, load_task
+from lana.models.student import own_module
 from lana.models.teacher import Teacher, teacher_of
+from lana.networks.layers import LayerScan, find_layers
+from lana.operations.presets import check_own, pool_names
+from lana.runs.run import Run
 from profilers import RuntimeSettings, create_runtime
 
 

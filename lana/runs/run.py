@@ -8,21 +8,19 @@ RUN/students/NAME/          one student each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from filelock import FileLock
-from filelock import Timeout
-from lana.common.files import WRITING_PREFIX
-from lana.common.files import explain_disk
-from lana.common.files import write_json
-from lana.common.files import write_text
-from lana.config.recipe import Recipe
-from lana.config.references import run_folder
-from lana.errors import UserError
-from pathlib import Path
-from typing import Any
 import contextlib
 import json
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lana.common.files import WRITING_PREFIX, explain_disk, write_json, write_text
+from lana.config.recipe import Recipe
+from lana.config.references import run_folder
+from lana.errors import UserError
 
 
 class Run:

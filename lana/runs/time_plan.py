@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass
+
+import torch
+
 from lana.common.files import write_json
 from lana.common.progress import duration
-from lana.config.recipe import Recipe
-from lana.config.recipe import fingerprint
+from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
 from lana.models.student import own_module
 from lana.operations.presets import offered
 from lana.runs.context import Setting
-from lana.runs.run import POOL
-from lana.runs.run import Run
-import json
-import time
-import torch
-
+from lana.runs.run import POOL, Run
 
 TRIAL_IMAGES = 32
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lana.errors import UserError
-from lana.config.recipe import Recipe
-from lana.runs.run import Run
 from lana.common.files import explain_disk, write, write_json, write_text
+from lana.config.recipe import Recipe
+from lana.errors import UserError
+from lana.runs.run import Run
 
 RECIPE = Recipe(model="digits-resnet", data="digits", budget="0.4x")
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from lana.errors import UserError
-from lana.runs.time_plan import Plan, as_distilled, fit_to_time
 from lana.config.recipe import Recipe
-from lana.runs.run import Run
+from lana.errors import UserError
 from lana.runs.context import prepare
+from lana.runs.run import Run
+from lana.runs.time_plan import Plan, as_distilled, fit_to_time
 
 RECIPE = Recipe(model="digits-resnet", data="digits", layers="blocks.*", max_span=1, pool="skip", budget="0.6x")
 
