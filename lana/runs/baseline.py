@@ -26,6 +26,7 @@ from profilers import Computation, RuntimeSettings, compare, create_runtime
 from profilers.sweep import device_of
 from profilers.table_file import read_begun
 
+PROCESSES = 5  # that measure one network
 PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its network, and for how long at most
 
 
@@ -142,6 +143,3 @@ def teacher_computation(setting: Setting) -> Computation:
 
 def runtime_form(runtime: str, settings: RuntimeSettings) -> str:
     return create_runtime(runtime, settings).form
-
-
-PROCESSES = 5

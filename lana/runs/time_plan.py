@@ -18,12 +18,11 @@ from lana.runs.context import Setting
 from lana.runs.run import POOL, Run
 
 TRIAL_IMAGES = 32
-
 MEASURE_S = 0.6  # an operation: building, exporting, measuring
-
 SELECT_S = 60.0  # measuring the teacher, whole students in three rounds, and the delivered file
-
 LEAST_SHARE = 0.02  # of distilling and fine-tuning; with less there is no point in beginning
+STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the paper: 2 a layer 79.40, 10 a layer 79.66)
+STEPS_OF_A_SPAN = 4  # its members have operations of their own to go finer with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +135,3 @@ def as_distilled(run: Run, recipe: Recipe) -> Recipe:
     """The recipe with as many epochs of distilling as the run's pool had, where time was short."""
     path = run.path / "plan.json"
     return recipe.replace(distill_epochs=json.loads(path.read_text())["distill_epochs"]) if path.is_file() else recipe
-
-
-STEPS_OF_LATENCY = 8  # operations trained a layer, about one per step (the paper: 2 a layer 79.40, 10 a layer 79.66)
-
-STEPS_OF_A_SPAN = 4  # its members have operations of their own to go finer with
