@@ -1,9 +1,10 @@
-"""Files written whole or not at all, and clear messages where a disk is full or refuses."""
+"""Files written whole or not at all, and clear messages where one is damaged or a disk is full or refuses."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 from lana.errors import UserError
 
 WRITING_PREFIX = ".writing-"
+REQUIRED = object()  # no default: the file must exist
 
 
 @contextlib.contextmanager
@@ -37,7 +39,7 @@ def explain_disk(path: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def write(path: Path, fill: Callable[[Path], object]) -> Path:
+def write_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a file beside `path`, then rename it into place: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING_PREFIX, suffix=path.suffix)
@@ -56,8 +58,35 @@ def write(path: Path, fill: Callable[[Path], object]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    return write(path, lambda beside: beside.write_text(text))
+    return write_atomically(path, lambda beside: beside.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_json(path: Path, default: Any = REQUIRED) -> Any:
+    """The content of a JSON file, or `default` where one is given and the file does not exist.
+
+    Raises:
+        UserError: the file is damaged, or it is missing and there is no default.
+    """
+    if default is not REQUIRED and not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Repeat the command that writes it.") from error
+    except ValueError as error:  # not JSON, or not text
+        raise UserError(
+            f"{path} is damaged: it is not JSON ({error}). Delete it and repeat the command that writes it."
+        ) from error
+
+
+def save_torch(path: Path, value: Any) -> Path:
+    """Write what `torch.load(path, weights_only=True)` reads back."""
+    import torch
+
+    memory = io.BytesIO()  # torch raises no OSError where a disk is full
+    torch.save(value, memory)
+    return write_atomically(path, lambda beside: beside.write_bytes(memory.getbuffer()))

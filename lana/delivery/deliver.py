@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from lana.common.files import write_json
+from lana.common.files import read_json, write_json
 from lana.config.recipe import Recipe
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
@@ -66,7 +65,7 @@ def deliver(
             parity = None
             setting.tell(f"{folder.name} is delivered in one form less: {error}")
     if verify:
-        chosen, log = json.loads((folder / "selection.json").read_text()), Log(folder / "measurements.csv")
+        chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
         selection = replaced(chosen["selection"])
         for _ in range(MORE_MEASUREMENTS):

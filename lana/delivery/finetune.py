@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from lana.common.files import write, write_json, write_text
+from lana.common.files import read_json, write_atomically, write_json, write_text
 from lana.config.recipe import FINETUNING, Recipe
 from lana.delivery.summary import Summary
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
@@ -27,7 +26,7 @@ def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
     One that was fine-tuned with these settings already is left as it is.
     """
     settings, done = settings_of(recipe), folder / "finetuned.json"
-    before = json.loads(done.read_text())["settings"] if done.is_file() else None
+    before = read_json(done)["settings"] if done.is_file() else None
     if not recipe.epochs or (before is not None and FineTuning(**before).decisive == settings.decisive):
         return
     start_s = time.monotonic()
@@ -71,7 +70,7 @@ def train_student(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -
         setting.tell(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
     if team.first:
         frame = pd.DataFrame([vars(row) for row in curve])
-        write(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
+        write_atomically(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
         for file in ("summary.json", "finetuned.json"):  # of the network before: never beside the new weights
             (folder / file).unlink(missing_ok=True)
         save_weights(student, folder / WEIGHTS)

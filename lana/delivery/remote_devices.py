@@ -23,7 +23,7 @@ import numpy as np
 from rich.table import Table
 
 from lana.common.console import figure, make_console, milliseconds
-from lana.common.files import write_json
+from lana.common.files import read_json, write_json
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
@@ -125,7 +125,7 @@ def open_device(
     kept = [offer for offer in offers if offer.kept]
     teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
     if teacher.is_file():
-        teacher_ms = json.loads(teacher.read_text())["teacher_ms"]
+        teacher_ms = read_json(teacher)["teacher_ms"]
     ours = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
     return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=ours)
 
@@ -158,7 +158,7 @@ def _identity(table: LatencyTable) -> dict[str, Any]:
 
 def _check_same(table: LatencyTable, folder: Path) -> None:
     known, now = folder / "device.json", _identity(table)
-    before = json.loads(known.read_text()) if known.is_file() else now
+    before = read_json(known, now)
     changed = [f"{name}: {before[name]} there, {now[name]} now" for name in now if before[name] != now[name]]
     if changed:
         raise UserError(
@@ -170,7 +170,7 @@ def _check_same(table: LatencyTable, folder: Path) -> None:
 def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
     """Take measurements into the device's log, once."""
     seen, fresh = folder / "read.json", hashlib.sha256(path.read_bytes()).hexdigest()
-    before: list[str] = json.loads(seen.read_text()) if seen.is_file() else []
+    before: list[str] = read_json(seen, [])
     if fresh in before:
         return
     back, sent = read_measurements(path), folder / "sent.json"
@@ -185,7 +185,7 @@ def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
             f"{path} was measured otherwise than the table of {folder.name} ({'; '.join(other)}). "
             "Run the archive's run.py on that device, with the runtime and threads of the table."
         )
-    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    known: dict[str, Selection] = read_json(sent, {})
     unknown = [name for name in back.networks if name not in known]
     if unknown:
         raise UserError(
@@ -251,7 +251,7 @@ def _send(setting: Setting, device: Device, operations: Operations, selections: 
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
     sent = device.folder / "sent.json"
-    known: dict[str, Selection] = json.loads(sent.read_text()) if sent.is_file() else {}
+    known: dict[str, Selection] = read_json(sent, {})
     example, layers = setting.teacher.example(setting.recipe.batch), unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher", form=form)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lana.common.console import figure, make_console, milliseconds
+from lana.common.files import read_json
 from lana.common.progress import counted
 from lana.config.recipe import Recipe
 from lana.models.student import count_parameters
@@ -64,7 +64,7 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Summary:
-        return cls(**json.loads(path.read_text()))
+        return cls(**read_json(path))
 
     def show(self, console: Console | None = None) -> None:
         """Print teacher and student side by side."""
@@ -154,7 +154,7 @@ def summarise(
     seconds: float,
 ) -> Summary:
     """Gather a student's figures."""
-    chosen: dict[str, Any] = json.loads((folder / "selection.json").read_text())
+    chosen: dict[str, Any] = read_json(folder / "selection.json")
     finetuned = folder / "finetuned.json"
     budget_ms = baseline.budget_ms(recipe)
     figures: dict[str, Any] = {}
@@ -169,7 +169,7 @@ def summarise(
             "speedup": 1 / measured.ratio,
             "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
         }
-    tuning = json.loads(finetuned.read_text())["seconds"] if finetuned.is_file() else 0.0
+    tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
     return Summary(
         **_common(setting, baseline, folder.name, budget_ms),
         **figures,

@@ -215,7 +215,7 @@ def _run_openvino(path: Path, inputs: Tensor) -> list[np.ndarray]:
 
 def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
     """An engine for the device that is here, built as for measuring: it runs on no other kind of device."""
-    from lana.common.files import write
+    from lana.common.files import write_atomically
     from profilers import RuntimeSettings, create_runtime
 
     settings = RuntimeSettings(batch=len(example), precision=options.arithmetic)
@@ -223,7 +223,7 @@ def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Opt
         onnx = _write_onnx(module, example, Path(folder) / "model.onnx", options)
         create_runtime("tensorrt", settings).prepare(_computation(onnx, example)).close()
         engine = onnx.with_suffix(".engine").read_bytes()
-    return write(path, lambda beside: beside.write_bytes(engine))
+    return write_atomically(path, lambda beside: beside.write_bytes(engine))
 
 
 def _run_tensorrt(path: Path, inputs: Tensor) -> list[np.ndarray]:

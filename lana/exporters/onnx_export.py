@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write
+from lana.common.files import write_atomically
 from lana.errors import LanaError
 from lana.exporters.tracing import ExportFailed, in_a_tuple, quiet_export, short_error
 from lana.networks.structure import flat_tensors
@@ -52,7 +52,7 @@ def export_onnx(
                         f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "
                         f"and by the newer exporter: {short_error(error)}"
                     ) from error
-    return write(path, lambda beside: beside.write_bytes(content))
+    return write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def _traced(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:

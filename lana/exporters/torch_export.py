@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write
+from lana.common.files import write_atomically
 from lana.exporters.tracing import ExportFailed, in_a_tuple, quiet_export, short_error
 
 
@@ -23,7 +23,7 @@ def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_ba
             shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
             module = in_a_tuple(module, module(example))
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
-            return write(path, lambda beside: torch.export.save(program, beside))
+            return write_atomically(path, lambda beside: torch.export.save(program, beside))
         except Exception as error:
             raise ExportFailed(
                 f"{type(module).__name__} cannot be exported by torch.export: {short_error(error)}"

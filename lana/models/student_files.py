@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_model
 from torch import nn
 
-from lana.common.files import write, write_json
+from lana.common.files import read_json, write_atomically, write_json
 from lana.config.references import student_folder
 from lana.errors import LanaError, UserError
 from lana.models.student import Selection, assemble, build_operation
@@ -28,7 +27,7 @@ WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # of a student;
 def save_operation(module: nn.Module, path: Path) -> None:
     state = {name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
     content = save(state)
-    write(path, lambda beside: beside.write_bytes(content))
+    write_atomically(path, lambda beside: beside.write_bytes(content))
 
 
 def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path) -> nn.Module:
@@ -80,7 +79,7 @@ def save_weights(student: nn.Module, path: Path) -> None:
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
-    write(path, fill)
+    write_atomically(path, fill)
 
 
 def load_student(path: Path | str) -> nn.Module:
@@ -97,13 +96,7 @@ def load_student(path: Path | str) -> nn.Module:
 def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher:
     """A student with its preprocessing and input shape, and the weights of one of its files."""
     folder = student_folder(path)
-    try:
-        architecture: dict[str, Any] = json.loads((folder / "architecture.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{folder} is not a student's folder any more: its architecture.json cannot be read ({error}). "
-            "Make the student again with: lana select"
-        ) from error
+    architecture: dict[str, Any] = read_json(folder / "architecture.json")
     described = architecture["teacher"]
     preprocessing = described["preprocessing"]
     teacher = load_teacher(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write
+from lana.common.files import save_torch
 from lana.data.split import Split
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
@@ -250,7 +249,6 @@ def _restart(job: Job, optimiser: torch.optim.Optimizer) -> None:
 
 
 def _checkpoint(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimizer, step: int) -> None:
-    memory = io.BytesIO()
     state = {
         "step": step,
         "names": [job.name for job in jobs],
@@ -258,8 +256,7 @@ def _checkpoint(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimize
         "jobs": [(job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped) for job in jobs],
         "optimiser": optimiser.state_dict(),
     }
-    torch.save(state, memory)
-    write(path, lambda beside: beside.write_bytes(memory.getvalue()))
+    save_torch(path, state)
 
 
 def begun(path: Path, jobs: Sequence[Job]) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lana.common.files import write
+from lana.common.files import read_json, write_atomically, write_json
 from lana.errors import UserError
 from lana.models.student import own_module
 from lana.models.teacher import Teacher
@@ -107,8 +106,8 @@ def write_offers(path: Path, offers: Sequence[Offer]) -> None:
 
     rows = [{**vars(offer), "layer": offer.layer.name} for offer in offers]
     layers = {offer.layer.name: dataclasses.asdict(offer.layer) for offer in offers}
-    write(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
-    write(path.with_name("layers.json"), lambda beside: beside.write_text(json.dumps(layers, indent=1)))
+    write_atomically(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
+    write_json(path.with_name("layers.json"), layers)
 
 
 def read_offers(path: Path) -> list[Offer]:
@@ -119,9 +118,7 @@ def read_offers(path: Path) -> list[Offer]:
     """
     import pandas as pd
 
-    layers = {
-        name: Layer.from_json(fields) for name, fields in json.loads(path.with_name("layers.json").read_text()).items()
-    }
+    layers = {name: Layer.from_json(fields) for name, fields in read_json(path.with_name("layers.json")).items()}
     text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
     frame = pd.read_csv(
         path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text

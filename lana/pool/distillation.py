@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lana.common.files import write
+from lana.common.files import write_atomically
 from lana.data.split import Data, Split
 from lana.errors import LanaError
 from lana.models.student import build_operation
@@ -239,4 +239,4 @@ def _write_results(folder: Path, results: dict[tuple[str, str], Distilled]) -> N
     import pandas as pd
 
     frame = pd.DataFrame([vars(result) for result in results.values()])
-    write(folder / "distilled.csv", lambda beside: frame.to_csv(beside, index=False, na_rep="nan"))
+    write_atomically(folder / "distilled.csv", lambda beside: frame.to_csv(beside, index=False, na_rep="nan"))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write
+from lana.common.files import write_atomically
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.evaluation.metrics import evaluating
@@ -198,4 +198,4 @@ def _write(path: Path, scores: Mapping[tuple[str, str], Score]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame([vars(score) for score in scores.values()])
-    write(path, lambda beside: frame.to_csv(beside, index=False))
+    write_atomically(path, lambda beside: frame.to_csv(beside, index=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from lana.common.files import read_json
 from lana.common.progress import counted
 from lana.errors import UserError
 from lana.pool.candidates import Offer, read_offers
@@ -64,7 +64,7 @@ def read_selector(run: Run) -> Selector:
         layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
         offers=[offer for offer in offers if (offer.layer.name, offer.operation) in losses],
         losses=losses,
-        teacher_ms=json.loads((run.pool / "teacher.json").read_text())["teacher_ms"],
+        teacher_ms=read_json(run.pool / "teacher.json")["teacher_ms"],
         log=Log.read(run.pool / "wholes.csv"),
         measure=_cannot_measure,
         loss_log=LossLog.read(run.pool / "losses.csv"),
@@ -90,7 +90,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _student(folder: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    summary: dict[str, Any] = read_json(folder / "summary.json")
     curve = folder / "training.csv"
     rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
     return {**summary, "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows]}
@@ -153,4 +153,4 @@ def _error(selector: Selector) -> dict[str, float] | None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lana.common.files import write_json
+from lana.common.files import read_json, write_json
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
 from lana.evaluation.checks import check_teacher
@@ -81,7 +80,7 @@ def measure_baseline(setting: Setting) -> Baseline:
                 digest=now,
             )
             write_json(path, vars(found))
-    kept = Baseline(**json.loads(path.read_text()))
+    kept = Baseline(**read_json(path))
     if kept.digest not in ("", now):
         raise UserError(
             f"The run directory {run.path} was made with other weights of {recipe.model} or other examples of "

@@ -9,7 +9,6 @@ RUN/students/NAME/          one student each
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lana.common.files import WRITING_PREFIX, explain_disk, write_json, write_text
+from lana.common.files import WRITING_PREFIX, explain_disk, read_json, write_json, write_text
 from lana.config.recipe import Recipe
 from lana.config.references import run_folder
 from lana.errors import UserError
@@ -118,7 +117,7 @@ class Run:
 
     def stages(self) -> dict[str, dict[str, Any]]:
         path = self.path / "stages.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_json(path, {})
 
     def finished(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage was finished for this fingerprint."""

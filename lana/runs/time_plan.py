@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
 import torch
 
-from lana.common.files import write_json
+from lana.common.files import read_json, write_json
 from lana.common.progress import duration
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
@@ -111,7 +110,7 @@ def fit_to_time(setting: Setting) -> Recipe:
             path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
     asked = fingerprint([run.parts(setting.recipe, *POOL), recipe.epochs, recipe.max_minutes])
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept = read_json(path, {})
     if kept.get("asked") != asked:
         plan = estimate(setting, recipe)
         left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
@@ -134,4 +133,4 @@ def fit_to_time(setting: Setting) -> Recipe:
 def as_distilled(run: Run, recipe: Recipe) -> Recipe:
     """The recipe with as many epochs of distilling as the run's pool had, where time was short."""
     path = run.path / "plan.json"
-    return recipe.replace(distill_epochs=json.loads(path.read_text())["distill_epochs"]) if path.is_file() else recipe
+    return recipe.replace(distill_epochs=read_json(path)["distill_epochs"]) if path.is_file() else recipe

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lana.common.files import write
+from lana.common.files import write_atomically
 from lana.runs.baseline import PROCESSES
 from profilers.comparison import Comparison, upper_bound_95
 
@@ -94,7 +94,7 @@ class Log:
                 "selection": [json.dumps(dict(row.selection)) for _, row in self._all],
             }
         )
-        write(self.path, lambda beside: frame.to_csv(beside, index=False))
+        write_atomically(self.path, lambda beside: frame.to_csv(beside, index=False))
 
     def of(self, selection: Mapping[str, str]) -> Measured | None:
         """Everything measured of a selection, pooled over the times that it was measured."""
@@ -182,4 +182,4 @@ class LossLog:
         self._all += fresh
         names, kept, values = zip(*self._all, strict=True)
         frame = pd.DataFrame({"loop": names, "loss": values, "selection": [json.dumps(dict(s)) for s in kept]})
-        write(self.path, lambda beside: frame.to_csv(beside, index=False))
+        write_atomically(self.path, lambda beside: frame.to_csv(beside, index=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lana.common.files import write_json, write_text
+from lana.common.files import read_json, write_json, write_text
 from lana.common.progress import counted
 from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
@@ -194,7 +193,7 @@ def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
 
 def _check_same(folder: Path, recipe: Recipe, pins: Mapping[str, str], verify: bool) -> None:
     """Refuse to take a student for one of other options: selecting again never overwrites."""
-    then = json.loads((folder / "selection.json").read_text())
+    then = read_json(folder / "selection.json")
     before, changed = then.get("pins", {}), changed_options(folder, recipe)
     changed += [
         f"{layer}: {before.get(layer, 'nothing')} pinned there, {pins.get(layer, 'nothing')} pinned now"

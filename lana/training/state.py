@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write
+from lana.common.files import save_torch
 from lana.errors import LanaError
 
 KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
@@ -160,9 +159,7 @@ class Course:
             "best": self.best,
             "rate_share": self.rate_share,
         }
-        memory = io.BytesIO()
-        torch.save(state, memory)
-        write(path, lambda beside: beside.write_bytes(memory.getvalue()))
+        save_torch(path, state)
 
     def resume(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Go on from a checkpoint, if it is of the same settings."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lana.common.files import write
+from lana.common.files import save_torch
 from lana.evaluation.metrics import evaluating
 from lana.networks.mixed_precision import autocast, channels_last, in_full
 from lana.networks.structure import bytes_of
@@ -52,11 +51,9 @@ def with_expected(
                 kept = None
             yield inputs, labels, expected
     if kept is not None:
-        memory = io.BytesIO()
-        torch.save(found, memory)
         there = sum(path.stat().st_size for path in kept.parent.glob(f"*{kept.suffix}"))
-        if there + len(memory.getbuffer()) <= MOST_IN_ALL:
-            write(kept, lambda beside: beside.write_bytes(memory.getvalue()))
+        if there + bytes_of(found) <= MOST_IN_ALL:
+            save_torch(kept, found)
 
 
 def _plain(output: Any) -> bool:

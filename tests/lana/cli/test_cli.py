@@ -166,7 +166,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     def full(path, fill):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lana.common.files.write", full)
+    monkeypatch.setattr("lana.common.files.write_atomically", full)
     refused(run(*DIGITS, "--budget", "0.4x", "--out", tmp_path / "run"), "is full. Free some space")
 
 

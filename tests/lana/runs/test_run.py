@@ -1,12 +1,10 @@
 import errno
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from lana.common.files import explain_disk, write, write_json, write_text
+from lana.common.files import explain_disk, write_text
 from lana.config.recipe import Recipe
 from lana.errors import UserError
 from lana.runs.run import Run
@@ -93,30 +91,6 @@ def test_a_stage_counts_only_when_it_ended_well(tmp_path):
         assert run.seconds()["profile"] >= 0
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = write_text(tmp_path / "file.txt", "old")
-
-    def fail(beside):
-        beside.write_text("half")
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        write(path, fail)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
-
-
-def test_a_full_disk_is_said_in_words(tmp_path):
-    def full(beside):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with (
-        pytest.raises(UserError, match=r"disk that holds .* is full.*what is finished is kept"),
-        explain_disk(tmp_path),
-    ):
-        write(tmp_path / "file", full)
-
-
 def test_a_disk_that_is_full_later_is_said_too(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} is full"), Run.open(tmp_path, RECIPE):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -136,17 +110,6 @@ def test_a_place_that_is_no_folder_is_said_in_words(tmp_path):
         write_text(tmp_path / "folder", "x")
     with pytest.raises(BrokenPipeError), explain_disk():  # which click knows how to end
         raise BrokenPipeError
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full")
-def test_a_device_that_is_really_full(tmp_path):
-    with pytest.raises(UserError, match="is full"), explain_disk(tmp_path):
-        Path("/dev/full").write_text("x" * 100_000)
-
-
-def test_json_is_written_whole(tmp_path):
-    write_json(tmp_path / "a" / "b.json", {"x": 1})
-    assert (tmp_path / "a" / "b.json").read_text() == '{\n "x": 1\n}\n'
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp/x", ""])
