@@ -186,10 +186,11 @@ def _record(module: nn.Module, example_inputs: Sequence[Any]) -> _Recording:
     return recording
 
 
-def structure_key(module: nn.Module, example_inputs: Sequence[Any]) -> str:
+def structure_key(module: nn.Module, example_inputs: Sequence[Any], precision: str = "fp32") -> str:
     """A hash of what decides the module's speed on these inputs: 32 hexadecimal digits.
 
-    Modules that differ in weight values alone have the same key; another stride, width or input shape gives another.
+    Modules that differ in weight values alone have the same key. Another stride, width, input shape or precision gives
+    another.
 
     >>> x = (torch.zeros(1, 8, 4, 4),)
     >>> structure_key(nn.Conv2d(8, 8, 3), x) == structure_key(nn.Conv2d(8, 8, 3), x)
@@ -197,10 +198,12 @@ def structure_key(module: nn.Module, example_inputs: Sequence[Any]) -> str:
     >>> structure_key(nn.Conv2d(8, 8, 3), x) == structure_key(nn.Conv2d(8, 8, 3, padding=1), x)
     False
     """
-    return structure(module, example_inputs)[0]
+    return structure(module, example_inputs, precision)[0]
 
 
-def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, dict[str, float]]:
+def structure(
+    module: nn.Module, example_inputs: Sequence[Any], precision: str = "fp32"
+) -> tuple[str, dict[str, float]]:
     """`structure_key`, and additive numbers known without measuring.
 
     These are `parameters`, `weight_bytes`, `macs`, `operators` and `activations`. `macs` is for the whole batch.
@@ -212,7 +215,8 @@ def structure(module: nn.Module, example_inputs: Sequence[Any]) -> tuple[str, di
     (1152.0, 4608.0)
     """
     recording = _record(module, example_inputs)
-    text = "\n".join([_VERSION, *recording.lines])
+    added = [] if precision == "fp32" else [f"precision {precision}"]  # keys from before precisions are those of fp32
+    text = "\n".join([_VERSION, *added, *recording.lines])
     weights = list(module.parameters())
     return hashlib.sha256(text.encode()).hexdigest()[:32], {
         "parameters": float(sum(p.numel() for p in weights)),

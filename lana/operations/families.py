@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,14 +20,17 @@ from lana.networks.layers import Layer
 from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
 from lana.operations.base import Build, Family, Features, Parameters, is_map, is_vector, keeps_shape, sizes
 
+PRECISIONS: Sequence[str] = ("fp32",)  # an operation's file may hold these
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One entry of a pool."""
+    """One entry of a pool; its precision is fp32, or the suffix of its name after "@"."""
 
     name: str
     family: str
     parameters: tuple[tuple[str, float], ...] = ()
+    precision: str = "fp32"
 
     def build(self, layer: Layer, module: nn.Module, features: Features | None = None) -> nn.Module:
         """A new module that stands where the teacher's `module` stands, with its input and output shape.
@@ -133,17 +137,21 @@ def parse_operation(name: str) -> Operation:
     """The operation of this name.
 
     Raises:
-        UserError: no family of this name, or other parameters than it has.
+        UserError: no family of this name, other parameters than it has, or a precision that there is not.
 
     >>> parse_operation("cb_bottle_k3_w0.5").parameters
     (('k', 3.0), ('w', 0.5))
+    >>> parse_operation("cb_bottle_k3_w0.5").precision
+    'fp32'
     """
+    name, precision = split_precision(name)
+    suffix = "" if precision == "fp32" else f"@{precision}"
     if name.startswith("user:"):  # whatever the function is called, it takes no parameters
         if name not in user.FAMILIES:
             user.load(name)
         if name not in user.FAMILIES:
             raise UserError(f"There is no operation {name!r} in its file.")
-        return Operation(name=name, family=name, parameters=())
+        return Operation(name=name + suffix, family=name, parameters=(), precision=precision)
     match = re.fullmatch(r"(?P<family>.*?)(?P<parameters>(?:_[a-z]+[0-9][0-9.]*)*)", name)
     family = match["family"] if match else name
     if family not in FAMILIES:
@@ -153,4 +161,20 @@ def parse_operation(name: str) -> Operation:
     if [key for key, _ in parameters] != list(family_of(family).grid):
         wanted = "".join(f"_{key}…" for key in family_of(family).grid)
         raise UserError(f"The operation {name!r} is not complete: expected {family}{wanted}.")
-    return Operation(name=name, family=family, parameters=parameters)
+    return Operation(name=name + suffix, family=family, parameters=parameters, precision=precision)
+
+
+def split_precision(name: str) -> tuple[str, str]:
+    """The name of an operation without the suffix of its precision, and the precision.
+
+    Raises:
+        UserError: there is no such precision.
+
+    >>> split_precision("linear_k1"), split_precision("linear_k1@fp32")
+    (('linear_k1', 'fp32'), ('linear_k1', 'fp32'))
+    """
+    match = re.fullmatch(r"(.+)@(\w+)", name)  # a path may hold an "@" too, but then more than a word follows it
+    operation, precision = (match[1], match[2]) if match else (name, "fp32")
+    if precision not in PRECISIONS:
+        raise UserError(f"The operation {name!r} asks for {precision}. The precisions are: {', '.join(PRECISIONS)}.")
+    return operation, precision

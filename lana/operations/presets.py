@@ -10,7 +10,7 @@ from lana.common.suggestions import near
 from lana.errors import UserError
 from lana.networks.layers import Layer
 from lana.operations import user
-from lana.operations.families import FAMILIES, Operation, family_of, names_of_family, parse_operation
+from lana.operations.families import FAMILIES, Operation, family_of, names_of_family, parse_operation, split_precision
 
 _DEFAULT = [
     "merged_w1",
@@ -86,6 +86,7 @@ def _stands_for_several(name: str) -> bool:
 
 
 def _named(part: str, pool: str) -> str:
+    split_precision(part)  # its error names the precisions
     try:
         return parse_operation(part).name
     except UserError as error:

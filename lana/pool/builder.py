@@ -45,7 +45,7 @@ class Builder:
         try:
             own = own_module(self.teacher, layer)
             module = own if operation.name == "teacher" else operation.build(layer, own)
-            key, columns = structure(module, (example,))
+            key, columns = structure(module, (example,), operation.precision)
         except UserError:
             raise
         except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead

@@ -85,3 +85,8 @@ def test_looking_changes_nothing():
     structure_key(module, X)
     assert module.training
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_another_precision_has_another_key():
+    assert structure_key(block(), X, "fp32") == structure_key(block(), X)
+    assert structure_key(block(), X, "int8") != structure_key(block(), X)

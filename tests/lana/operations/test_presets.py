@@ -139,3 +139,22 @@ def test_a_file_without_operations_is_refused(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(UserError, match="no function marked with @operation"):
         pool_names(f"{tmp_path}/empty.py")
+
+
+@pytest.mark.parametrize("pool", ["linear_k1@int8", "default,pruned_w0.5@int8", "default,-linear_k1@int8"])
+def test_a_precision_that_there_is_not_is_refused(pool):
+    with pytest.raises(UserError, match=r"asks for int8\. The precisions are: fp32\."):
+        pool_names(pool)
+
+
+def test_fp32_adds_nothing_to_a_name():
+    assert pool_names("linear_k1@fp32") == ["teacher", "identity", "linear_k1"]
+    assert parse_operation("linear_k1@fp32") == parse_operation("linear_k1")
+
+
+def test_an_at_sign_in_a_path_is_no_precision(tmp_path):
+    (tmp_path / "me@home").mkdir()
+    file = tmp_path / "me@home" / "ops.py"
+    file.write_text(OWN.format(padding=2))
+    (name,) = [name for name in pool_names(str(file)) if name.startswith("user:")]
+    assert parse_operation(name).precision == "fp32"
