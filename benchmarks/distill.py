@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lana.models.student import build_operation
-from lana.pool.block_training import Job, train
+from lana.networks.mixed_precision import Compute
+from lana.pool.block_training import Distillation, Job, train
 from lana.pool.candidates import pairs, read_offers
 from lana.pool.distillation import GROUP_BYTES
 from lana.runs.context import Setting, prepare
@@ -61,12 +62,10 @@ def one_a_layer(jobs: Sequence[Job]) -> list[list[Job]]:
 def seconds(setting: Setting, groups: Sequence[Sequence[Job]], steps: int, precision: str) -> float:
     """Wall-clock time of an operation's step, on average over all operations of the groups."""
     split = setting.data.train.take(BATCH * steps, 0)
+    settings = Distillation(batch_size=BATCH, compute=Compute("cpu", precision))
     start_s = time.perf_counter()
     for group in groups:
-        train(
-            setting.teacher.module, group, split, steps=steps, batch_size=BATCH, seed=0, device="cpu",
-            precision=precision,
-        )  # fmt: skip
+        train(setting.teacher.module, group, split, steps, settings)
     return (time.perf_counter() - start_s) / (steps * sum(map(len, groups)))
 
 

@@ -42,6 +42,7 @@ from contenders import (
 from torch import Tensor, nn
 
 from lana.models.student import assemble
+from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
 from lana.runs.baseline import Baseline
 from lana.runs.context import Setting
@@ -205,7 +206,7 @@ def measured(setting: Setting, name: str, make: Make, numbers: Sequence[float] |
 
 def finished(setting: Setting, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
-    reestimate_batchnorm(module, setting.data.train.take(CANDIDATE_IMAGES, 2), device=setting.recipe.device)
+    reestimate_batchnorm(module, setting.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(setting.recipe.device))
     return module.cpu().eval()
 
 

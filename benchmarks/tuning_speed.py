@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lana.evaluation.task import Classification
 from lana.models.teacher import load_teacher
-from lana.networks.mixed_precision import autocast
+from lana.networks.mixed_precision import Compute
 from lana.training.cuda_graphs import recorded
 
 STEPS = 12
@@ -33,7 +33,7 @@ def images_a_second(module: nn.Module, inputs: Tensor, precision: str, how: str)
     expected = module(inputs).float().detach()
 
     def step(inputs: Tensor, expected: Tensor) -> Tensor:
-        with autocast(inputs.device.type, precision):
+        with Compute(inputs.device.type, precision).autocast():
             output = forward(inputs)
         loss = Classification().distance(output.float(), expected).mean()
         optimiser.zero_grad()

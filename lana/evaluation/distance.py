@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lana.data.split import Split
 from lana.evaluation.metrics import EVALUATION_BATCH, evaluating
 from lana.evaluation.task import Task
-from lana.networks.mixed_precision import in_full
+from lana.networks.mixed_precision import CPU_FP32, Compute, in_full
 from lana.networks.structure import bytes_of
 
 KEPT_BYTES = 1 << 30  # of a teacher's outputs; maps of classes of a thousand images are twenty times as much
@@ -20,13 +20,11 @@ KEPT_BYTES = 1 << 30  # of a teacher's outputs; maps of classes of a thousand im
 class DistanceToTeacher:
     """How far networks are from the teacher on a split; the teacher runs once for all of them, if its outputs fit."""
 
-    def __init__(
-        self, teacher: nn.Module, split: Split, task: Task, *, device: str = "cpu", precision: str = "fp32"
-    ) -> None:
-        self.teacher, self.split, self.task, self.device, self.precision = teacher, split, task, device, precision
+    def __init__(self, teacher: nn.Module, split: Split, task: Task, compute: Compute = CPU_FP32) -> None:
+        self.teacher, self.split, self.task, self.compute = teacher, split, task, compute
         self.kept: list[Any] = []
-        with evaluating(teacher, device, precision), torch.no_grad():
-            for inputs, _ in split.batches(EVALUATION_BATCH, device=device):
+        with evaluating(teacher, compute), torch.no_grad():
+            for inputs, _ in split.batches(EVALUATION_BATCH, device=compute.device):
                 self.kept.append(teacher(inputs))
                 if bytes_of(self.kept) > KEPT_BYTES:
                     self.kept = []
@@ -37,8 +35,8 @@ class DistanceToTeacher:
         distances = []
         with contextlib.ExitStack() as both, torch.no_grad():
             for network in (module,) if self.kept else (module, self.teacher):
-                both.enter_context(evaluating(network, self.device, self.precision))
-            for index, (inputs, _) in enumerate(self.split.batches(EVALUATION_BATCH, device=self.device)):
+                both.enter_context(evaluating(network, self.compute))
+            for index, (inputs, _) in enumerate(self.split.batches(EVALUATION_BATCH, device=self.compute.device)):
                 expected = self.kept[index] if self.kept else self.teacher(inputs)
                 distances.append(self.task.distance(in_full(module(inputs)), in_full(expected)).cpu())
         return torch.cat(distances)

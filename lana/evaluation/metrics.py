@@ -13,7 +13,7 @@ from torch import nn
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.evaluation.task import Task
-from lana.networks.mixed_precision import autocast, channels_last
+from lana.networks.mixed_precision import CPU_FP32, Compute
 
 EVALUATION_BATCH = 64  # what a processor's caches like; four times as many take a quarter longer an image
 
@@ -33,7 +33,7 @@ def evaluate_module(
 ) -> Evaluation:
     """The task's metric and loss of a network on a split, in evaluation mode."""
     metrics, losses = [], []
-    with evaluating(module, device), torch.no_grad():  # modules may keep tensors, which must serve training
+    with evaluating(module, Compute(device)), torch.no_grad():  # modules may keep tensors, which must serve training
         for inputs, labels in split.batches(batch_size, device=device):
             output = module(inputs)
             try:
@@ -55,12 +55,12 @@ def evaluate_module(
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module, device: str = "cpu", precision: str = "fp32") -> Iterator[nn.Module]:
+def evaluating(module: nn.Module, compute: Compute = CPU_FP32) -> Iterator[nn.Module]:
     """Evaluation mode on a device, in a precision; afterwards every submodule's mode, and where it is, is as it was."""
     modes = {name: submodule.training for name, submodule in module.named_modules()}
-    home = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), device)
-    module.to(device)
-    with channels_last([module], device, precision), autocast(device, precision):
+    home = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), compute.device)
+    module.to(compute.device)
+    with compute.channels_last([module]), compute.autocast():
         try:
             yield module.eval()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -20,39 +21,48 @@ def gains_from_bf16(device: str) -> bool:
     return any(is_supported() for is_supported in supported if is_supported is not None)
 
 
-def computes_in_bf16(device: str, precision: str) -> bool:
-    """Whether `autocast` halves the precision there."""
-    return precision == "bf16" or (precision == "auto" and gains_from_bf16(device))
+@dataclass(frozen=True)
+class Compute:
+    """Where networks compute, and in which float type: fp32, bf16, or auto (bf16 where the device gains from it).
 
-
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context to compute a training loss in; weights, optimiser and BatchNorm statistics stay at 32 bits.
-
-    >>> with autocast("cpu", "bf16"):
+    >>> with Compute("cpu", "bf16").autocast():
     ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
     torch.bfloat16
     """
-    if not computes_in_bf16(device, precision):
-        # Even one that is switched off keeps, while it is open, the halved weights of those inside it: a training step
-        # inside would go on computing with the weights of the first.
-        return contextlib.nullcontext()
-    return torch.autocast(device.partition(":")[0], torch.bfloat16)
+
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether `autocast` halves the precision."""
+        return self.precision == "bf16" or (self.precision == "auto" and gains_from_bf16(self.device))
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context to compute a training loss in; weights, optimiser and BatchNorm statistics stay at 32 bits."""
+        if not self.in_bf16:
+            # Even one that is switched off keeps, while it is open, the halved weights of those inside it: a training
+            # step inside would go on computing with the weights of the first.
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(":")[0], torch.bfloat16)
+
+    @contextlib.contextmanager
+    def channels_last(self, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """While open, where the precision is halved: convolutions' weights in the order that bfloat16 kernels want.
+
+        Else every convolution reorders its input and output. Values stay, and so do the parameters themselves.
+        """
+        laid_out = list(modules) if self.in_bf16 else []
+        for module in laid_out:
+            _lay_out(module, torch.channels_last)
+        try:
+            yield
+        finally:
+            for module in laid_out:
+                _lay_out(module, torch.contiguous_format)
 
 
-@contextlib.contextmanager
-def channels_last(modules: Iterable[nn.Module], device: str, precision: str) -> Iterator[None]:
-    """While open, where the precision is halved: convolutions' weights in the order that bfloat16 kernels want.
-
-    Else every convolution reorders what goes in and out. Values stay, and so do the parameters themselves.
-    """
-    those = list(modules) if computes_in_bf16(device, precision) else []
-    for module in those:
-        _lay_out(module, torch.channels_last)
-    try:
-        yield
-    finally:
-        for module in those:
-            _lay_out(module, torch.contiguous_format)
+CPU_FP32 = Compute()
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from lana.common.files import save_torch
 from lana.data.split import Split
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
-from lana.networks.mixed_precision import autocast, channels_last
+from lana.networks.mixed_precision import Compute
 from lana.networks.onednn_workaround import strides_as_slices
 from lana.training.schedule import learning_rate
 
@@ -30,6 +29,17 @@ JUDGED_AT = (0.25, 0.5)  # shares of the training at which dominated operations 
 CLEARLY = (1.5, 1.2)  # how much larger the loss of a dominated one must be then
 SETTLED = 0.97  # of the loss in the first steps: what is above it then is at its optimum (closed forms are) and rests
 SETTLED_FROM = 40  # steps: sooner a running mean over some ten says little of where it goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How operations are trained: passes over the images, how many images at most and a step, the seed, and where."""
+
+    epochs: float = 2.0
+    images: int = 10_000
+    batch_size: int = 64
+    seed: int = 0
+    compute: Compute
 
 
 @dataclass(kw_only=True, eq=False)
@@ -105,11 +115,8 @@ def find_rates(
     teacher: nn.Module,
     jobs: Sequence[Job],
     split: Split,
+    settings: Distillation,
     *,
-    batch_size: int,
-    seed: int,
-    device: str,
-    precision: str,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Set each job's peak rate to the one, of three, that lowers its loss most in a short race."""
@@ -126,8 +133,7 @@ def find_rates(
         for job in jobs
         for rate in RACE_RATES
     ]
-    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "device": device, "precision": precision}
-    train(teacher, entrants, split, steps=RACE_STEPS, on_step=on_step, **how)
+    train(teacher, entrants, split, RACE_STEPS, settings, on_step=on_step)
     for index, job in enumerate(jobs):
         tried = entrants[len(RACE_RATES) * index : len(RACE_RATES) * (index + 1)]
         finished = [e for e in tried if not e.restarts and math.isfinite(e.loss)]
@@ -138,12 +144,9 @@ def train(
     teacher: nn.Module,
     jobs: Sequence[Job],
     split: Split,
-    *,
     steps: int,
-    batch_size: int,
-    seed: int,
-    device: str,
-    precision: str,
+    settings: Distillation,
+    *,
     checkpoint: Path | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
@@ -152,44 +155,34 @@ def train(
     A diverging job begins again at a lower rate and is given up at the third time; one that another of its layer
     dominates is stopped. Interrupted and called again, it goes on from `checkpoint` and ends with the same weights.
     """
-    trained = [job for job in jobs if job.parameters]
+    trained, compute, seed = [job for job in jobs if job.parameters], settings.compute, settings.seed
     if not trained or not steps:
         return
     optimiser = torch.optim.Adam([{"params": job.parameters} for job in trained], lr=0.0, fused=True)
     first = _resume(checkpoint, trained, optimiser) if checkpoint else 0
     saved_s, judged = time.monotonic(), [round(share * steps) for share in JUDGED_AT] if checkpoint else []
-    batches = _batches(split, batch_size, seed, device, first)
+    batches = _batches(split, settings, first)
     modules = [job.module for job in trained]
-    laid_out = channels_last([teacher, *modules], device, precision)
+    laid_out = compute.channels_last([teacher, *modules])
     with strides_as_slices(modules), laid_out, captured(teacher, layers_of(trained)) as features:
         for step in range(first, steps):
             if step in judged:
                 stop_dominated(trained, CLEARLY[judged.index(step)])
-                for job in trained:
-                    job.settled |= step >= SETTLED_FROM and job.loss > SETTLED * job.first_loss
+                _rest_settled(trained, step)
             inputs = next(batches)
             torch.manual_seed(seed * 1_000_003 + step)  # dropout: a step draws the same numbers when resumed
             features.clear()
-            with torch.no_grad(), autocast(device, precision):
+            with torch.no_grad(), compute.autocast():
                 forward_until(teacher, inputs)
             powers = {name: float(power(target)) for name, (_, target) in features.items()}
             for job, group in zip(trained, optimiser.param_groups, strict=True):
                 if job.dropped or job.settled:
                     continue
                 group["lr"] = learning_rate(step, steps, job.peak_lr)
-                source, target = features[job.layer.name]
-                with autocast(device, precision):
-                    output = job.module.train()(source.clone() if job.works_in_place else source)
-                difference = output.detach() - target.to(output.dtype)
-                scale = powers[job.layer.name] * difference.numel()
-                value = float(torch.linalg.vector_norm(difference, dtype=torch.float32)) ** 2 / scale
-                if not value <= 100 * max(job.start_error, 0.1):  # nan and infinity too
+                if not _backward(job, features[job.layer.name], powers[job.layer.name], compute):
                     _restart(job, optimiser)
                     continue
-                job.loss = value if math.isnan(job.loss) else 0.9 * job.loss + 0.1 * value
                 job.first_loss = job.loss if step < FIRST_STEPS else job.first_loss
-                # The gradient of the normalised squared error, by hand: torch's own loses the channels-last order.
-                output.backward(difference.mul_(2 / scale))
                 nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
             optimiser.step()
             optimiser.zero_grad()
@@ -199,8 +192,24 @@ def train(
                 saved_s = time.monotonic()
 
 
-def _batches(split: Split, batch_size: int, seed: int, device: str, first: int) -> Iterator[Tensor]:
+def _backward(job: Job, features: tuple[Tensor, Tensor], power: float, compute: Compute) -> bool:
+    """The gradient of the normalised squared error of a layer's (input, output); false where the job diverges."""
+    source, target = features
+    with compute.autocast():
+        output = job.module.train()(source.clone() if job.works_in_place else source)
+    difference = output.detach() - target.to(output.dtype)
+    scale = power * difference.numel()
+    value = float(torch.linalg.vector_norm(difference, dtype=torch.float32)) ** 2 / scale
+    if not value <= 100 * max(job.start_error, 0.1):  # nan and infinity too
+        return False
+    job.loss = value if math.isnan(job.loss) else 0.9 * job.loss + 0.1 * value
+    output.backward(difference.mul_(2 / scale))  # by hand: torch's own gradient loses the channels-last order
+    return True
+
+
+def _batches(split: Split, settings: Distillation, first: int) -> Iterator[Tensor]:
     """Augmented inputs from step `first` on, epoch after epoch."""
+    batch_size, seed, device = settings.batch_size, settings.seed, settings.compute.device
     epoch, skipped = divmod(first, split.steps(batch_size))
     while True:
         for index, (inputs, _) in enumerate(
@@ -233,6 +242,12 @@ def stop_dominated(jobs: Sequence[Job], clearly: float) -> None:
             job.dropped = (
                 f"stopped early: skipping the layer imitates it better ({job.skip_error:.3g} to {job.loss:.3g})"
             )
+
+
+def _rest_settled(jobs: Sequence[Job], step: int) -> None:
+    """Rest the jobs whose loss has hardly fallen since the first steps: they are at their optimum."""
+    for job in jobs:
+        job.settled |= step >= SETTLED_FROM and job.loss > SETTLED * job.first_loss
 
 
 def _restart(job: Job, optimiser: torch.optim.Optimizer) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lana.models.student import build_operation
 from lana.models.student_files import load_operation, save_operation
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
-from lana.pool.block_training import RACE_RATES, RACE_STEPS, Job, begun, errors_of, find_rates, train
+from lana.pool.block_training import RACE_RATES, RACE_STEPS, Distillation, Job, begun, errors_of, find_rates, train
 
 START_IMAGES = 256  # whose features the closed-form starts are solved on
 CHECK_IMAGES = 256  # of the validation part, on which start and end are compared
@@ -49,6 +49,18 @@ class Distilled:
     restarts: int
     dropped: str
 
+    @classmethod
+    def of(cls, job: Job) -> Distilled:
+        return cls(
+            layer=job.layer.name,
+            operation=job.operation,
+            start_error=job.start_error,
+            end_error=job.end_error,
+            peak_lr=job.peak_lr,
+            restarts=job.restarts,
+            dropped=job.dropped,
+        )
+
 
 def operation_path(folder: Path, layer: str, operation: str) -> Path:
     return folder / layer / f"{operation.replace('/', '_')}.safetensors"
@@ -59,14 +71,9 @@ def distill(
     pool: Sequence[tuple[Layer, str]],
     data: Data,
     folder: Path,
+    settings: Distillation,
     *,
     latency_ms: Mapping[tuple[str, str], float] | None = None,
-    epochs: float = 2.0,
-    images: int = 10_000,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
-    precision: str = "auto",
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Distilled]:
     """Train the operations of `pool`, (layer, operation) pairs, and write their weights under `folder`.
@@ -75,37 +82,28 @@ def distill(
     exists are not trained again; a group in training is checkpointed every half minute. The result of an interrupted
     and repeated call is that of an uninterrupted one. `on_progress` takes the share done.
     """
-    groups = _groups(teacher, pool, batch_size)
+    groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
     teacher.to(device)
     results: dict[tuple[str, str], Distilled] = read_results(folder)
-    split, check = data.train.take(images, seed), data.validation.take(CHECK_IMAGES, seed)
-    steps = round(epochs * split.steps(batch_size))
-    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
+    split = data.train.take(settings.images, settings.seed)
+    check = data.validation.take(CHECK_IMAGES, settings.seed)
     total, checkpoint = len(pool) or 1, folder / "training.pt"
     for together in groups:
         group = [(layer, name) for layer, name in together if (layer.name, name) not in results]
         if not group:
             continue
         done = sum((layer.name, name) in results for layer, name in pool)
-        jobs = _start(teacher, group, split, check, latency_ms or {}, seed=seed, device=device)
+        jobs = _start(teacher, group, split, check, latency_ms or {}, settings)
 
-        def tell(share: float, jobs: list[Job] = jobs, done: int = done) -> None:
+        def on_share(share: float, jobs: list[Job] = jobs, done: int = done) -> None:
             on_progress((done + len(jobs) * share) / total, f"{jobs[0].layer.name} …")
 
-        _train_group(teacher, jobs, split, steps, checkpoint, tell, seed=seed, **how)
+        _train_group(teacher, jobs, split, settings, checkpoint, on_share)
         _finish(teacher, jobs, check, device)
         for job in jobs:
             if not job.dropped:
                 save_operation(job.module.cpu(), operation_path(folder, job.layer.name, job.operation))
-            results[job.layer.name, job.operation] = Distilled(
-                layer=job.layer.name,
-                operation=job.operation,
-                start_error=job.start_error,
-                end_error=job.end_error,
-                peak_lr=job.peak_lr,
-                restarts=job.restarts,
-                dropped=job.dropped,
-            )
+            results[job.layer.name, job.operation] = Distilled.of(job)
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
     teacher.cpu()
@@ -116,22 +114,26 @@ def _train_group(
     teacher: nn.Module,
     jobs: Sequence[Job],
     split: Split,
-    steps: int,
+    settings: Distillation,
     checkpoint: Path,
-    tell: Callable[[float], None],
-    *,
-    seed: int,
-    **how: Any,
+    on_share: Callable[[float], None],
 ) -> None:
     """The race for learning rates, where the training is long enough for one, and the training."""
+    steps = round(settings.epochs * split.steps(settings.batch_size))
     race = len(RACE_RATES) * RACE_STEPS if steps >= MOST_RACED * RACE_STEPS else 0  # in steps of the training
     total = max(race + steps, 1)
     if race and not begun(checkpoint, jobs):
-        find_rates(
-            teacher, jobs, split, seed=seed + 1, on_step=lambda step: tell(step * len(RACE_RATES) / total), **how
-        )
-    how |= {"checkpoint": checkpoint, "on_step": lambda step: tell((race + step) / total)}
-    train(teacher, jobs, split, steps=steps, seed=seed, **how)
+        racing = replace(settings, seed=settings.seed + 1)
+        find_rates(teacher, jobs, split, racing, on_step=lambda step: on_share(step * len(RACE_RATES) / total))
+    train(
+        teacher,
+        jobs,
+        split,
+        steps,
+        settings,
+        checkpoint=checkpoint,
+        on_step=lambda step: on_share((race + step) / total),
+    )
 
 
 def _groups(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: int) -> list[list[tuple[Layer, str]]]:
@@ -160,15 +162,14 @@ def _start(
     split: Split,
     check: Split,
     latency_ms: Mapping[tuple[str, str], float],
-    *,
-    seed: int,
-    device: str,
+    settings: Distillation,
 ) -> list[Job]:
     """Build the group's operations, each from the layer's features where it has a closed form.
 
     They are built on the CPU, as everywhere else, whatever the device they are trained on.
     """
     layers = list({layer.name: layer for layer, _ in group}.values())
+    seed, device = settings.seed, settings.compute.device
     inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64)])
     jobs = []
     for layer in layers:

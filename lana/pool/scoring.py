@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lana.evaluation.metrics import evaluating
 from lana.evaluation.task import Task
 from lana.networks.features import replayable
 from lana.networks.layers import Layer
-from lana.networks.mixed_precision import channels_last, in_full
+from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.surgery import switched
 
 BATCH = 64
@@ -66,91 +66,107 @@ def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float
     return finite
 
 
-def score(
-    teacher: nn.Module,
-    pool: Sequence[tuple[Layer, str]],
-    operations: Mapping[tuple[str, str], nn.Module],
-    split: Split,
-    task: Task,
-    *,
-    path: Path,
-    device: str = "cpu",
-    precision: str = "auto",
-    on_progress: Callable[[float, str], None] = lambda done, detail: None,
-) -> list[Score]:
-    """Score each (layer, operation) of the pool alone in the teacher, on all of `split`; kept as CSV at `path`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scorer:
+    """Scores operations, each alone in the teacher, on all of `split`."""
 
-    Only what changes is run: whatever the network computes before the layer is recorded once a batch and replayed.
-    The teacher's own operation scores zero by definition. Layers already in the file are not scored again.
-    """
-    known = _read(path)
-    layers = list({layer.name: layer for layer, _ in pool}.values())
-    for position, layer in enumerate(layers):
-        names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
-        if names:
-            known.update(_score_layer(teacher, layers, layer, names, operations, split, task, device, precision))
-            _write(path, known)
-        on_progress((position + 1) / len(layers), layer.name)
-    return [known[layer.name, name] for layer, name in pool]
+    teacher: nn.Module
+    split: Split
+    task: Task
+    compute: Compute
+
+    def score(
+        self,
+        pool: Sequence[tuple[Layer, str]],
+        operations: Mapping[tuple[str, str], nn.Module],
+        *,
+        path: Path,
+        on_progress: Callable[[float, str], None] = lambda done, detail: None,
+    ) -> list[Score]:
+        """Score each (layer, operation) of the pool; kept as CSV at `path`, where those of before are not taken again.
+
+        Only the changed part is run: whatever the network computes before the layer is recorded once a batch and
+        replayed. The teacher's own operation scores zero by definition.
+        """
+        known = _read(path)
+        layers = list({layer.name: layer for layer, _ in pool}.values())
+        for position, layer in enumerate(layers):
+            names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
+            if names:
+                known.update(self._score_layer(layers, layer, names, operations))
+                _write(path, known)
+            on_progress((position + 1) / len(layers), layer.name)
+        return [known[layer.name, name] for layer, name in pool]
+
+    def _score_layer(
+        self,
+        layers: Sequence[Layer],
+        layer: Layer,
+        names: Sequence[str],
+        operations: Mapping[tuple[str, str], nn.Module],
+    ) -> dict[tuple[str, str], Score]:
+        teacher, task, device, power = self.teacher, self.task, self.compute.device, 0.0
+        sums = {name: _Sums() for name in names}
+        modules = {name: operations[layer.name, name].to(device).eval() for name in names if name != "teacher"}
+        with evaluating(teacher, self.compute), self.compute.channels_last(modules.values()), torch.no_grad():
+            # A span's other members would run behind its operation: they are switched to pass their input on.
+            before = replayable(teacher, layers, next(self.split.batches(1, device=device))[0])
+            first = before.index(layer.members[0]) if layer.members[0] in before else 0
+            with switched(teacher, [*before[:first], *layer.members]) as switches:
+                earlier, members = [switches[name] for name in before[:first]], [switches[m] for m in layer.members]
+                for inputs, labels in self.split.batches(BATCH, device=device):
+                    for member in members:
+                        member.instead = None
+                    for switch in earlier:
+                        switch.record()
+                    with output_of(members[-1]) as outputs:
+                        expected = in_full(teacher(inputs))
+                    target = outputs[0]
+                    power += float(target.square().sum())
+                    for switch in earlier:
+                        switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
+                    expected_loss = task.loss(expected, labels)
+                    for member in members[1:]:
+                        member.instead = nn.Identity()
+                    for name, found in sums.items():
+                        if name == "teacher":
+                            found.add(torch.zeros(len(inputs)), torch.zeros(len(inputs)), 0.0)
+                            continue
+                        members[0].instead = modules[name]
+                        with output_of(members[0]) as outputs:
+                            output = in_full(teacher(inputs))
+                        error = float((outputs[0] - target).square().sum())
+                        found.add(task.distance(output, expected), task.loss(output, labels) - expected_loss, error)
+        for module in modules.values():
+            module.cpu()  # students are assembled there
+        return {(layer.name, name): found.score(layer.name, name, power) for name, found in sums.items()}
 
 
-def _score_layer(
-    teacher: nn.Module,
-    layers: Sequence[Layer],
-    layer: Layer,
-    names: Sequence[str],
-    operations: Mapping[tuple[str, str], nn.Module],
-    split: Split,
-    task: Task,
-    device: str,
-    precision: str,
-) -> dict[tuple[str, str], Score]:
-    distances: dict[str, list[Tensor]] = {name: [] for name in names}
-    losses: dict[str, list[Tensor]] = {name: [] for name in names}
-    errors: dict[str, float] = dict.fromkeys(names, 0.0)
-    power = 0.0
-    here = [operations[layer.name, name].to(device).eval() for name in names if name != "teacher"]
-    with evaluating(teacher, device, precision), channels_last(here, device, precision), torch.no_grad():
-        example = next(split.batches(1, device=device))[0]
-        # A span's other members would run behind its operation: they are switched to pass their input on.
-        before = replayable(teacher, layers, example)
-        first = before.index(layer.members[0]) if layer.members[0] in before else 0
-        with switched(teacher, [*before[:first], *layer.members]) as switches:
-            earlier = [switches[name] for name in before[:first]]
-            place = switches[layer.members[0]]
-            for inputs, labels in split.batches(BATCH, device=device):
-                for member in layer.members:
-                    switches[member].instead = None
-                for switch in earlier:
-                    switch.record()
-                with output_of(switches[layer.members[-1]]) as outputs:
-                    expected = in_full(teacher(inputs))
-                target = outputs[0]
-                power += float(target.square().sum())
-                for switch in earlier:
-                    switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
-                expected_loss = task.loss(expected, labels)
-                for member in layer.members[1:]:
-                    switches[member].instead = nn.Identity()
-                for name in names:
-                    if name == "teacher":
-                        distances[name].append(torch.zeros(len(inputs)))
-                        losses[name].append(torch.zeros(len(inputs)))
-                        continue
-                    place.instead = operations[layer.name, name]
-                    with output_of(place) as outputs:
-                        output = in_full(teacher(inputs))
-                    errors[name] += float((outputs[0] - target).square().sum())
-                    distances[name].append(task.distance(output, expected).float().cpu())
-                    losses[name].append((task.loss(output, labels) - expected_loss).float().cpu())
-    for module in here:
-        module.cpu()  # students are assembled there
-    return {
-        (layer.name, name): _summary(
-            layer.name, name, torch.cat(distances[name]), torch.cat(losses[name]), errors[name] / max(power, 1e-12)
+@dataclass(eq=False)
+class _Sums:
+    """Of one operation: its distances and changes of the loss, example by example, and its squared error."""
+
+    distances: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    error: float = 0.0
+
+    def add(self, distances: Tensor, losses: Tensor, error: float) -> None:
+        self.distances.append(distances.float().cpu())
+        self.losses.append(losses.float().cpu())
+        self.error += error
+
+    def score(self, layer: str, operation: str, power: float) -> Score:
+        distances = torch.cat(self.distances)
+        count = len(distances)
+        return Score(
+            layer=layer,
+            operation=operation,
+            score=float(distances.mean()),
+            standard_error=float(distances.std() / count**0.5) if count > 1 else float("nan"),
+            task_loss=float(torch.cat(self.losses).mean()),
+            images=count,
+            feature_error=self.error / max(power, 1e-12),
         )
-        for name in names
-    }
 
 
 @contextlib.contextmanager
@@ -162,19 +178,6 @@ def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
         yield found
     finally:
         hook.remove()
-
-
-def _summary(layer: str, operation: str, distances: Tensor, losses: Tensor, feature_error: float) -> Score:
-    count = len(distances)
-    return Score(
-        layer=layer,
-        operation=operation,
-        score=float(distances.mean()),
-        standard_error=float(distances.std() / count**0.5) if count > 1 else float("nan"),
-        task_loss=float(losses.mean()),
-        images=count,
-        feature_error=feature_error,
-    )
 
 
 def read_scores(path: Path) -> list[Score]:

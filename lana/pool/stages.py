@@ -17,8 +17,10 @@ from lana.config.recipe import Recipe, fingerprint
 from lana.models.student import build_operation
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
+from lana.networks.mixed_precision import Compute
 from lana.operations.families import Operation
 from lana.pool.ascending import measure_ascending
+from lana.pool.block_training import Distillation
 from lana.pool.builder import Builder
 from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, with_latencies, write_offers
 from lana.pool.shortlist import keep_promising
@@ -138,13 +140,14 @@ def train_operations(
         pool,
         setting.data,
         folder,
+        Distillation(
+            epochs=recipe.distill_epochs,
+            images=recipe.distill_images,
+            batch_size=recipe.distill_batch,
+            seed=recipe.seed,
+            compute=Compute(recipe.device, recipe.precision),
+        ),
         latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
-        epochs=recipe.distill_epochs,
-        images=recipe.distill_images,
-        batch_size=recipe.distill_batch,
-        seed=recipe.seed,
-        device=recipe.device,
-        precision=recipe.precision,
         on_progress=on_progress,
     )
 
@@ -163,14 +166,10 @@ def score_operations(
     setting: Setting, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
 ) -> None:
     """Score a part of the pool as the recipe says, into the file `path`."""
-    scoring.score(
-        setting.teacher.module,
-        pool,
-        operations,
-        setting.data.train.take(recipe.score_images, recipe.seed),
-        setting.task,
-        path=path,
-        device=recipe.device,
-        precision=recipe.precision,
-        on_progress=on_progress,
+    scorer = scoring.Scorer(
+        teacher=setting.teacher.module,
+        split=setting.data.train.take(recipe.score_images, recipe.seed),
+        task=setting.task,
+        compute=Compute(recipe.device, recipe.precision),
     )
+    scorer.score(pool, operations, path=path, on_progress=on_progress)

@@ -22,6 +22,7 @@ from lana.common.files import write_json
 from lana.common.progress import Progress
 from lana.errors import UserError
 from lana.evaluation.distance import DistanceToTeacher
+from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
 from lana.runs.context import Setting
 from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled, trained_operations
@@ -125,9 +126,8 @@ def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selec
 def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
     operations, recipe = trained_operations(setting, selector.offers), setting.recipe
     split = setting.data.train.take(LOSS_IMAGES, recipe.seed + 4)
-    distance = DistanceToTeacher(
-        setting.teacher.module, split, setting.task, device=recipe.device, precision=recipe.precision
-    )
+    compute = Compute(recipe.device, recipe.precision)
+    distance = DistanceToTeacher(setting.teacher.module, split, setting.task, compute)
     measured: list[Student] = []
     total = sum(map(len, drawn.values()))
     with Progress(f"Measuring the loss of {total} students", total, quiet=setting.quiet) as progress:

@@ -10,6 +10,7 @@ import lana.pool.distillation as distilling
 from lana.evaluation.distance import DistanceToTeacher
 from lana.models.student import assemble
 from lana.networks.layers import Layer
+from lana.networks.mixed_precision import Compute
 from lana.pool.candidates import Offer, pairs
 from lana.pool.stages import Operations
 from lana.runs.baseline import teacher_computation
@@ -29,8 +30,8 @@ def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
 
 def reference(setting: Setting, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
     """What students are compared with, on images that neither distilling nor scoring has seen."""
-    split, device = setting.data.validation.take(images, setting.recipe.seed + 3), setting.recipe.device
-    return DistanceToTeacher(setting.teacher.module, split, setting.task, device=device, precision=precision)
+    split = setting.data.validation.take(images, setting.recipe.seed + 3)
+    return DistanceToTeacher(setting.teacher.module, split, setting.task, Compute(setting.recipe.device, precision))
 
 
 def assembled(
@@ -43,8 +44,8 @@ def assembled(
 ) -> nn.Module:
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
     student = assemble(setting.teacher.module, unique_layers(make_selector.offers), selection, operations)
-    split, device = setting.data.train.take(images, setting.recipe.seed + 2), setting.recipe.device
-    reestimate_batchnorm(student, split, device=device, precision=precision)
+    split = setting.data.train.take(images, setting.recipe.seed + 2)
+    reestimate_batchnorm(student, split, compute=Compute(setting.recipe.device, precision))
     return student.cpu()
 
 

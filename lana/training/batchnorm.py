@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lana.data.split import Split
-from lana.networks.mixed_precision import autocast, channels_last
+from lana.networks.mixed_precision import CPU_FP32, Compute
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -17,8 +17,7 @@ def reestimate_batchnorm(
     *,
     images: int = 2000,
     batch_size: int = 200,
-    device: str = "cpu",
-    precision: str = "fp32",
+    compute: Compute = CPU_FP32,
 ) -> int:
     """Replace every running mean and variance by the average over training images; returns how many layers it did.
 
@@ -29,12 +28,12 @@ def reestimate_batchnorm(
     if not norms:
         return 0
     before = [(norm.momentum, norm.training) for norm in norms]
-    module.to(device).eval()
+    module.to(compute.device).eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
-    with torch.no_grad(), channels_last([module], device, precision), autocast(device, precision):
-        for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=device):
+    with torch.no_grad(), compute.channels_last([module]), compute.autocast():
+        for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=compute.device):
             module(inputs)
     for norm, (momentum, training) in zip(norms, before, strict=True):
         norm.momentum, norm.training = momentum, training

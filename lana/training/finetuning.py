@@ -20,7 +20,7 @@ from lana.data.augmentation import augmented, resolve
 from lana.data.split import Data
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Task
-from lana.networks.mixed_precision import autocast, channels_last, in_full
+from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.onednn_workaround import strides_as_slices
 from lana.training.batchnorm import reestimate_batchnorm
 from lana.training.cuda_graphs import Step, recorded
@@ -64,7 +64,7 @@ def finetune(
     """
     team = team or Alone(settings.device)
     student.to(team.device)
-    with strides_as_slices([student]), channels_last([student], team.device, settings.precision):
+    with strides_as_slices([student]), Compute(team.device, settings.precision).channels_last([student]):
         course = Course(student, make_optimizer(student, settings), start_share, settings.epochs)
         course.begin(team.agreed(lambda: _metric(student, data, task, team)))
         if checkpoint.is_file():
@@ -103,7 +103,7 @@ class _Training:
         on_progress: Callable[[float, str], None],
     ) -> None:
         self.course, self.data, self.task, self.settings, self.team = course, data, task, settings, team
-        self.on_progress = on_progress
+        self.compute, self.on_progress = Compute(team.device, settings.precision), on_progress
         self.steps_an_epoch = data.train.steps(settings.batch_size)
         self.steps = round(settings.epochs * self.steps_an_epoch)
         reach = settings.ema_epochs * self.steps_an_epoch
@@ -150,7 +150,7 @@ class _Training:
         settings, optimiser = self.settings, self.course.optimiser
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with autocast(self.team.device, settings.precision):
+        with self.compute.autocast():
             output = self.forward(inputs)
         loss = student_loss(in_full(output), target, labels, self.task, settings)
         if self.terms is not None:
@@ -191,8 +191,7 @@ def taught(
     return with_expected(
         teacher,
         batches,
-        device=team.device,
-        precision=settings.precision,
+        compute=Compute(team.device, settings.precision),
         # What a function reads may be augmented: other batches every time.
         kept=expected / name if expected is not None and train.labels is not None else None,
     )
@@ -211,7 +210,10 @@ def _view(settings: FineTuning, augmentation: str) -> str:
 def _settle_batchnorm(student: nn.Module, data: Data, task: Task, team: Alone, best: float) -> None:
     """Re-estimate BatchNorm statistics of what was trained; kept unless the validation part speaks against it."""
     before = copy.deepcopy(student.state_dict())
-    if reestimate_batchnorm(student, data.train, device=team.device) and _metric(student, data, task, team) < best:
+    if (
+        reestimate_batchnorm(student, data.train, compute=Compute(team.device))
+        and _metric(student, data, task, team) < best
+    ):
         student.load_state_dict(before)
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lana.common.files import save_torch
 from lana.evaluation.metrics import evaluating
-from lana.networks.mixed_precision import autocast, channels_last, in_full
+from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.structure import bytes_of
 
 MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
@@ -24,8 +24,7 @@ def with_expected(
     teacher: nn.Module | None,
     batches: Iterator[tuple[Tensor, Any]],
     *,
-    device: str,
-    precision: str,
+    compute: Compute,
     kept: Path | None,
 ) -> Iterator[tuple[Tensor, Any, Any]]:
     """Every batch with the teacher's outputs on it.
@@ -38,12 +37,12 @@ def with_expected(
         return
     if kept is not None and kept.is_file():
         for (inputs, labels), expected in zip(batches, torch.load(kept, weights_only=True), strict=True):
-            yield inputs, labels, tree_map(lambda leaf: leaf.to(device), expected)
+            yield inputs, labels, tree_map(lambda leaf: leaf.to(compute.device), expected)
         return
     found: list[Any] = []
-    with evaluating(teacher, device), channels_last([teacher], device, precision):
+    with evaluating(teacher, Compute(compute.device)), compute.channels_last([teacher]):
         for inputs, labels in batches:
-            with torch.no_grad(), autocast(device, precision):
+            with torch.no_grad(), compute.autocast():
                 expected = in_full(teacher(inputs))
             if kept is not None and _plain(expected) and len(found) * bytes_of(expected) <= MOST_BYTES:
                 found.append(tree_map(lambda leaf: leaf.cpu(), expected))

@@ -32,13 +32,15 @@ from lana.exporters.onnx_export import export_onnx
 from lana.models.student import assemble, own_module
 from lana.models.teacher import Teacher, load_teacher
 from lana.networks.layers import Layer, find_layers
+from lana.networks.mixed_precision import CPU_FP32
 from lana.networks.structure import structure_key
 from lana.operations.families import FAMILIES, Operation, parse_operation
 from lana.operations.presets import offered
 from lana.pool.ascending import measure_ascending
+from lana.pool.block_training import Distillation
 from lana.pool.candidates import Offer, with_latencies
 from lana.pool.distillation import distill, load_pool
-from lana.pool.scoring import losses_of, read_scores, score
+from lana.pool.scoring import Scorer, losses_of, read_scores
 from lana.pool.shortlist import keep_promising
 from lana.selection.measurement_log import Log, LossLog
 from lana.selection.search import Selector
@@ -156,8 +158,7 @@ def distilled(folder: Path, pairs: Sequence[Sequence[str]], steps: int) -> tuple
     teacher, layers = teacher_of("digits-resnet", pretrained=True)
     data, pool = load_data("digits", teacher), [(layers[layer], operation) for layer, operation in pairs]
     module = teacher.module
-    how: dict[str, Any] = {"batch_size": 32, "images": 320, "epochs": steps / 10, "precision": "fp32"}
-    distill(module, pool, data, folder, **how)
+    distill(module, pool, data, folder, Distillation(batch_size=32, images=320, epochs=steps / 10, compute=CPU_FP32))
     operations = load_pool(module, pool, folder)
     weights = {
         f"{layer}/{operation}/{name}": tensor
@@ -165,7 +166,8 @@ def distilled(folder: Path, pairs: Sequence[Sequence[str]], steps: int) -> tuple
         for name, tensor in trained.state_dict().items()
     }
     path, images = folder / "scores.csv", data.train.take(128, 0)
-    rows = score(module, pool, operations, images, Classification(), path=path, precision="fp32")
+    scorer = Scorer(teacher=module, split=images, task=Classification(), compute=CPU_FP32)
+    rows = scorer.score(pool, operations, path=path)
     scores = {f"{row.layer}/{row.operation}/{kind}": getattr(row, kind) for row in rows for kind in SCORES}
     return weights, scores
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 import statistics
 
@@ -7,11 +8,13 @@ import torch
 from torch import nn
 
 from lana.models.student import build_operation, own_module
+from lana.networks.mixed_precision import CPU_FP32, Compute
 from lana.operations.presets import offered
-from lana.pool.block_training import RACE_RATES, Job, errors_of, find_rates, stop_dominated, train
+from lana.pool.block_training import RACE_RATES, Distillation, Job, errors_of, find_rates, stop_dominated, train
 from lana.pool.distillation import _groups, distill, load_pool, read_results
 
-HOW = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
+ON_CPU = Distillation(batch_size=32, compute=CPU_FP32)
+AUTO = Compute("cpu", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,8 @@ def job(layer, name, loss, latency_ms, **more):
 
 
 def test_every_operation_imitates_better_and_is_loaded_again(digits_teacher, digits_data, pool, tmp_path):
-    results = distill(digits_teacher.module, pool, digits_data, tmp_path, epochs=2, images=256, batch_size=16)
+    settings = Distillation(epochs=2, images=256, batch_size=16, compute=AUTO)
+    results = distill(digits_teacher.module, pool, digits_data, tmp_path, settings)
     assert all(r.end_error <= r.start_error and not r.dropped for r in results)
     assert sum(r.end_error < 0.9 * r.start_error for r in results) >= 2
     operations = load_pool(digits_teacher.module, pool, tmp_path)
@@ -46,9 +50,10 @@ def test_a_gpu_begins_where_the_cpu_does_and_imitates_as_well(digits_teacher, di
         for operation in offered(layer, own_module(digits_teacher.module, layer), "default")
         if operation.name not in ("teacher", "identity")
     ]
-    how = {"epochs": 1, "images": 256, "batch_size": 32, "precision": "fp32"}
-    here = distill(digits_teacher.module, pool, digits_data, tmp_path / "cpu", **how)
-    there = distill(digits_teacher.module, pool, digits_data, tmp_path / "cuda", device="cuda", **how)
+    settings = Distillation(epochs=1, images=256, batch_size=32, compute=CPU_FP32)
+    on_cuda = dataclasses.replace(settings, compute=Compute("cuda"))
+    here = distill(digits_teacher.module, pool, digits_data, tmp_path / "cpu", settings)
+    there = distill(digits_teacher.module, pool, digits_data, tmp_path / "cuda", on_cuda)
     for ours, theirs in zip(here, there, strict=True):
         assert theirs.start_error == pytest.approx(ours.start_error, rel=0.02, abs=1e-4)
         assert theirs.end_error <= theirs.start_error
@@ -62,23 +67,24 @@ def test_a_short_training_is_not_taken_for_a_settled_one(digits_teacher, digits_
     job = Job(
         layer=layer, operation=name, module=module, start_error=1.0, started_from=copy.deepcopy(module.state_dict())
     )
-    train(digits_teacher.module, [job], digits_data.train, steps=40, seed=0, checkpoint=tmp_path / "at", **HOW)
+    train(digits_teacher.module, [job], digits_data.train, 40, ON_CPU, checkpoint=tmp_path / "at")
     assert not job.settled
     assert job.loss < 0.9 * job.first_loss
 
 
 def test_an_operation_that_is_added_later_trains_alone(digits_teacher, digits_data, pool, tmp_path):
-    how = {"epochs": 0.5, "images": 128, "batch_size": 32}
-    first = distill(digits_teacher.module, pool[:2], digits_data, tmp_path, **how)
+    settings = Distillation(epochs=0.5, images=128, batch_size=32, compute=AUTO)
+    first = distill(digits_teacher.module, pool[:2], digits_data, tmp_path, settings)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    both = distill(digits_teacher.module, pool[:3], digits_data, tmp_path, **how)
+    both = distill(digits_teacher.module, pool[:3], digits_data, tmp_path, settings)
     assert both[:2] == first
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
 def test_the_teacher_is_not_changed(digits_teacher, digits_data, pool, tmp_path):
     before = {name: value.clone() for name, value in digits_teacher.module.state_dict().items()}
-    distill(digits_teacher.module, pool[:2], digits_data, tmp_path, epochs=0.5, images=128, batch_size=32)
+    settings = Distillation(epochs=0.5, images=128, batch_size=32, compute=AUTO)
+    distill(digits_teacher.module, pool[:2], digits_data, tmp_path, settings)
     assert all(torch.equal(value, before[name]) for name, value in digits_teacher.module.state_dict().items())
 
 
@@ -96,7 +102,7 @@ def test_a_killed_training_ends_with_the_same_weights(digits_teacher, digits_dat
             if step == killed_at:
                 raise KeyboardInterrupt
 
-        train(digits_teacher.module, [made], split, steps=8, seed=0, checkpoint=checkpoint, on_step=on_step, **HOW)
+        train(digits_teacher.module, [made], split, 8, ON_CPU, checkpoint=checkpoint, on_step=on_step)
         return made.module.state_dict()
 
     whole = trained(tmp_path / "whole.pt")
@@ -137,7 +143,7 @@ def test_the_rate_is_found_for_each_operation(digits_teacher, digits_data, pool)
     for one in (scratch, at_its_optimum):
         one.start_error, one.started_from = 1.0, one.module.state_dict()
     split = digits_data.train.take(256, 0)
-    find_rates(digits_teacher.module, [scratch, at_its_optimum], split, seed=0, **HOW)
+    find_rates(digits_teacher.module, [scratch, at_its_optimum], split, ON_CPU)
     assert scratch.peak_lr > at_its_optimum.peak_lr == min(RACE_RATES)
 
 
@@ -152,7 +158,7 @@ def test_a_diverging_operation_is_restarted_then_dropped(digits_teacher, digits_
 
     module = Explodes()
     made = Job(layer=pool[0][0], operation="wild", module=module, start_error=1.0, started_from=module.state_dict())
-    train(digits_teacher.module, [made], digits_data.train.take(128, 0), steps=4, seed=0, **HOW)
+    train(digits_teacher.module, [made], digits_data.train.take(128, 0), 4, ON_CPU)
     assert made.restarts == 3
     assert made.dropped == "its training diverged three times"
 
@@ -160,9 +166,8 @@ def test_a_diverging_operation_is_restarted_then_dropped(digits_teacher, digits_
 def test_dropped_operations_have_no_file_and_say_why(digits_teacher, digits_data, pool, tmp_path, monkeypatch):
     monkeypatch.setattr("lana.pool.block_training.CLEARLY", (0.0, 0.0))  # whatever is no faster than another is stopped
     latency = {(layer.name, name): float(place) for place, (layer, name) in enumerate(pool)}
-    results = distill(
-        digits_teacher.module, pool, digits_data, tmp_path, latency_ms=latency, epochs=1, images=128, batch_size=32
-    )
+    settings = Distillation(epochs=1, images=128, batch_size=32, compute=AUTO)
+    results = distill(digits_teacher.module, pool, digits_data, tmp_path, settings, latency_ms=latency)
     dropped = [r for r in results if r.dropped]
     assert dropped
     assert len(list(tmp_path.rglob("*.safetensors"))) == len(pool) - len(dropped)

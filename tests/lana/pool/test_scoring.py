@@ -11,7 +11,13 @@ from lana.evaluation.distance import DistanceToTeacher
 from lana.evaluation.task import Classification
 from lana.models.student import assemble, build_operation
 from lana.networks.layers import find_layers
-from lana.pool.scoring import Score, _write, losses_of, read_scores, score
+from lana.networks.mixed_precision import CPU_FP32, Compute
+from lana.pool.scoring import Score, Scorer, _write, losses_of, read_scores
+
+
+def score(teacher, pool, operations, split, path, compute=CPU_FP32):
+    scorer = Scorer(teacher=teacher.module, split=split, task=Classification(), compute=compute)
+    return scorer.score(pool, operations, path=path)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def scored(digits_teacher, digits_data, layers, operations, tmp_path_factory):
     path = tmp_path_factory.mktemp("scores") / "scores.csv"
     pool = [(layer, name) for layer in layers for name in ("teacher", "identity", "linear_k1")]
     split = digits_data.train.take(100, 0)
-    scores = score(digits_teacher.module, pool, operations, split, Classification(), path=path, precision="fp32")
+    scores = score(digits_teacher, pool, operations, split, path)
     return scores, split, path, pool
 
 
@@ -53,7 +59,7 @@ def test_a_score_at_a_span_is_that_of_the_network_without_its_members(digits_tea
     operations = {(span.name, "linear_k1"): build_operation(span, module, "linear_k1")}
     pool = [*((layer, "teacher") for layer in scan.layers), (span, "linear_k1")]
     split = digits_data.train.take(100, 0)
-    found = score(module, pool, operations, split, Classification(), path=tmp_path / "s.csv", precision="fp32")[-1]
+    found = score(digits_teacher, pool, operations, split, tmp_path / "s.csv")[-1]
     student = assemble(module, [*scan.layers, span], {span.name: "linear_k1"}, operations)
     distances = DistanceToTeacher(module, split, Classification()).of(student)
     assert (found.layer, found.operation) == (span.name, "linear_k1")
@@ -73,9 +79,7 @@ def test_a_teacher_whose_outputs_do_not_fit_runs_again(digits_teacher, digits_da
 
 def test_scores_at_half_precision_are_nearly_the_same(scored, digits_teacher, operations, tmp_path):
     scores, split, _, pool = scored
-    again = score(
-        digits_teacher.module, pool, operations, split, Classification(), path=tmp_path / "s.csv", precision="bf16"
-    )
+    again = score(digits_teacher, pool, operations, split, tmp_path / "s.csv", Compute("cpu", "bf16"))
     for full, half in zip(scores, again, strict=True):
         assert half.score == pytest.approx(full.score, rel=0.03, abs=2e-3)
         assert half.feature_error == pytest.approx(full.feature_error, rel=0.03, abs=2e-3)
@@ -107,7 +111,7 @@ def test_the_feature_error_is_that_of_the_layers_output(scored, digits_teacher, 
 def test_scores_that_are_there_are_not_taken_again(scored, digits_teacher, digits_data):
     scores, split, path, pool = scored
     before = path.read_bytes()
-    again = score(digits_teacher.module, pool, {}, split, Classification(), path=path)  # no operation to run
+    again = score(digits_teacher, pool, {}, split, path)  # no operation to run
     assert [one.score for one in again] == pytest.approx([one.score for one in scores])
     assert path.read_bytes() == before
 
