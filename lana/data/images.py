@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +23,10 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 
 MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
 
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+DECODING_WORKERS = min(4, PROCESSORS)
+
 
 def require_images(teacher: Teacher, reference: str) -> Preprocessing:
     if teacher.preprocessing is None:
@@ -32,10 +38,10 @@ def require_images(teacher: Teacher, reference: str) -> Preprocessing:
 
 
 def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the middle cut out."""
+    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the centre cropped."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
         image = Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
     image = image.convert("RGB" if preprocessing.channels == 3 else "L")
     size = preprocessing.image_size
@@ -50,47 +56,73 @@ def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
+class EncodedImages:
+    """Encoded images (paths or bytes) and their labels, decoded whenever they are read; picklable, for workers."""
+
+    def __init__(
+        self, sources: Sequence[Any], names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing
+    ) -> None:
+        self.sources, self.names, self.preprocessing = sources, names, preprocessing
+        self.labels = torch.from_numpy(labels)
+
+    @property
+    def fit_in_memory(self) -> bool:
+        return len(self.names) * math.prod(self.preprocessing.input_shape) <= MEMORY_BYTES
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The images and labels at `indices`.
+
+        Raises:
+            UserError: images cannot be read; the message names and counts them.
+        """
+        return self._stacked([self._decoded(index) for index in indices]), self.labels[torch.from_numpy(indices)]
+
+    def read_all(self) -> Tensor:
+        with ThreadPoolExecutor(4) as threads:
+            return self._stacked(list(threads.map(self._decoded, range(len(self.names)))))
+
+    def _decoded(self, index: int) -> Tensor | str:
+        """The pixels, or the reason why they cannot be read."""
+        from PIL import Image
+
+        source = self.sources[index]
+        try:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return to_pixels(image, self.preprocessing)
+        except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and others
+            return f"{self.names[index]} ({type(error).__name__}: {str(error)[:80]})"
+
+    def _stacked(self, decoded: Sequence[Tensor | str]) -> Tensor:
+        broken = [reason for reason in decoded if isinstance(reason, str)]
+        if broken:
+            # Images that are decoded at every use fail late, when the run depends on the labels of all of them.
+            remedy = (
+                "Remove or repair them"
+                if self.fit_in_memory
+                else "Put others in their places: without them, a run that has begun is another"
+            )
+            raise UserError(
+                f"{len(broken)} of {len(decoded)} images cannot be read: {'; '.join(broken[:5])}"
+                f"{' …' if len(broken) > 5 else ''}. {remedy}."
+            )
+        return torch.stack([pixels for pixels in decoded if isinstance(pixels, Tensor)])
+
+
 def encoded_images(
-    open_one: Sequence[Any], names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing
+    sources: Sequence[Any], names: Sequence[str], labels: np.ndarray, preprocessing: Preprocessing
 ) -> Split:
     """Encoded images (paths or bytes), decoded once and kept where they fit in memory, else at every use.
 
     Raises:
-        UserError: images that cannot be read, by name and number.
+        UserError: images cannot be read; the message names and counts them.
     """
-    from PIL import Image
-
-    def decode(index: int) -> Tensor | str:
-        source = open_one[index]
-        try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return to_pixels(image, preprocessing)
-        except Exception as error:
-            return f"{names[index]} ({type(error).__name__}: {str(error)[:80]})"
-
-    kept = len(names) * int(np.prod(preprocessing.input_shape)) <= MEMORY_BYTES
-    # Where images are decoded at every use, a broken one shows late, when a run stands on the labels of all.
-    mend = (
-        "Remove or mend them" if kept else "Put others in their places: without them, a run that was begun is another"
-    )
-
-    def decode_all(indices: Sequence[int]) -> Tensor:
-        with ThreadPoolExecutor(4) as pool:
-            decoded = list(pool.map(decode, indices))
-        broken = [result for result in decoded if isinstance(result, str)]
-        if broken:
-            raise UserError(
-                f"{len(broken)} of {len(indices)} images cannot be read: {'; '.join(broken[:5])}"
-                f"{' …' if len(broken) > 5 else ''}. {mend}."
-            )
-        return torch.stack([result for result in decoded if isinstance(result, Tensor)])
-
-    targets = torch.from_numpy(labels)
-    if kept:
-        return from_arrays(decode_all(range(len(names))), targets, preprocessing)
+    images = EncodedImages(sources, names, labels, preprocessing)
+    if images.fit_in_memory:
+        return from_arrays(images.read_all(), images.labels, preprocessing)
     return Split(
-        read=lambda indices: (decode_all(indices.tolist()), targets[torch.from_numpy(indices)]),
+        read=images.read,
         indices=np.arange(len(names)),
         labels=labels,
         preprocessing=preprocessing,
+        workers=DECODING_WORKERS,
     )

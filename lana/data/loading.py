@@ -10,7 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from lana.config.references import check_data
-from lana.data.readers import read_digits, read_folder, read_function, read_hub, read_npz, read_parquet
+from lana.data.readers.digits import read_digits
+from lana.data.readers.folder import read_folder
+from lana.data.readers.function import read_function
+from lana.data.readers.hub import read_hub
+from lana.data.readers.npz import read_npz
+from lana.data.readers.parquet import read_parquet
 from lana.data.split import TEST_SHARE, VALIDATION_SHARE, Data, Split, split_in_two
 from lana.models.teacher import Teacher
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lana.data.augmentation import shift_and_flip
-from lana.errors import UserError
-from lana.models.teacher import Preprocessing
+from lana.errors import LanaError, UserError
+from lana.models.teacher import Preprocessing, Teacher
 
 VALIDATION_SHARE = 0.1
 
@@ -22,13 +25,15 @@ TEST_SHARE = 0.2  # of a data set that comes without a test split
 class Split:
     """Some examples: `read(indices)` gives inputs (n, …) and labels (n, …); images as uint8 before normalisation.
 
-    `labels` is None where examples have none or they are not one number each.
+    `labels` is None where examples have none or they are not one number each. With `workers`, so many processes read
+    the next batches ahead; `read` is then picklable.
     """
 
     read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
     indices: np.ndarray
     labels: np.ndarray | None
     preprocessing: Preprocessing | None
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -42,12 +47,12 @@ class Split:
 
     def part(self, positions: np.ndarray) -> Split:
         labels = None if self.labels is None else self.labels[positions]
-        return Split(read=self.read, indices=self.indices[positions], labels=labels, preprocessing=self.preprocessing)
+        return replace(self, indices=self.indices[positions], labels=labels)
 
     def batches(self, size: int, *, device: str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
         """All examples in order: inputs (≤ size, …) ready for the network, and labels."""
-        for start in range(0, len(self), size):
-            yield self._batch(self.indices[start : start + size], device)
+        for batch in self._read_ahead([self.indices[start : start + size] for start in range(0, len(self), size)]):
+            yield self._prepared(*batch, device)
 
     def epoch(
         self, size: int, *, seed: int, augment: bool = False, device: str = "cpu", share: tuple[int, int] = (0, 1)
@@ -59,11 +64,11 @@ class Split:
         size, (part, parts) = min(size, len(self)), share
         order = np.random.default_rng(seed).permutation(self.indices)
         generator = torch.Generator().manual_seed(seed * parts + part)
-        for start in range(0, len(order) - size + 1, size):
-            inputs, labels = self._batch(order[start + part : start + size : parts], device)
-            if (
-                augment and self.preprocessing is not None and labels.ndim == 1
-            ):  # maps of labels would have to move along
+        starts = range(0, len(order) - size + 1, size)
+        for batch in self._read_ahead([order[start + part : start + size : parts] for start in starts]):
+            inputs, labels = self._prepared(*batch, device)
+            # Maps of labels would have to move along.
+            if augment and self.preprocessing is not None and labels.ndim == 1:
                 inputs = shift_and_flip(inputs, generator, flip=self.preprocessing.channels == 3)
             yield inputs, labels
 
@@ -71,11 +76,30 @@ class Split:
         """Batches in one `epoch`."""
         return len(self) // min(size, len(self))
 
-    def _batch(self, indices: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
-        inputs, labels = self.read(indices)
+    def _read_ahead(self, batches: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches as they are read, in order; by worker processes where the split has some."""
+        workers = min(self.workers, len(batches))
+        if workers < 2 or multiprocessing.current_process().daemon:  # a daemon may not start processes
+            yield from map(self.read, batches)
+            return
+        loader = DataLoader(
+            _Batches(self.read, batches),
+            batch_size=None,
+            shuffle=False,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # the loader draws a seed: not from the numbers that training draws from
+        )
+        for content in loader:
+            if isinstance(content, LanaError):
+                raise content
+            inputs, labels = map(torch.from_numpy, content)
+            yield inputs, labels
+
+    def _prepared(self, inputs: Tensor, labels: Tensor, device: str) -> tuple[Tensor, Tensor]:
         inputs, labels = inputs.to(device), labels.to(device)
         if not labels.is_floating_point():
-            labels = labels.long()  # the only one that losses take
+            labels = labels.long()  # losses take no other whole numbers
         if self.preprocessing is not None:
             mean, std = (
                 torch.tensor(values, device=device).view(1, -1, 1, 1)
@@ -83,6 +107,30 @@ class Split:
             )
             inputs = (inputs.float() / 255 - mean) / std
         return inputs, labels
+
+
+class _Batches(Dataset):
+    """Batches as arrays: tensors would travel through shared memory, of which containers have little.
+
+    A user's error is data here, as the loader would wrap its message in a traceback.
+    """
+
+    def __init__(self, read: Callable[[np.ndarray], tuple[Tensor, Tensor]], batches: Sequence[np.ndarray]) -> None:
+        self.read, self.batches = read, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray] | LanaError:
+        try:
+            inputs, labels = self.read(self.batches[index])
+        except LanaError as error:
+            return error
+        return inputs.numpy(), labels.numpy()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,3 +179,18 @@ def from_arrays(inputs: np.ndarray | Tensor, labels: np.ndarray | Tensor, prepro
         labels=targets.numpy() if not targets.is_floating_point() and targets.ndim == 1 else None,
         preprocessing=preprocessing,
     )
+
+
+def checked_shape(split: Split, teacher: Teacher, reference: str) -> Split:
+    """The split, whose examples have the shape that the teacher takes.
+
+    Raises:
+        UserError: they have another shape.
+    """
+    shape = tuple(split.read(np.array([0]))[0].shape[1:])
+    if shape != teacher.input_shape:
+        raise UserError(
+            f"{reference} gives examples of shape {shape}, the model takes {teacher.input_shape}. "
+            "Give --input-shape or --image-size, or prepare the examples accordingly."
+        )
+    return split

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lana.data.augmentation import Mixed, augmented, mix, random_resized_crop, resolve
+from lana.data.augmentation import Mixed, augmented, mix, random_resized_crop, resolve, shift_and_flip
 from lana.errors import UserError
 from lana.evaluation.task import Classification
 from lana.training.finetuning import _view
@@ -87,3 +87,13 @@ def test_images_whose_labels_are_maps_are_not_cropped():
 def test_rectangles_are_pasted_in_images_only():
     with pytest.raises(UserError, match=r"these inputs have the shape \(8, 80\)"):
         next(augmented(iter([(torch.ones(8, 80), torch.zeros(8))]), crop=False, mixup=0.0, cutmix=1.0, seed=0))
+
+
+def test_augmentation_moves_by_an_eighth_at_most():
+    image = torch.zeros(64, 3, 8, 8)
+    image[:, :, 4, 4] = 1
+    moved = shift_and_flip(image, torch.Generator().manual_seed(0), flip=False)
+    rows, columns = moved[:, 0].nonzero()[:, 1], moved[:, 0].nonzero()[:, 2]
+    assert set(rows.tolist()) == set(columns.tolist()) == {3, 4, 5}
+    flipped = shift_and_flip(image, torch.Generator().manual_seed(0), flip=True)
+    assert set(flipped[:, 0].nonzero()[:, 2].tolist()) == {2, 3, 4, 5}

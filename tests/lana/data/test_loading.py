@@ -1,41 +1,19 @@
-import dataclasses
 import io
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
+from pictures import fill, picture, picture_teacher
 from pyarrow import parquet
 
-from lana.data.augmentation import shift_and_flip
-from lana.data.images import to_pixels
 from lana.data.loading import load_data
-from lana.data.split import from_arrays
 from lana.errors import UserError
-from lana.evaluation.checks import check_labels
-from lana.evaluation.metrics import evaluate_module
-from lana.evaluation.task import Classification
-from lana.models.teacher import Preprocessing, Teacher
-
-PREPROCESSING = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 @pytest.fixture
 def teacher():
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
-    return Teacher(module=module, reference="test", weights=None, input_shape=(3, 8, 8), preprocessing=PREPROCESSING)
-
-
-def picture(level):
-    return Image.fromarray(np.full((12, 10, 3), level, np.uint8))
-
-
-def fill(root, classes=("cat", "dog", "eel"), count=10):
-    for index, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            picture(60 * index + number).save(root / name / f"{number}.png")
+    return picture_teacher()
 
 
 def test_a_folder_is_split_by_class_and_normalised(tmp_path, teacher):
@@ -94,16 +72,6 @@ def test_labels_that_are_withheld_are_none(tmp_path, teacher, test_labels, expec
     assert len(load_data(f"parquet:{tmp_path}", teacher).test) == expected
 
 
-def test_a_broken_image_of_several_files_is_named_by_its_own(tmp_path, teacher):
-    buffer = io.BytesIO()
-    picture(0).save(buffer, "PNG")
-    for number, content in enumerate([buffer.getvalue(), b"no image"]):
-        cells = [{"bytes": buffer.getvalue(), "path": ""}, {"bytes": content, "path": ""}]
-        parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / f"train-{number}.parquet")
-    with pytest.raises(UserError, match=r"1 of 4 images cannot be read: train-1\.parquet row 1"):
-        load_data(f"parquet:{tmp_path}", teacher)
-
-
 @pytest.mark.parametrize("labels", [["a", "b"], [0, None], [0.5, 1.5]])
 def test_labels_of_parquet_that_are_no_classes_are_refused(tmp_path, teacher, labels):
     picture(1).save(tmp_path / "one.png")
@@ -147,13 +115,6 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, teacher, arrays, expected)
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=expected):
         load_data(f"npz:{tmp_path}/a.npz", teacher)
-
-
-def test_labels_that_are_no_whole_numbers_are_none_of_classes(tmp_path, teacher):
-    np.savez(tmp_path / "a.npz", x_train=IMAGES, y_train=NUMBERS + 0.5)
-    data = load_data(f"npz:{tmp_path}/a.npz", teacher)
-    with pytest.raises(UserError, match=r"labels are of type torch\.float64"):
-        check_labels(teacher, data, Classification())
 
 
 def test_parquet_as_the_hub_stores_it(tmp_path, teacher):
@@ -215,37 +176,10 @@ def test_bad_references_are_refused(tmp_path, teacher, reference, expected):
         load_data(reference.format(tmp=tmp_path), teacher)
 
 
-def test_unreadable_images_are_named_and_counted(tmp_path, teacher):
-    fill(tmp_path)
-    (tmp_path / "cat" / "broken.jpg").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"1 of 31 images cannot be read: .*broken\.jpg"):
-        load_data(f"folder:{tmp_path}", teacher)
-
-
 def test_examples_of_another_shape_are_refused(tmp_path, teacher):
     np.savez(tmp_path / "ready.npz", x_train=np.ones((30, 1, 8, 8)), y_train=np.arange(30) % 3)
     with pytest.raises(UserError, match=r"shape \(1, 8, 8\), the model takes \(3, 8, 8\)"):
         load_data(f"npz:{tmp_path}/ready.npz", teacher)
-
-
-def test_an_epoch_is_decided_by_its_seed():
-    split = from_arrays(torch.arange(10.0).view(10, 1), torch.arange(10), None)
-    first, again, other = (
-        torch.cat([labels for _, labels in split.epoch(3, seed=seed)]).tolist() for seed in (1, 1, 2)
-    )
-    assert first == again != other
-    assert len(set(first)) == 9
-    assert split.steps(3) == 3
-
-
-def test_augmentation_moves_by_an_eighth_at_most():
-    image = torch.zeros(64, 3, 8, 8)
-    image[:, :, 4, 4] = 1
-    moved = shift_and_flip(image, torch.Generator().manual_seed(0), flip=False)
-    rows, columns = moved[:, 0].nonzero()[:, 1], moved[:, 0].nonzero()[:, 2]
-    assert set(rows.tolist()) == set(columns.tolist()) == {3, 4, 5}
-    flipped = shift_and_flip(image, torch.Generator().manual_seed(0), flip=True)
-    assert set(flipped[:, 0].nonzero()[:, 2].tolist()) == {2, 3, 4, 5}
 
 
 def test_the_test_part_is_the_same_whatever_a_run_draws(tmp_path, teacher):
@@ -266,39 +200,6 @@ def test_few_examples_of_each_of_many_classes_are_divided_too(tmp_path, teacher)
     np.savez(tmp_path / "few.npz", x_train=np.zeros((200, 8, 8, 3), np.uint8), y_train=labels)
     data = load_data(f"npz:{tmp_path / 'few.npz'}", teacher)
     assert (len(data.test), len(data.validation)) == (40, 16)
-
-
-def test_grey_of_sixteen_bits_keeps_its_upper_half():
-    grey = Preprocessing(image_size=2, mean=(0.5,), std=(0.5,))
-    image = Image.fromarray(np.array([[0, 256], [32768, 65535]], np.uint16))
-    assert to_pixels(image, grey).tolist() == [[[0, 1], [128, 255]]]
-
-
-def test_a_label_beyond_the_classes_is_told_wherever_it_is_met(tmp_path, teacher):
-    (tmp_path / "mine.py").write_text(
-        "import torch\ndef both():\n"
-        "    part = [(torch.ones(3, 8, 8), n % 12) for n in range(40)]\n    return part, part\n"
-    )
-    data = load_data(f"{tmp_path}/mine.py:both", teacher)
-    with pytest.raises(UserError, match=r"outside the model's classes .*out of bounds"):
-        evaluate_module(teacher.module, data.test, Classification())
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"y_train": np.eye(3)[np.arange(30) % 3]}, r"shape \(3,\) an example\. Expected the number of a class"),
-        ({"x_train": np.full((30, 3, 8, 8), np.nan)}, "no finite numbers"),
-        ({f"data{n}": np.zeros(1) for n in range(9)} | {"x_train": None}, r"data0, .*data5 …; expected x_train"),
-    ],
-)
-def test_arrays_that_nothing_can_be_learnt_from_are_told(tmp_path, teacher, arrays, message):
-    usual = {"x_train": np.zeros((30, 3, 8, 8)), "y_train": np.arange(30) % 3}
-    np.savez(
-        tmp_path / "a.npz", **{name: array for name, array in (arrays | usual | arrays).items() if array is not None}
-    )
-    with pytest.raises(UserError, match=message):
-        check_labels(teacher, load_data(f"npz:{tmp_path}/a.npz", teacher), Classification())
 
 
 @pytest.mark.parametrize(
@@ -329,38 +230,6 @@ def test_numbers_in_another_order_of_bytes_are_read(tmp_path, teacher):
     one, label = load_data(f"npz:{tmp_path}/a.npz", teacher).train.read(np.array([4]))
     assert torch.allclose(one[0], torch.tensor(inputs[4], dtype=torch.float32))
     assert label.tolist() == [1]
-
-
-def test_outputs_that_hold_no_classes_are_told(tmp_path, teacher):
-    fill(tmp_path)
-    teacher = dataclasses.replace(teacher, module=torch.nn.Sequential(teacher.module, torch.nn.Flatten(0)))
-    with pytest.raises(UserError, match=r"outputs of shape \(3,\)\. Expected \(N, classes\)"):
-        check_labels(teacher, load_data(f"folder:{tmp_path}", teacher), Classification())
-
-
-class Scores(Classification):
-    """A task of one's own under the usual name: several labels an example."""
-
-    def loss(self, output, labels):
-        return torch.nn.functional.binary_cross_entropy_with_logits(output, labels, reduction="none").mean(1)
-
-    def metric(self, output, labels):
-        return ((output > 0) == (labels > 0.5)).float().mean(1)
-
-
-class OneNumber(Scores):
-    def distance(self, output, teacher_output):
-        return torch.nn.functional.mse_loss(output, teacher_output)
-
-
-def test_a_task_of_ones_own_is_judged_by_itself_and_as_a_whole(tmp_path, teacher):
-    rng = np.random.default_rng(0)
-    inputs, labels = rng.normal(size=(20, 3, 8, 8)).astype(np.float32), rng.integers(0, 2, (20, 3)).astype(np.float32)
-    np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels)
-    data = load_data(f"npz:{tmp_path}/a.npz", teacher)
-    check_labels(teacher, data, Scores())
-    with pytest.raises(UserError, match=r"distance gives \(\) for 2 examples, expected one each"):
-        check_labels(teacher, data, OneNumber())
 
 
 def test_a_function_of_data_that_fails_is_told(tmp_path, teacher):

@@ -1,0 +1,59 @@
+"""Data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lana.common.importing import require
+from lana.data.images import DECODING_WORKERS, require_images, to_pixels
+from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
+from lana.data.split import Split
+from lana.errors import UserError
+from lana.models.teacher import Preprocessing, Teacher
+
+
+def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...] | None]:
+    """A data set of the Hugging Face hub with image and label columns."""
+    datasets = require("datasets", extra="datasets")
+    preprocessing = require_images(teacher, f"hf:{place}")
+    try:
+        content = datasets.load_dataset(place)
+    except Exception as error:  # the library downloads and runs the code of others
+        raise UserError(f"hf:{place} could not be loaded ({type(error).__name__}: {str(error)[:200]}).") from error
+    if "train" not in content:
+        raise UserError(f"hf:{place} has the splits {', '.join(content)}; expected 'train'.")
+    features = content["train"].features
+    image, label = image_and_label(features, f"hf:{place}")
+    classes = getattr(features[label], "names", None)
+    train, *tests = (
+        _hub_split(content[name], image, label, preprocessing)
+        for name in ("train", "test", "validation")
+        if name in content
+    )
+    return (train, first_labelled(tests)), tuple(classes) if classes else None
+
+
+class HubImages:
+    """A part of a data set, decoded whenever it is read; picklable, for workers."""
+
+    def __init__(self, part: Any, image: str, label: str, preprocessing: Preprocessing) -> None:
+        self.part, self.image, self.label, self.preprocessing = part, image, label, preprocessing
+
+    def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        rows = self.part[indices.tolist()]
+        pixels = torch.stack([to_pixels(picture, self.preprocessing) for picture in rows[self.image]])
+        return pixels, torch.tensor(rows[self.label])
+
+
+def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) -> Split:
+    return Split(
+        read=HubImages(part, image, label, preprocessing).read,
+        indices=np.arange(len(part)),
+        labels=class_numbers(list(part[label]), f"The column {label!r}"),
+        preprocessing=preprocessing,
+        workers=DECODING_WORKERS,
+    )

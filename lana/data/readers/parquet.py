@@ -1,0 +1,49 @@
+"""Parquet files, as the Hugging Face hub stores data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lana.data.images import encoded_images, require_images
+from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
+from lana.data.split import Split
+from lana.errors import UserError
+from lana.models.teacher import Preprocessing, Teacher
+
+
+def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
+    """Image and label columns, as Hugging Face data sets store them; train.parquet and test.parquet, or one file."""
+    root = Path(place).expanduser()
+    preprocessing = require_images(teacher, f"parquet:{place}")
+    if root.is_dir():
+        trained, *others = (sorted(root.glob(f"{name}*.parquet")) for name in ("train", "test", "val"))
+    else:
+        trained, others = [root] if root.is_file() else [], []
+    if not trained:
+        raise UserError(
+            f"parquet:{place}: expected a parquet file, or a folder with train.parquet and test.parquet, at {root}."
+        )
+    tests = (_parquet_split(part, preprocessing) for part in others if part)
+    return (_parquet_split(trained, preprocessing), first_labelled(tests)), None
+
+
+def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    encoded: list[Any] = []
+    labels: list[Any] = []
+    names: list[str] = []
+    for file in files:
+        try:
+            image, label = image_and_label(parquet.read_schema(file).names, str(file))
+            table = parquet.read_table(file, columns=[image, label])
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file} is not a readable parquet file ({str(error)[:200]}).") from error
+        cells = table.column(image).to_pylist()
+        encoded += [cell["bytes"] if isinstance(cell, Mapping) else cell for cell in cells]
+        labels += table.column(label).to_pylist()
+        names += [f"{file.name} row {row}" for row in range(len(cells))]
+    return encoded_images(encoded, names, class_numbers(labels, f"{files[0]}: {label!r}"), preprocessing)
