@@ -114,7 +114,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
     try:
         with _importing_from(file.parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # the user's own code
         raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
     return module
 
@@ -126,7 +126,7 @@ def explain_function(reference: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # the user's own code
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename}, line {last.lineno}"
         raise UserError(f"{reference} failed: {type(error).__name__}: {error} ({place}).") from error

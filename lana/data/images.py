@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lana.data.split import Split, from_arrays
 from lana.errors import UserError
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 

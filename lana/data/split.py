@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lana.data.augmentation import shift_and_flip
 from lana.errors import LanaError, UserError
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 VALIDATION_SHARE = 0.1
 

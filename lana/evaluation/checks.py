@@ -82,7 +82,7 @@ def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
         task.chance(output)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # the task may be the user's own code
         shapes = [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         raise UserError(
             f"The task {type(task).__name__!r} fails on outputs of shape {', '.join(map(str, shapes))} "

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from lana.config.recipe import Recipe
 from lana.errors import UserError
 from lana.models.libraries import build_network
+from lana.models.model_arguments import parse_arguments
+from lana.models.preprocessing import InputOptions, Preprocessing, make_preprocessing
 from lana.models.weights import load_weights
 from lana.networks.constant_arguments import bind, watched_calls
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How images become a network's input: resized to `image_size`, scaled to 0…1, normalised per channel.
-
-    `channels` is 1 for grey images and 3 for RGB.
-    """
-
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def channels(self) -> int:
-        return len(self.mean)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.image_size, self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,19 +38,12 @@ class Teacher:
         return torch.randn(batch, *self.input_shape, generator=generator)
 
     def to_json(self) -> dict[str, Any]:
-        """What it takes to build the same network again, without weights."""
-        preprocessing = self.preprocessing
+        """The description that builds the same network again, without weights."""
         return {
             "reference": self.reference,
             "model_args": self.model_args,
             "input_shape": list(self.input_shape),
-            "preprocessing": None
-            if preprocessing is None
-            else {
-                "image_size": preprocessing.image_size,
-                "mean": preprocessing.mean,
-                "std": preprocessing.std,
-            },
+            "preprocessing": None if self.preprocessing is None else asdict(self.preprocessing),
         }
 
 
@@ -79,15 +52,13 @@ def load_teacher(
     *,
     weights: str | None = None,
     model_args: str | None = None,
-    image_size: int | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    input_shape: tuple[int, ...] | None = None,
     pretrained: bool = True,
+    **inputs: Unpack[InputOptions],
 ) -> Teacher:
     """Build the network that `model` refers to, with its weights and its preprocessing, in evaluation mode.
 
-    Preprocessing comes from the arguments, else from the model's own configuration, else ImageNet's at 224 pixels.
+    Preprocessing comes from `image_size`, `mean` and `std`, else from the model's own configuration, else it is
+    ImageNet's at 224 pixels. A network that takes no images needs `input_shape` instead.
     `pretrained=False` leaves the weights as they are initialised (a student brings its own).
 
     Raises:
@@ -99,46 +70,16 @@ def load_teacher(
     """
     if pretrained and weights is None and model in _IMPLIED:
         model_args = ",".join(filter(None, [_IMPLIED[model], model_args]))
-    kwargs = parse_arguments(model_args)
-    module, own = build_network(model, kwargs, pretrained=pretrained and weights is None)
+    module, own = build_network(model, parse_arguments(model_args), pretrained=pretrained and weights is None)
     if weights is not None and pretrained:
         load_weights(module, weights)
-    preprocessing = None
-    if input_shape is not None and (image_size or mean or std):
-        raise UserError("--input-shape is of what is no image: give it without --image-size, --mean and --std.")
-    if input_shape is None:
-        own = own or {}
-        size = image_size or own.get("image_size") or 224
-        means, stds = mean or own.get("mean"), std or own.get("std")
-        preprocessing = Preprocessing(
-            image_size=size,
-            mean=tuple(means or (0.485, 0.456, 0.406)),
-            std=tuple(stds or (0.229, 0.224, 0.225)),
-        )
-        if len(preprocessing.mean) != len(preprocessing.std) or len(preprocessing.mean) not in (1, 3):
-            raise UserError(
-                f"--mean has {len(preprocessing.mean)} values and --std {len(preprocessing.std)}: "
-                "expected one each for grey images or three each for RGB."
-            )
-        if max(preprocessing.mean) > 1:
-            raise UserError(
-                f"--mean {','.join(map(str, preprocessing.mean))}: expected means of images in 0…1, "
-                "as 0.485,0.456,0.406 (divide by 255)."
-            )
-        if min(preprocessing.std) <= 0:
-            raise UserError(f"--std {','.join(map(str, preprocessing.std))}: expected more than 0 for every channel.")
-        input_shape = preprocessing.input_shape
-    module.eval()
-    for part in module.modules():
-        if isinstance(part, nn.TransformerEncoderLayer):  # its fused form reads the weights of what may be replaced
-            part.activation_relu_or_gelu = 0
-    if not any(parameter.requires_grad for parameter in module.parameters()):  # frozen for use; a student learns
-        module.requires_grad_(True)
+    preprocessing = make_preprocessing(own, **inputs)
+    input_shape = inputs.get("input_shape") if preprocessing is None else preprocessing.input_shape
     teacher = Teacher(
-        module=module,
+        module=_trainable(module.eval()),
         reference=_absolute(model),
         weights=weights,
-        input_shape=tuple(input_shape),
+        input_shape=tuple(input_shape or ()),
         preprocessing=preprocessing,
         model_args=model_args,
     )
@@ -146,7 +87,17 @@ def load_teacher(
     return teacher
 
 
-# What torchvision builds otherwise with its weights than without them.
+def _trainable(module: nn.Module) -> nn.Module:
+    """The module without what keeps its parts from being replaced or trained."""
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoderLayer):  # its fused form reads the weights of what may be replaced
+            part.activation_relu_or_gelu = 0
+    if not any(parameter.requires_grad for parameter in module.parameters()):  # frozen for use; a student learns
+        module.requires_grad_(True)
+    return module
+
+
+# Arguments that torchvision implies where it loads weights.
 _IMPLIED = {
     "torchvision:googlenet": "transform_input=true,aux_logits=false",
     "torchvision:inception_v3": "transform_input=true",
@@ -168,7 +119,7 @@ def teacher_of(recipe: Recipe, *, pretrained: bool = True) -> Teacher:
 
 
 def try_forward(teacher: Teacher) -> None:
-    """Run the network on a random example, and bind to its parts what they are told beside a tensor.
+    """Run the network on a random example, and bind to its parts their constant arguments.
 
     Raises:
         UserError: the forward pass fails on the input shape that it was given.
@@ -176,46 +127,13 @@ def try_forward(teacher: Teacher) -> None:
     try:
         with torch.no_grad(), watched_calls(teacher.module) as calls:
             teacher.module(teacher.example())
-    except Exception as error:
+    except Exception as error:  # the network may be the user's own code
         raise UserError(
             f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
             "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape. "
-            "A network that takes more than one tensor of floats is to be wrapped: its other inputs fixed, token "
-            "numbers embedded before."
+            "Wrap a network that takes more than one tensor of floats: fix the other inputs, embed token numbers before."
         ) from error
     bind(teacher.module, teacher.example(), calls)
-
-
-def parse_arguments(text: str | None) -> dict[str, Any]:
-    """'a=1,b=x' as a mapping, values read as YAML, and as Python would write numbers and None.
-
-    >>> parse_arguments("num_classes=10,act=relu")
-    {'num_classes': 10, 'act': 'relu'}
-    >>> parse_arguments("layers=[2,2]")
-    {'layers': [2, 2]}
-    >>> parse_arguments("eps=1e-5,drop=None")
-    {'eps': 1e-05, 'drop': None}
-
-    Raises:
-        UserError: a value without a name, or one that is not YAML.
-    """
-    flow, pairs = re.subn(r"(^|[,{])\s*([^\s=,{]+)\s*=", r'\1"\2": ', text or "")
-    try:
-        arguments = yaml.safe_load(f"{{{flow}}}")
-    except yaml.YAMLError:
-        arguments = None
-    if arguments is None or len(arguments) > pairs:
-        raise UserError(
-            f"--model-args {text!r}: expected NAME=VALUE pairs, separated by commas, e.g. num_classes=10,act=relu."
-        )
-    return {name: _as_python(value) for name, value in arguments.items()}
-
-
-def _as_python(value: Any) -> Any:
-    if value == "None":
-        return None
-    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", value, re.IGNORECASE)
-    return float(value) if is_number else value
 
 
 def _absolute(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of weights: opened, and loaded into a module whole or not at all."""
+"""Files of weights: read, and loaded into a module completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             content: Any = load_file(file)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # unpickling a damaged file fails in any way
         raise UserError(
             f"{file} is not a readable weights file ({type(error).__name__}: {str(error).partition('. ')[0][:200]}). "
             "Expected a safetensors file or a state dict saved by torch.save; "
@@ -75,7 +75,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
         if name in state and state[name].shape != own[name].shape
     ]
     optional = {name for name in own if name.endswith("num_batches_tracked")}
-    # Of tensors that share their memory a file may hold one.
+    # A file may hold one of the tensors that share their memory.
     held = {own[name].data_ptr() for name in own if name in state}
     optional |= {name for name in own if name not in state and own[name].data_ptr() in held}
     missing = [name for name in own if name not in state and name not in optional]

@@ -56,7 +56,7 @@ class _Recording:
             try:
                 with torch.cuda.stream(here), torch.cuda.graph(self.graph):
                     self.loss = step(*arguments)
-            except Exception:
+            except Exception:  # whatever the step raised: the generator has to forget it
                 _forget_recording(device)
                 raise
 

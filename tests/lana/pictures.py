@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 PREPROCESSING = Preprocessing(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

@@ -10,7 +10,8 @@ from lana.config.references import data_folder
 from lana.data.images import IMAGE_SUFFIXES, encoded_images, require_images
 from lana.data.split import Split
 from lana.errors import UserError
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 HELD_OUT = ("test", "val", "valid", "validation")  # folders of a test part, next to train
 

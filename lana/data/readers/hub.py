@@ -13,7 +13,8 @@ from lana.data.images import DECODING_WORKERS, require_images, to_pixels
 from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
 from lana.data.split import Split
 from lana.errors import UserError
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 
 def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...] | None]:

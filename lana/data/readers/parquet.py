@@ -10,7 +10,8 @@ from lana.data.images import encoded_images, require_images
 from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
 from lana.data.split import Split
 from lana.errors import UserError
-from lana.models.teacher import Preprocessing, Teacher
+from lana.models.preprocessing import Preprocessing
+from lana.models.teacher import Teacher
 
 
 def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:

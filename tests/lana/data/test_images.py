@@ -12,7 +12,7 @@ from pyarrow import parquet
 from lana.data.images import to_pixels
 from lana.data.loading import load_data
 from lana.errors import UserError
-from lana.models.teacher import Preprocessing
+from lana.models.preprocessing import Preprocessing
 
 
 @pytest.fixture

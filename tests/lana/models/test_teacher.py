@@ -2,13 +2,12 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import save_file
 from torch import nn
 
 from lana.common.importing import import_torchvision
 from lana.errors import UserError
-from lana.models.teacher import load_teacher, parse_arguments
-from lana.models.weights import load_weights, read_state_dict
+from lana.models.teacher import load_teacher
 
 NET = """
 import torch
@@ -110,55 +109,9 @@ def test_wrong_arguments_are_refused(net, model, model_args, expected):
         load_teacher(model.format(net=net), model_args=model_args)
 
 
-def test_arguments_hold_lists_and_text():
-    assert parse_arguments(" a = [2,2], b={c=1,d: x},url=http://a/x=y,on=, e='f,g' ") == {
-        "a": [2, 2],
-        "b": {"c": 1, "d": "x"},
-        "url": "http://a/x=y",
-        "on": None,
-        "e": "f,g",
-    }
-    assert parse_arguments(None) == parse_arguments(" ") == {}
-
-
 def test_a_wrong_size_is_told_with_the_options_to_check(net):
     with pytest.raises(UserError, match=r"fails on one example .*--image-size"):
         load_teacher(f"{net}:small", mean=(0.5,), std=(0.5,), image_size=8)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_bad_weights_files_are_refused(tmp_path, suffix):
-    with pytest.raises(UserError, match="There is no weights file"):
-        read_state_dict(tmp_path / f"none{suffix}")
-    broken = tmp_path / f"broken{suffix}"
-    broken.write_bytes(b"PK\x03\x04 not weights")
-    with pytest.raises(UserError, match="not a readable weights file"):
-        read_state_dict(broken)
-
-
-def test_a_truncated_file_is_refused(tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_file({"a": torch.zeros(100)}, path)
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="truncated"):
-        read_state_dict(path)
-
-
-def test_wrappers_and_prefixes_are_opened(tmp_path):
-    torch.save({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
-    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
-    for prefix in ("", "module.", "model."):
-        torch.save({"state_dict": {f"{prefix}weight": torch.full((1, 1), 7.0)}}, tmp_path / "w.pt")
-        load_weights(linear := nn.Linear(1, 1, bias=False), tmp_path / "w.pt")
-        assert linear.weight.item() == 7.0
-
-
-def test_weights_that_do_not_fit_name_the_keys(tmp_path):
-    save_file({"weight": torch.zeros(2, 3), "extra": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(
-        UserError, match=r"weight: \(2, 3\) in the file, \(4, 3\) in the model.*missing .*bias.*unknown .*extra"
-    ):
-        load_weights(torch.nn.Linear(3, 4), tmp_path / "w.safetensors")
 
 
 def test_torchvision_and_timm_load_without_compiled_operators():
@@ -177,39 +130,6 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(UserError, match=r"could not be had.*--weights"):
         load_teacher("timm:resnet18")
-
-
-class Versioned(nn.Linear):
-    """A module that asks for its version when it is loaded, as torchvision's MNASNet does."""
-
-    _version = 2
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
-        if local_metadata.get("version") != 2:
-            raise ValueError("version should be set to 2")
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
-
-
-def test_a_module_that_asks_for_its_version_is_loaded(tmp_path):
-    from lana.models.student_files import _load_in_full
-
-    module = Versioned(3, 2)
-    save_file(module.state_dict(), tmp_path / "weights.safetensors")
-    for load in (load_weights, _load_in_full):
-        again = Versioned(3, 2)
-        load(again, tmp_path / "weights.safetensors")
-        assert torch.equal(again.weight, module.weight)
-
-
-def test_a_file_may_hold_one_of_two_tensors_that_are_the_same(tmp_path):
-    def tied():
-        network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
-        network[1].weight = network[0].weight
-        return network
-
-    save_model(tied(), tmp_path / "w.safetensors")
-    load_weights(module := tied(), tmp_path / "w.safetensors")
-    assert torch.equal(module[1].weight, load_file(tmp_path / "w.safetensors")["0.weight"])
 
 
 def test_a_teacher_that_was_frozen_can_teach_students_that_learn(tmp_path):
@@ -248,20 +168,12 @@ def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
     assert load_teacher(f"{tmp_path}/net.py:net").preprocessing.image_size == 224
 
 
-def test_a_checkpoint_that_calls_its_weights_otherwise_is_opened(tmp_path):
-    torch.save({"net": {"a": torch.ones(1)}, "acc": 3, "best": {}}, tmp_path / "w.pt")
-    assert read_state_dict(tmp_path / "w.pt") == {"a": torch.ones(1)}
-    torch.save({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, tmp_path / "two.pt")
-    with pytest.raises(UserError, match=r"holds no state dict .*, but: net, ema\."):
-        read_state_dict(tmp_path / "two.pt")
-
-
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("raises", {}, r"net\.py:raises failed: RuntimeError: boom inside \(.*net\.py, line \d+\)"),
-        ("two", {}, "to be wrapped: its other inputs fixed"),
-        ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is of what is no image"),
+        ("two", {}, "Wrap a network that takes more than one tensor"),
+        ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is for inputs that are not images"),
         ("plain", {"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, "expected means of images in 0…1"),
     ],
 )
