@@ -131,7 +131,7 @@ def try_forward(teacher: Teacher) -> None:
         raise UserError(
             f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
             "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape. "
-            "Wrap a network that takes more than one tensor of floats: fix the other inputs, embed token numbers before."
+            "Wrap a network that takes more than one tensor of floats: fix the others, embed token numbers before."
         ) from error
     bind(teacher.module, teacher.example(), calls)
 
