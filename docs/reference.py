@@ -1,66 +1,103 @@
-"""Reference pages made from the program itself while the site is built: commands, recipe, Python."""
+"""Pages made from the program itself while the site is built: reference, recipe, results, the picture of the rooms."""
+
+from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-import textwrap
+import html
+import re
+import tomllib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
 
-import click
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, Files
 
 import lana
-from lana.cli import main
-from lana.config.fields import flag
 from lana.config.recipe import Recipe
 
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CLI = """# Command line
 
-def on_files(files, config):
-    pages = {"cli.md": cli(), "recipe.md": recipe(), "api.md": api()}
-    for name, content in pages.items():
+::: mkdocs-click
+    :module: lana.cli
+    :command: main
+    :prog_name: lana
+    :depth: 1
+    :style: plain
+    :list_subcommands: True
+"""
+
+
+def on_files(files: Files, config) -> Files:
+    for name, content in {"cli.md": CLI, "recipe.md": recipe(), "api.md": api()}.items():
         files.append(File.generated(config, name, content=content))
+    for page in sorted(RESULTS.glob("*.md")):
+        files.append(File.generated(config, f"results/{page.name}", content=without_markers(page.read_text())))
+    for plot in sorted((ROOT / "benchmarks" / "plots").glob("*.png")):
+        files.append(File.generated(config, f"plots/{plot.name}", abs_src_path=str(plot)))
     return files
 
 
-def cli() -> str:
-    return "\n".join(["# Command line", "", *_command(main, None, "lana")])
+def on_page_markdown(markdown: str, page, **_: object) -> str:
+    return markdown.replace("<!-- rooms -->", rooms(markdown)) if page.file.src_uri == "architecture.md" else markdown
 
 
-def _command(command: click.Command, parent: click.Context | None, name: str) -> list[str]:
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
-    lines = [f"## {context.command_path}", "", "```text", command.get_help(context), "```", ""]
-    if isinstance(command, click.Group):
-        for child in sorted(command.commands):
-            lines += _command(command.commands[child], context, child)
-    return lines
+def without_markers(page: str) -> str:
+    return re.sub(r"<!-- (table [^>]*|end) -->\n", "", page)
 
 
 def recipe() -> str:
-    lines = [
-        "# Recipe",
-        "",
-        "Every option of a run. `lana compress --recipe FILE` reads it, and each run writes its own,",
-    ]
-    lines += [
-        "with the defaults filled in, as `recipe.yaml`.",
-        "",
-        "| option | default | meaning |",
-        "| --- | --- | --- |",
-    ]
-    for spec in dataclasses.fields(Recipe):
-        default = "" if spec.default in (None, "") else f"`{spec.default}`"
-        meaning = spec.metadata["help"].replace("|", "\\|").replace("*", "\\*")
-        lines.append(f"| `{flag(spec.name)[2:].replace('-', '_')}` | {default} | {meaning} |")
+    lines = ["# Recipe", ""]
+    lines += ["Every option of a run. `lana compress --recipe FILE` reads it."]
+    lines += ["Each run writes its own, with the defaults filled in, as `recipe.yaml`.", ""]
+    lines += ["| option | default | meaning |", "| --- | --- | --- |"]
+    for name, default, meaning in options(Recipe):
+        shown = "" if default in (None, "") else f"`{default}`"
+        lines.append(f"| `{name}` | {shown} | {meaning.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |")
     return "\n".join(lines) + "\n"
 
 
+def options(group: type) -> Iterator[tuple[str, object, str]]:
+    """Name, default and help of each declared option, also of those in nested groups."""
+    hints = typing.get_type_hints(group)
+    for spec in dataclasses.fields(group):
+        if "help" in spec.metadata:
+            yield spec.metadata.get("name") or spec.name, spec.default, spec.metadata["help"]
+        elif dataclasses.is_dataclass(hints[spec.name]):
+            yield from options(hints[spec.name])
+
+
 def api() -> str:
-    lines = ["# Python", "", "What `import lana` offers; everything is loaded when it is first used.", ""]
-    for name in lana.__all__:
-        value = getattr(importlib.import_module(f"lana.{lana._HOME[name]}"), name)
-        signature = "" if inspect.isclass(value) and issubclass(value, Exception) else f"{inspect.signature(value)}"
-        shown = f"{name}{signature}"
-        if len(shown) > 100:
-            shown = shown.replace("(", "(\n    ", 1).replace(", ", ",\n    ")
-        lines += [f"## lana.{name}", "", "```python", shown, "```", "", "```text"]
-        lines += [textwrap.dedent(inspect.getdoc(value) or ""), "```", ""]
-    return "\n".join(lines)
+    lines = ["# Python", "", "`import lana` offers these names, and loads each when it is first used.", ""]
+    return "\n".join([*lines, *(f"::: lana.{name}\n" for name in lana.__all__)])
+
+
+def rooms(page: str) -> str:
+    """The layers of the import contracts as an SVG picture, one row a layer.
+
+    Raises
+    ------
+    ValueError
+        The page describes no room of this name.
+    """
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [c["layers"] for c in contracts if c["type"] == "layers"]
+    inside = next(c["layers"] for c in contracts if c.get("exhaustive"))
+    below = next(found for found in layers if found is not inside)[1:]
+    rows = [[name.strip() for name in layer.split("|")] for layer in [*inside, *below]]
+    for name in (name for row in rows for name in row):
+        if f"| `{name}" not in page:
+            raise ValueError(f"docs/architecture.md has no row for {name}.")
+    width, height, gap = 660, 30, 8
+    shapes = []
+    for index, row in enumerate(rows):
+        top, box = index * (height + gap), (width - gap * (len(row) - 1)) / len(row)
+        for place, name in enumerate(row):
+            left = place * (box + gap)
+            fill = "#e3ecf7" if index < len(inside) else "#e9f3e6"
+            shapes.append(f'<rect x="{left:.0f}" y="{top}" width="{box:.0f}" height="{height}" rx="4" fill="{fill}"/>')
+            middle = f'x="{left + box / 2:.0f}" y="{top + height / 2 + 5:.0f}" text-anchor="middle"'
+            shapes.append(f'<text {middle} font-family="monospace" font-size="14">{html.escape(name)}</text>')
+    size = f"0 0 {width} {len(rows) * (height + gap)}"
+    return f'<svg viewBox="{size}" width="{width}" role="img" aria-label="Rooms">{"".join(shapes)}</svg>'

@@ -16,13 +16,16 @@ from lana.version import __version__ as __version__
 if TYPE_CHECKING:
     from lana.config.recipe import Recipe
     from lana.errors import BudgetUnreachable, LanaError, UserError
+    from lana.evaluation.task import Task
     from lana.models.student_files import load_student
     from lana.models.teacher import load_teacher
     from lana.networks.layers import Layer, LayerScan, find_layers
     from lana.operations.families import Operation
     from lana.operations.presets import offered
-    from lana.pipeline import compress, finetune, select
-    from lana.standalone import evaluate, measure, profile
+    from lana.operations.user import operation
+    from lana.pipeline import compress, finetune, select, select_for
+    from lana.report.page import write_report
+    from lana.standalone import evaluate, export, measure, profile
 
 _HOME = {
     "BudgetUnreachable": "errors",
@@ -33,12 +36,17 @@ _HOME = {
     "find_layers": "networks.layers",
     "Operation": "operations.families",
     "offered": "operations.presets",
+    "operation": "operations.user",
+    "Task": "evaluation.task",
     "compress": "pipeline",
     "evaluate": "standalone",
+    "export": "standalone",
     "finetune": "pipeline",
     "measure": "standalone",
     "profile": "standalone",
     "select": "pipeline",
+    "select_for": "pipeline",
+    "write_report": "report.page",
     "Recipe": "config.recipe",
     "load_student": "models.student_files",
     "load_teacher": "models.teacher",
@@ -51,17 +59,22 @@ __all__ = [
     "LayerScan",
     "Operation",
     "Recipe",
+    "Task",
     "UserError",
     "compress",
     "evaluate",
+    "export",
     "find_layers",
     "finetune",
     "load_student",
     "load_teacher",
     "measure",
     "offered",
+    "operation",
     "profile",
     "select",
+    "select_for",
+    "write_report",
 ]
 
 

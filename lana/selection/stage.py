@@ -182,7 +182,7 @@ def _look(setting: Setting, make_selector: Selector, accepted: Sequence[Measured
 def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
     """Of students, the one that is nearest to the teacher for its latency: a percent of either counts alike.
 
-    After fine-tuning nearer ones were the more accurate at one latency, and slower ones at one distance (RESULTS.md).
+    After fine-tuning nearer ones were the more accurate at one latency, and slower ones at one distance (results).
 
     >>> preferred([0.20, 0.21, 0.30], [0.270, 0.290, 0.295])
     1

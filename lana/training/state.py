@@ -18,7 +18,7 @@ from lana.errors import LanaError
 
 KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
 # Of the start's metric, as a candidate for the best. The validation part is of the images that the teacher was trained
-# on, so a start that holds its weights knows some by heart, and tuning gives up about 2 points of that (RESULTS.md),
+# on, so a start that holds its weights knows some by heart, and tuning gives up about 2 points of that (results),
 # little by little: of an early epoch's metric less counts than of a late one's.
 NOT_BY_HEART = 0.98
 
