@@ -18,9 +18,9 @@ from pathlib import Path
 import click
 import pandas as pd
 import torch
-from processes import side_by_side
 
 from lana.config.recipe import Recipe
+from lana.engines.processes import ProcessEngine
 from lana.networks.layers import Layer
 from lana.pool.candidates import Offer, pairs
 from lana.pool.stages import Operations, distill_pool, profile_pool, score_operations, score_pool, train_operations
@@ -42,13 +42,14 @@ def parts_of(pool: Pairs, count: int) -> list[list[tuple[Layer, str]]]:
 
 
 def in_parts(work: Callable[[int], None], count: int) -> None:
-    """`work(0)` … `work(count - 1)` at once.
+    """`work(0)` … `work(count - 1)` at once, in processes that share the decoded images.
 
     Raises:
         click.ClickException: one failed.
     """
-    if not side_by_side(work, range(count), count):
-        raise click.ClickException("A process failed; its message is above. What is finished is kept.")
+    outcomes = list(ProcessEngine(processes=count, start_method="fork").map(work, range(count)))
+    if errors := [outcome.error for outcome in outcomes if outcome.error]:
+        raise click.ClickException("\n".join([*errors, "What is finished is kept."]))
 
 
 def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 import click
 import torch
 from contenders import WAITING, result_of, tune_row, tuning
-from processes import side_by_side
 
 from lana.config.recipe import Recipe
+from lana.engines.processes import ProcessEngine
 from lana.runs.context import Setting, prepare
 from lana.runs.run import Run
 from lana.training.finetuning import taught
@@ -43,8 +43,11 @@ def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: s
         tune_row(setting, network, result, tuning(epochs, seed, device))
 
     seeds = dict.fromkeys((path.parent / "expected", seed) for path, seed in rows)
-    side_by_side(expect, [(*one, epoch) for one in seeds for epoch in range(math.ceil(epochs))], processes)
-    side_by_side(tune, rows, processes)
+    engine = ProcessEngine(processes=processes, start_method="fork")  # they share the decoded images
+    epochs_of_seeds = [(*one, epoch) for one in seeds for epoch in range(math.ceil(epochs))]
+    for outcome in itertools.chain(engine.map(expect, epochs_of_seeds), engine.map(tune, rows)):
+        if outcome.error:
+            print(outcome.error, flush=True)
 
 
 @click.command()

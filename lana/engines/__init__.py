@@ -1,1 +1,0 @@
-"""Engines: `map(function, units)` over independent pieces of work."""
