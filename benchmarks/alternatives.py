@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from contenders import BATCH, Contender, begin, leave, save, tune, tuning_options
 
+from lana.models.selection import Selection
 from lana.models.student import count_parameters
 from lana.pipeline import open_finished
 from lana.report.score_ranking import PERTURBATIONS
 from lana.selection.measurement import assembled, trained_operations
-from lana.selection.search import Selection, Selector
+from lana.selection.search import Selector
 
 
 def drawn(selector: Selector, low: float, high: float, count: int) -> list[Selection]:

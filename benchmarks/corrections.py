@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 import pandas as pd
 
+from lana.models.selection import Selection
 from lana.report.data import read_selector
 from lana.report.score_ranking import tau
 from lana.runs.run import Run
 from lana.selection.loss_model import LEAST_MEASURED, Losses, corrected
 from lana.selection.search import Selector
 
-Known = tuple[Mapping[str, str], float]
-TEACHER: Known = ({}, 0.0)
+Known = tuple[Selection, float]
+TEACHER: Known = (Selection(), 0.0)
 LEAST = 1e-4  # what is expected to lose less counts as this
 
 
@@ -57,7 +58,7 @@ def groups(path: Path, selector: Selector) -> list[list[Known]]:
     found: dict[str, list[Known]] = {}
     frame = pd.read_csv(path, keep_default_na=False)
     for loop, told, loss in zip(frame["loop"], frame["selection"], frame["loss"].astype(float), strict=True):
-        selection = json.loads(told)
+        selection = Selection(json.loads(told))
         if loss > 0 and all(pair in selector.losses for pair in selection.items()):
             found.setdefault(str(loop), []).append((selection, loss))
     return [group for group in found.values() if len(group) >= LEAST_MEASURED]

@@ -27,6 +27,7 @@ import numpy as np
 from lana.common.files import write_json
 from lana.config.recipe import Recipe
 from lana.exporters.computation import to_computation
+from lana.models.selection import Pair, Selection
 from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, teacher_of
 from lana.networks.layers import find_layers
@@ -35,8 +36,8 @@ from lana.pool.candidates import Offer, read_offers, with_latencies, write_offer
 from lana.pool.shortlist import keep_promising
 from lana.selection.latency_model import COLUMNS, held_out_error
 from lana.selection.measurement import unique_layers
-from lana.selection.measurement_log import Log, LossLog, replaced
-from lana.selection.search import LOWEST_BUDGET, Selection, Selector
+from lana.selection.measurement_log import Log, LossLog
+from lana.selection.search import LOWEST_BUDGET, Selector
 from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 
@@ -58,7 +59,7 @@ class Bench:
         self.offers = self._offers()
         self.layers = unique_layers(self.offers)
         self.operations = {
-            (offer.layer.name, offer.operation): build_operation(offer.layer, self.teacher.module, offer.operation)
+            offer.pair: build_operation(offer.layer, self.teacher.module, offer.operation)
             for offer in self.offers
             if offer.operation != "teacher"
         }
@@ -98,13 +99,13 @@ class Bench:
     def _teacher_ms(self) -> float:
         path = self.out / "teacher.json"
         if not path.is_file():
-            found = self._compared([self.file({})], processes=5)[0]
+            found = self._compared([self.file(Selection())], processes=5)[0]
             write_json(path, {"teacher_ms": float(np.median(found.reference_ms))})
         return float(json.loads(path.read_text())["teacher_ms"])
 
-    def file(self, selection: Mapping[str, str]) -> Computation:
+    def file(self, selection: Selection) -> Computation:
         """The student as a file, written once."""
-        text = json.dumps(replaced(selection), sort_keys=True)
+        text = json.dumps(dict(selection))
         stem = hashlib.sha256(text.encode()).hexdigest()[:16] if selection else "teacher"
         known = self.networks / f"{stem}.json"
         if not known.is_file():
@@ -113,7 +114,7 @@ class Bench:
             to_computation(module, example, self.networks, name=stem, form=self.form, stem=stem).save(known)
         return Computation.load(known)
 
-    def measure(self, selections: Sequence[Mapping[str, str]], processes: int) -> list[Comparison]:
+    def measure(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:
         """Students beside the teacher, some at a time; their files stay, for the second time."""
         found: list[Comparison] = []
         for start in range(0, len(selections), TOGETHER):
@@ -122,15 +123,17 @@ class Bench:
         return found
 
     def _compared(self, files: Sequence[Computation], processes: int) -> list[Comparison]:
-        return compare(self.file({}), files, runtime=self.recipe.runtime, settings=self.settings, processes=processes)
+        return compare(
+            self.file(Selection()), files, runtime=self.recipe.runtime, settings=self.settings, processes=processes
+        )
 
 
-def synthetic_losses(bench: Bench, seed: int) -> dict[tuple[str, str], float]:
+def synthetic_losses(bench: Bench, seed: int) -> dict[Pair, float]:
     """What an operation might lose: more where it computes less than the teacher's, times a random factor."""
     rng = np.random.default_rng(seed)
     own = {offer.layer.name: offer.macs for offer in bench.offers if offer.operation == "teacher"}
     return {
-        (offer.layer.name, offer.operation): 0.0
+        offer.pair: 0.0
         if offer.operation == "teacher"
         else float(max(0.1, 1 - offer.macs / own[offer.layer.name]) * rng.lognormal(0.0, 0.7))
         for offer in bench.offers
@@ -160,12 +163,12 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
         picked = [rng.choice(len(weight), p=weight / weight.sum()) for weight in weights]
         summed = prediction.intercept_ms + sum(c[i] for c, i in zip(costs, picked, strict=True))
         share = prediction.bent_ms(summed) / selector.teacher_ms
-        drawn.append((share, {here[i].layer.name: here[i].operation for here, i in zip(by_layer, picked, strict=True)}))
+        drawn.append((share, Selection(here[i].pair for here, i in zip(by_layer, picked, strict=True))))
     found: list[Selection] = []
     for wanted in np.linspace(*RANGE, count):
         _, nearest = min(drawn, key=lambda one: abs(one[0] - wanted))
         drawn = [one for one in drawn if one[1] is not nearest]
-        found.append(replaced(nearest))
+        found.append(nearest)
     return found
 
 
@@ -177,23 +180,26 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
     drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
-        students = [("program", selection) for selection in chosen_students(bench, held_out - half, draw)]
-        write_json(drawn, [*students, *(("random", selection) for selection in random_students(bench, half, draw))])
-    students = json.loads(drawn.read_text())
+        origins = {
+            "program": chosen_students(bench, held_out - half, draw),
+            "random": random_students(bench, half, draw),
+        }
+        write_json(drawn, [(origin, dict(one)) for origin, selections in origins.items() for one in selections])
+    students = [(origin, Selection(operations)) for origin, operations in json.loads(drawn.read_text())]
     for _ in range(2 - len(log.rows) // len(students)):
         selections = [selection for _, selection in students]
         log.add(selections, bench.measure(selections, PROCESSES))
     own = sum(offer.columns["latency_ms"] for offer in bench.offers if offer.operation == "teacher")
     for origin, selection in students:
-        first, second = [m.ratio * selector.teacher_ms for m in log.rows if m.selection == replaced(selection)][:2]
-        summed = sum(offer.columns["latency_ms"] for offer in selector._parts(replaced(selection)))
+        first, second = [m.ratio * selector.teacher_ms for m in log.rows if m.selection == selection][:2]
+        summed = sum(offer.columns["latency_ms"] for offer in selector._parts(selection))
         rows.append(
             {
                 "model": bench.recipe.model,
                 "runtime": bench.recipe.runtime,
                 "origin": origin,
                 "measured_ms": (first + second) / 2,
-                "predicted_ms": selector.predicted_ms(replaced(selection)),
+                "predicted_ms": selector.predicted_ms(selection),
                 "sum_ms": summed / own * selector.teacher_ms,  # scaled to be right for the teacher
                 "first_ms": first,
                 "second_ms": second,

@@ -16,16 +16,17 @@ import numpy as np
 
 from lana.data.split import Split
 from lana.evaluation.metrics import evaluate_module
+from lana.models.selection import Selection
 from lana.pipeline import open_finished
 from lana.selection.measurement import assembled, trained_operations
-from lana.selection.search import Selection, Selector
+from lana.selection.search import Selector
 
 IMAGES = 1000  # of the validation part, that the best is found on
 
 
 def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
     """Selections with 95% to 100% of a predicted latency: the program's for random losses, of one mean a layer."""
-    blind = {(offer.layer.name, offer.operation): float(len(offer.layer.members)) for offer in selector.offers}
+    blind = {offer.pair: float(len(offer.layer.members)) for offer in selector.offers}
     ignorant = dataclasses.replace(selector, losses=blind, refine=0)
     return ignorant.draw(0.975 * budget_ms, count, width=0.025, noises=(1.0,))
 

@@ -18,12 +18,13 @@ from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
 from lana.exporters.tracing import ExportFailed
+from lana.models.selection import Selection
 from lana.models.student import count_parameters
 from lana.models.student_files import WEIGHTS, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_form
 from lana.runs.context import Setting
 from lana.selection.measurement import compared
-from lana.selection.measurement_log import Log, replaced
+from lana.selection.measurement_log import Log
 
 MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is within the budget
 
@@ -67,7 +68,7 @@ def deliver(
     if verify:
         chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
-        selection = replaced(chosen["selection"])
+        selection = Selection(chosen["selection"])
         for _ in range(MORE_MEASUREMENTS):
             with setting.progress("Measuring the delivered file") as progress:
                 log.add([selection], compared(setting, [delivered], PROCESSES))

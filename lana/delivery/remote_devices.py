@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import re
 import shlex
 import statistics
@@ -29,6 +28,7 @@ from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.tracing import ExportFailed
+from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.candidates import Offer, with_latencies
@@ -37,9 +37,8 @@ from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import Setting
 from lana.selection.latency_model import plain_sum_ms, total
 from lana.selection.measurement import assembled, trained_operations, unique_layers
-from lana.selection.measurement_log import Log, replaced
-from lana.selection.search import MARGIN, Selection, Selector
-from lana.selection.stage import full_selection
+from lana.selection.measurement_log import Log
+from lana.selection.search import MARGIN, Selector
 from profilers import LatencyTable, MissingRow
 from profilers.bundle import form_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
@@ -173,7 +172,7 @@ def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
     before: list[str] = read_json(seen, [])
     if fresh in before:
         return
-    back, sent = read_measurements(path), folder / "sent.json"
+    back = read_measurements(path)
     there = {"device": back.device, "runtime": back.runtime, "settings": back.settings.to_json()}
     other = [
         f"{name}: {there[name]} there, {own} in {table.source}"
@@ -185,7 +184,7 @@ def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
             f"{path} was measured otherwise than the table of {folder.name} ({'; '.join(other)}). "
             "Run the archive's run.py on that device, with the runtime and threads of the table."
         )
-    known: dict[str, Selection] = read_json(sent, {})
+    known = _sent(folder)
     unknown = [name for name in back.networks if name not in known]
     if unknown:
         raise UserError(
@@ -199,12 +198,17 @@ def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
         write_json(folder / "teacher.json", {"teacher_ms": statistics.median(reference), "device": back.device})
 
 
+def _sent(folder: Path) -> dict[str, Selection]:
+    """The students that were sent to a device, by their names in its archives."""
+    students: dict[str, dict[str, str]] = read_json(folder / "sent.json", {})
+    return {name: Selection(operations) for name, operations in students.items()}
+
+
 def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Offer]]:
     """Least loss within every device's budget, a cost for each, over choices that all of them can run; and these."""
-    common = set.intersection(*({(o.layer.name, o.operation) for o in d.selector.offers} for d in devices))
+    common = set.intersection(*({o.pair for o in d.selector.offers} for d in devices))
     selectors = [
-        dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if (o.layer.name, o.operation) in common])
-        for d in devices
+        dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if o.pair in common]) for d in devices
     ]
     problems = [
         s.problem(d.budget_ms * (1 - MARGIN - s.margin if d.measured else 1))
@@ -225,21 +229,16 @@ def choose(setting: Setting, devices: Sequence[Device], operations: Operations, 
     Raises:
         BudgetUnreachable: no selection is predicted within all budgets; says which contradict each other.
     """
-    within = [
-        {json.dumps(m.selection, sort_keys=True): m.selection for m in d.selector.accepted(d.budget_ms)}
-        for d in devices
-    ]
-    first, common = devices[0].selector, set.intersection(*(set(keys) for keys in within))
-    if common:
-        chosen = min((within[0][key] for key in common), key=lambda s: first.known_loss(s, devices[0].budget_ms))
-        return Chosen(selection=dict(chosen), verified=True, archives=())
+    first, *others = [[m.selection for m in d.selector.accepted(d.budget_ms)] for d in devices]
+    if common := [selection for selection in first if all(selection in accepted for accepted in others)]:
+        return Chosen(selection=common[0], verified=True, archives=())
     problem, offers = joint_problem(devices)
     if not solve(problem).found:
         told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
         raise BudgetUnreachable(told, fastest_ms=None)
     minimum = max(1, round(0.1 * problem.layers))
     found = solve_diverse(problem, count=count, minimum_distance=minimum)
-    selections = [replaced({offers[i].layer.name: offers[i].operation for i in solution.chosen}) for solution in found]
+    selections = [Selection(offers[i].pair for i in solution.chosen) for solution in found]
     archives = tuple(_send(setting, device, operations, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
 
@@ -250,8 +249,7 @@ def _send(setting: Setting, device: Device, operations: Operations, selections: 
     if not device.measured:
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
-    sent = device.folder / "sent.json"
-    known: dict[str, Selection] = read_json(sent, {})
+    known = _sent(device.folder)
     example, layers = setting.teacher.example(setting.recipe.batch), unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher", form=form)]
@@ -262,7 +260,7 @@ def _send(setting: Setting, device: Device, operations: Operations, selections: 
             networks.append(to_computation(student, example, Path(folder), name=name, form=form))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", _identity(device.table))
-        write_json(sent, known)
+        write_json(device.folder / "sent.json", {name: dict(selection) for name, selection in known.items()})
         header = device.table.header
         return write_bundle(
             device.folder / "measure.zip",
@@ -342,7 +340,7 @@ def deliver(setting: Setting, baseline: Baseline, devices: Sequence[Device], nam
         measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
         measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
         archives=[str(path) for path in chosen.archives],
-        selection=full_selection(setting, selection),
+        selection=selection.in_full(layer.name for layer in setting.scan.layers),
     )
     write_json(folder / "devices.json", dataclasses.asdict(summary))
     return summary

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lana.models.selection import Pair
 from lana.networks.constant_arguments import gives_as, with_what_it_is_told
 from lana.networks.layers import Layer
 from lana.networks.surgery import replace, tensor_of
 from lana.operations.derived import Skip
 from lana.operations.families import parse_operation
-
-Selection = Mapping[str, str]  # layer (or span) name → operation name
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
@@ -34,8 +33,8 @@ def build_operation(
 def assemble(
     teacher: nn.Module,
     layers: Sequence[Layer],
-    selection: Selection,
-    operations: Mapping[tuple[str, str], nn.Module] | None = None,
+    selection: Mapping[str, str],
+    operations: Mapping[Pair, nn.Module] | None = None,
 ) -> nn.Module:
     """A copy of the teacher with the selected operations in place of its layers.
 

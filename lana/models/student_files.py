@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from lana.common.files import read_json, write_atomically, write_json
 from lana.config.references import student_folder
 from lana.errors import LanaError, UserError
-from lana.models.student import Selection, assemble, build_operation
+from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, load_teacher
 from lana.networks.layers import Layer
 
@@ -45,7 +45,7 @@ def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path)
 
 
 def save_student(
-    student: nn.Module, folder: Path, teacher: Teacher, layers: Sequence[Layer], selection: Selection
+    student: nn.Module, folder: Path, teacher: Teacher, layers: Sequence[Layer], selection: Mapping[str, str]
 ) -> None:
     """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again.
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from lana.errors import LanaError
+from lana.models.selection import Pair
 from lana.networks.layers import Layer
 from lana.operations.chains import Chain, chain_of
 from lana.operations.families import Operation
@@ -41,7 +42,7 @@ def measure_ascending(
     Raises:
         LanaError: not one could be built.
     """
-    found: dict[tuple[str, str], Offer] = {}
+    found: dict[Pair, Offer] = {}
     stopped: dict[tuple[str, Chain], str] = {}
     table: LatencyTable | None = None
     for wave in waves(planned):
@@ -50,7 +51,7 @@ def measure_ascending(
             chain = (layer.name, chain_of(operation.name)[0])
             left_out = chain in stopped
             offer = not_built(layer, operation, stopped[chain]) if left_out else build(layer, operation)
-            found[layer.name, operation.name] = offer
+            found[offer.pair] = offer
             if offer.kept:
                 built.append((chain, offer))
         if not built:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lana.common.files import save_torch
 from lana.data.split import Split
+from lana.models.selection import Pair
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute
@@ -65,6 +66,10 @@ class Job:
     dropped: str = ""
     works_in_place: bool = False
     started_from: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def pair(self) -> Pair:
+        return self.layer.name, self.operation
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lana.common.files import read_json, write_atomically, write_json
 from lana.errors import UserError
+from lana.models.selection import Pair
 from lana.models.student import own_module
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
@@ -39,6 +40,10 @@ class Offer:
     overhead_ms: float = 0.0
     kept: bool = True
     reason: str = ""
+
+    @property
+    def pair(self) -> Pair:
+        return self.layer.name, self.operation
 
     @property
     def columns(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from torch import nn
 from lana.common.files import write_atomically
 from lana.data.split import Data, Split
 from lana.errors import LanaError
+from lana.models.selection import Pair
 from lana.models.student import build_operation
 from lana.models.student_files import load_operation, save_operation
 from lana.networks.features import captured, forward_until
@@ -61,6 +62,10 @@ class Distilled:
             dropped=job.dropped,
         )
 
+    @property
+    def pair(self) -> Pair:
+        return self.layer, self.operation
+
 
 def operation_path(folder: Path, layer: str, operation: str) -> Path:
     return folder / layer / f"{operation.replace('/', '_')}.safetensors"
@@ -73,7 +78,7 @@ def distill(
     folder: Path,
     settings: Distillation,
     *,
-    latency_ms: Mapping[tuple[str, str], float] | None = None,
+    latency_ms: Mapping[Pair, float] | None = None,
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> list[Distilled]:
     """Train the operations of `pool`, (layer, operation) pairs, and write their weights under `folder`.
@@ -84,7 +89,7 @@ def distill(
     """
     groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
     teacher.to(device)
-    results: dict[tuple[str, str], Distilled] = read_results(folder)
+    results: dict[Pair, Distilled] = read_results(folder)
     split = data.train.take(settings.images, settings.seed)
     check = data.validation.take(CHECK_IMAGES, settings.seed)
     total, checkpoint = len(pool) or 1, folder / "training.pt"
@@ -102,8 +107,8 @@ def distill(
         _finish(teacher, jobs, check, device)
         for job in jobs:
             if not job.dropped:
-                save_operation(job.module.cpu(), operation_path(folder, job.layer.name, job.operation))
-            results[job.layer.name, job.operation] = Distilled.of(job)
+                save_operation(job.module.cpu(), operation_path(folder, *job.pair))
+            results[job.pair] = Distilled.of(job)
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
     teacher.cpu()
@@ -161,7 +166,7 @@ def _start(
     group: Sequence[tuple[Layer, str]],
     split: Split,
     check: Split,
-    latency_ms: Mapping[tuple[str, str], float],
+    latency_ms: Mapping[Pair, float],
     settings: Distillation,
 ) -> list[Job]:
     """Build the group's operations, each from the layer's features where it has a closed form.
@@ -208,7 +213,7 @@ def _finish(teacher: nn.Module, jobs: list[Job], check: Split, device: str) -> N
             job.dropped = "its outputs are not finite"
 
 
-def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Path) -> dict[tuple[str, str], nn.Module]:
+def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Path) -> dict[Pair, nn.Module]:
     """The trained operations by (layer, operation).
 
     Raises:
@@ -223,7 +228,7 @@ def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Pat
     return operations
 
 
-def read_results(folder: Path) -> dict[tuple[str, str], Distilled]:
+def read_results(folder: Path) -> dict[Pair, Distilled]:
     """What distilling found of each (layer, operation) so far."""
     import pandas as pd
 
@@ -233,10 +238,10 @@ def read_results(folder: Path) -> dict[tuple[str, str], Distilled]:
     text = {"layer": str, "operation": str}
     frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {(row["layer"], row["operation"]): Distilled(**row) for row in rows}
+    return {found.pair: found for found in (Distilled(**row) for row in rows)}
 
 
-def _write_results(folder: Path, results: dict[tuple[str, str], Distilled]) -> None:
+def _write_results(folder: Path, results: dict[Pair, Distilled]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame([vars(result) for result in results.values()])

@@ -22,6 +22,7 @@ from lana.data.split import Split
 from lana.errors import UserError
 from lana.evaluation.metrics import evaluating
 from lana.evaluation.task import Task
+from lana.models.selection import Pair
 from lana.networks.features import replayable
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute, in_full
@@ -46,11 +47,15 @@ class Score:
     images: int
     feature_error: float = float("nan")
 
+    @property
+    def pair(self) -> Pair:
+        return self.layer, self.operation
+
 
 COLUMNS = {"distance": "score", "task": "task_loss", "feature": "feature_error"}  # what `score_by` may be
 
 
-def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float]:
+def losses_of(scores: Sequence[Score], kind: str) -> dict[Pair, float]:
     """(layer, operation) → what the network is expected to lose, by one kind of score; at least nothing.
 
     Operations with which the network's outputs are no numbers are left out.
@@ -59,7 +64,7 @@ def losses_of(scores: Sequence[Score], kind: str) -> dict[tuple[str, str], float
         UserError: the scores have no such figure.
     """
     column = COLUMNS[kind]
-    found = {(row.layer, row.operation): float(getattr(row, column)) for row in scores}
+    found = {row.pair: float(getattr(row, column)) for row in scores}
     finite = {pair: max(0.0, value) for pair, value in found.items() if math.isfinite(value)}
     if kind != "distance" and len(finite) < len(found):
         raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
@@ -78,7 +83,7 @@ class Scorer:
     def score(
         self,
         pool: Sequence[tuple[Layer, str]],
-        operations: Mapping[tuple[str, str], nn.Module],
+        operations: Mapping[Pair, nn.Module],
         *,
         path: Path,
         on_progress: Callable[[float, str], None] = lambda done, detail: None,
@@ -103,8 +108,8 @@ class Scorer:
         layers: Sequence[Layer],
         layer: Layer,
         names: Sequence[str],
-        operations: Mapping[tuple[str, str], nn.Module],
-    ) -> dict[tuple[str, str], Score]:
+        operations: Mapping[Pair, nn.Module],
+    ) -> dict[Pair, Score]:
         teacher, task, device, power = self.teacher, self.task, self.compute.device, 0.0
         sums = {name: _Sums() for name in names}
         modules = {name: operations[layer.name, name].to(device).eval() for name in names if name != "teacher"}
@@ -185,7 +190,7 @@ def read_scores(path: Path) -> list[Score]:
     return list(_read(path).values())
 
 
-def _read(path: Path) -> dict[tuple[str, str], Score]:
+def _read(path: Path) -> dict[Pair, Score]:
     import pandas as pd
 
     if not path.is_file():
@@ -194,10 +199,10 @@ def _read(path: Path) -> dict[tuple[str, str], Score]:
     text = {"layer": str, "operation": str}  # a layer may be called "null"
     frame = pd.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in figures}, dtype=text)
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {(row["layer"], row["operation"]): Score(**row) for row in rows}
+    return {found.pair: found for found in (Score(**row) for row in rows)}
 
 
-def _write(path: Path, scores: Mapping[tuple[str, str], Score]) -> None:
+def _write(path: Path, scores: Mapping[Pair, Score]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame([vars(score) for score in scores.values()])

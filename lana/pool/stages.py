@@ -14,6 +14,7 @@ import lana.pool.scoring as scoring
 from lana.common.files import write_text
 from lana.common.progress import Progress
 from lana.config.recipe import Recipe, fingerprint
+from lana.models.selection import Pair
 from lana.models.student import build_operation
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
@@ -88,7 +89,7 @@ def measured_offers(
         return measure_ascending(planned, build, measure)
 
 
-Operations = dict[tuple[str, str], nn.Module]
+Operations = dict[Pair, nn.Module]
 
 Pairs = Sequence[tuple[Layer, str]]
 
@@ -112,8 +113,8 @@ def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer]
             train_operations(setting, pool, offers, recipe, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     offers = [
-        dataclasses.replace(offer, kept=False, reason=given_up[offer.layer.name, offer.operation])
-        if (offer.layer.name, offer.operation) in given_up and offer.kept
+        dataclasses.replace(offer, kept=False, reason=given_up[offer.pair])
+        if offer.pair in given_up and offer.kept
         else offer
         for offer in offers
     ]
@@ -147,12 +148,12 @@ def train_operations(
             seed=recipe.seed,
             compute=Compute(recipe.device, recipe.precision),
         ),
-        latency_ms={(offer.layer.name, offer.operation): offer.latency_ms for offer in offers if offer.kept},
+        latency_ms={offer.pair: offer.latency_ms for offer in offers if offer.kept},
         on_progress=on_progress,
     )
 
 
-def score_pool(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[tuple[str, str], float]:
+def score_pool(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[Pair, float]:
     """What the network is expected to lose with each operation, in `pool/scores.csv`."""
     run, recipe, pool = setting.run, setting.recipe, pairs(offers)
     wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,11 +12,12 @@ import numpy as np
 from lana.common.files import read_json
 from lana.common.progress import counted
 from lana.errors import UserError
+from lana.models.selection import Selection
 from lana.pool.candidates import Offer, read_offers
 from lana.pool.scoring import losses_of, read_scores
 from lana.runs.run import Run
 from lana.selection.measurement_log import Log, LossLog
-from lana.selection.search import Selection, Selector
+from lana.selection.search import Selector
 from lana.version import __version__
 from profilers import LatencyTable
 
@@ -62,7 +62,7 @@ def read_selector(run: Run) -> Selector:
     losses = losses_of(read_scores(run.scores), run.recipe().score_by)
     return Selector(
         layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
-        offers=[offer for offer in offers if (offer.layer.name, offer.operation) in losses],
+        offers=[offer for offer in offers if offer.pair in losses],
         losses=losses,
         teacher_ms=read_json(run.pool / "teacher.json")["teacher_ms"],
         log=Log.read(run.pool / "wholes.csv"),
@@ -108,7 +108,7 @@ def _layer(selector: Selector, name: str) -> dict[str, Any]:
 def _operation(selector: Selector, offer: Offer) -> dict[str, float]:
     return {
         "ms": selector.prediction().part_ms(offer.columns),
-        "loss": selector.losses[offer.layer.name, offer.operation],
+        "loss": selector.losses[offer.pair],
     }
 
 
@@ -116,12 +116,10 @@ def _frontier(selector: Selector) -> list[Selection]:
     """The best selection within each of evenly spaced latencies, each by losses corrected around that one."""
     budgets = np.linspace(selector.predicted_ms(selector.fastest()), selector.teacher_ms, POINTS)
     found = [selector.solve(float(budget)) for budget in budgets]
-    return [
-        selection for index, selection in enumerate(found) if selection is not None and selection not in found[:index]
-    ]
+    return list(dict.fromkeys(selection for selection in found if selection is not None))
 
 
-def _point(selector: Selector, selection: Mapping[str, str]) -> dict[str, Any]:
+def _point(selector: Selector, selection: Selection) -> dict[str, Any]:
     """`covered` names the span that stands for a layer."""
     return {
         "ms": selector.predicted_ms(selection),

@@ -22,11 +22,12 @@ from lana.common.files import write_json
 from lana.common.progress import Progress
 from lana.errors import UserError
 from lana.evaluation.distance import DistanceToTeacher
+from lana.models.selection import Selection
 from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
 from lana.runs.context import Setting
 from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled, trained_operations
-from lana.selection.search import Selection, Selector
+from lana.selection.search import Selector
 
 BANDS = (0.7, 0.5, 0.35)
 WIDTH = 0.05  # of a band: how far a latency may be from its middle
@@ -50,7 +51,7 @@ class Student:
     replaced: int
     predicted_ms: float
     chosen: bool
-    selection: Selection
+    selection: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +142,10 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
                         expected=losses.whole(selection.items()),
                         plain=sum(selector.losses[pair] for pair in selection.items()),
                         measured=float(distance.of(student).mean()),
-                        replaced=sum(len(layer.split("+")) for layer in selection),
+                        replaced=len(selection.replaced_layers),
                         predicted_ms=selector.predicted_ms(selection),
                         chosen=index == 0,
-                        selection=selection,
+                        selection=dict(selection),
                     )
                 )
                 progress.update(len(measured), budget)

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from lana.common.console import make_console
 from lana.errors import UserError
+from lana.models.selection import Selection
 from lana.pipeline import open_finished
 from lana.selection.measurement import assembled, reference, trained_operations
-from lana.selection.stage import full_selection
 from solvers import (
     SelectionProblem,
     Solution,
@@ -88,7 +88,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
         operations = trained_operations(setting, selector.offers)
         distance_to_teacher = reference(setting)
-        losses: dict[str, float] = {}
+        losses: dict[Selection, float] = {}
         found = []
         for method, search in searches(simple, setting.recipe.seed).items():
             solution = search(problem)
@@ -97,17 +97,17 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                 found.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
                 continue
             selection = selector.selection_of(solution)
-            if str(selection) not in losses:
+            if selection not in losses:
                 student = assembled(setting, selector, selection, operations)
-                losses[str(selection)] = float(distance_to_teacher.of(student).mean())
+                losses[selection] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(
                     method=method,
                     expected_loss=selector.expected_loss(selection, budget_ms),
-                    measured_loss=losses[str(selection)],
+                    measured_loss=losses[selection],
                     predicted_ms=selector.predicted_ms(selection),
                     seconds=solution.runtime_s,
-                    selection=full_selection(setting, selection),
+                    selection=selection.in_full(layer.name for layer in setting.scan.layers),
                 )
             )
         if not losses:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Pair = tuple[str, str]  # layer, operation
+from lana.models.selection import Pair, Selection
 
 LEAST_MEASURED = 8  # with fewer students the plain sum is as good
 
@@ -40,7 +40,7 @@ class Losses:
 
 
 def corrected(
-    singles: Mapping[Pair, float], measured: Sequence[tuple[Mapping[str, str], float]], distances: Sequence[float]
+    singles: Mapping[Pair, float], measured: Sequence[tuple[Selection, float]], distances: Sequence[float]
 ) -> Losses:
     """What students lose, given the measured losses of some.
 

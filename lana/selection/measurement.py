@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 import lana.pool.distillation as distilling
 from lana.evaluation.distance import DistanceToTeacher
+from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute
@@ -37,7 +38,7 @@ def reference(setting: Setting, images: int = CANDIDATE_IMAGES, precision: str =
 def assembled(
     setting: Setting,
     make_selector: Selector,
-    selection: Mapping[str, str],
+    selection: Selection,
     operations: Operations,
     images: int = CANDIDATE_IMAGES,
     precision: str = "fp32",

@@ -6,11 +6,12 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lana.common.files import write_atomically
+from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from profilers.comparison import Comparison, upper_bound_95
 
@@ -19,7 +20,7 @@ from profilers.comparison import Comparison, upper_bound_95
 class Measured:
     """A selection's latency as its ratio to the teacher measured beside it, one ratio a fresh process."""
 
-    selection: Mapping[str, str]
+    selection: Selection
     ratios: tuple[float, ...]
 
     @property
@@ -54,7 +55,7 @@ class Log:
             return cls(path)
         frame = pd.read_csv(path, keep_default_na=False)
         entries = [
-            (str(loop), Measured(selection=json.loads(selection), ratios=tuple(json.loads(ratios))))
+            (str(loop), Measured(selection=Selection(json.loads(selection)), ratios=tuple(json.loads(ratios))))
             for loop, selection, ratios in zip(frame["loop"], frame["selection"], frame["ratios"], strict=True)
         ]
         return cls(path, [row for _, row in entries], _all=entries)
@@ -66,22 +67,22 @@ class Log:
         own = [row for name, row in self._all[begin:] if name == loop]
         return Log(self.path, [row for _, row in self._all[:begin]], loop, self._all, own)
 
-    def take(self, selections: Sequence[Mapping[str, str]]) -> bool:
+    def take(self, selections: Sequence[Selection]) -> bool:
         """Know again what this loop measured of these selections when it ran before; False where it did not."""
         count = len(selections)
-        if [row.selection for row in self._again[:count]] != [replaced(selection) for selection in selections]:
+        if [row.selection for row in self._again[:count]] != list(selections):
             self._again = []
             return False
         self.rows += self._again[:count]
         self._again = self._again[count:]
         return True
 
-    def add(self, selections: Sequence[Mapping[str, str]], comparisons: Sequence[Comparison]) -> None:
+    def add(self, selections: Sequence[Selection], comparisons: Sequence[Comparison]) -> None:
         """Append measurements and write the log."""
         import pandas as pd
 
         new = [
-            Measured(selection=replaced(selection), ratios=tuple(round(ratio, 5) for ratio in comparison.ratios))
+            Measured(selection=selection, ratios=tuple(round(ratio, 5) for ratio in comparison.ratios))
             for selection, comparison in zip(selections, comparisons, strict=True)
         ]
         self.rows += new
@@ -96,11 +97,10 @@ class Log:
         )
         write_atomically(self.path, lambda beside: frame.to_csv(beside, index=False))
 
-    def of(self, selection: Mapping[str, str]) -> Measured | None:
+    def of(self, selection: Selection) -> Measured | None:
         """Everything measured of a selection, pooled over the times that it was measured."""
-        wanted = replaced(selection)
-        ratios = [ratio for row in self.rows if row.selection == wanted for ratio in row.ratios]
-        return Measured(selection=wanted, ratios=tuple(ratios)) if ratios else None
+        ratios = [ratio for row in self.rows if row.selection == selection for ratio in row.ratios]
+        return Measured(selection=selection, ratios=tuple(ratios)) if ratios else None
 
     def pooled(self) -> list[Measured]:
         """One entry a selection, in the order of first measurement."""
@@ -118,15 +118,10 @@ class Log:
         ]
 
     def _by_selection(self) -> Iterable[list[Measured]]:
-        found: dict[str, list[Measured]] = {}
+        found: dict[Selection, list[Measured]] = {}
         for row in self.rows:
-            found.setdefault(json.dumps(row.selection, sort_keys=True), []).append(row)
+            found.setdefault(row.selection, []).append(row)
         return found.values()
-
-
-def replaced(selection: Mapping[str, str]) -> dict[str, str]:
-    """A selection without the layers that keep the teacher's own."""
-    return {layer: operation for layer, operation in sorted(selection.items()) if operation != "teacher"}
 
 
 @dataclass
@@ -139,8 +134,8 @@ class LossLog:
 
     path: Path
     loop: str = ""
-    rows: list[tuple[Mapping[str, str], float]] = field(default_factory=list)
-    _all: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
+    rows: list[tuple[Selection, float]] = field(default_factory=list)
+    _all: list[tuple[str, Selection, float]] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> LossLog:
@@ -150,7 +145,7 @@ class LossLog:
             return cls(path)
         frame = pd.read_csv(path, keep_default_na=False)
         found = [
-            (str(loop), json.loads(selection), float(loss))  # "inf" as well
+            (str(loop), Selection(json.loads(selection)), float(loss))  # "inf" as well
             for loop, loss, selection in zip(frame["loop"], frame["loss"], frame["selection"], strict=True)
         ]
         return cls(path, rows=[(selection, loss) for _, selection, loss in found], _all=found)
@@ -161,20 +156,20 @@ class LossLog:
         begin = loops.index(loop) if loop in loops else len(loops)
         return LossLog(self.path, loop, [(selection, loss) for _, selection, loss in self._all[:begin]], self._all)
 
-    def of(self, selection: Mapping[str, str]) -> float | None:
+    def of(self, selection: Selection) -> float | None:
         """The loss of a selection, where this loop knows it."""
-        return next((loss for known, loss in self.rows if known == replaced(selection)), None)
+        return next((loss for known, loss in self.rows if known == selection), None)
 
-    def ever(self, selection: Mapping[str, str]) -> float | None:
+    def ever(self, selection: Selection) -> float | None:
         """The loss of a selection, whoever measured it."""
-        return next((loss for _, known, loss in self._all if known == replaced(selection)), None)
+        return next((loss for _, known, loss in self._all if known == selection), None)
 
-    def add(self, selections: Sequence[Mapping[str, str]], losses: Sequence[float]) -> None:
+    def add(self, selections: Sequence[Selection], losses: Sequence[float]) -> None:
         """Take in measured losses and write those that are new."""
         import pandas as pd
 
         known = [round(loss, 6) if math.isfinite(loss) else math.inf for loss in losses]  # nothing is worse than nan
-        new = [(replaced(s), loss) for s, loss in zip(selections, known, strict=True)]
+        new = list(zip(selections, known, strict=True))
         self.rows += new
         fresh = [(self.loop, selection, loss) for selection, loss in new if self.ever(selection) is None]
         if not fresh:

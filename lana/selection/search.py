@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lana.errors import BudgetUnreachable, LanaError, UserError
+from lana.models.selection import Pair, Selection
 from lana.pool.candidates import Offer
 from lana.runs.baseline import PROCESSES
 from lana.selection.latency_model import Prediction, PredictionError, Whole, fit, held_out_error, total
 from lana.selection.loss_model import Losses, corrected
-from lana.selection.measurement_log import Log, LossLog, Measured, replaced
+from lana.selection.measurement_log import Log, LossLog, Measured
 from profilers.comparison import Comparison
 from solvers import Limit, SelectionProblem, Solution, fastest, solve, solve_diverse
 
-Selection = dict[str, str]
 Measure = Callable[[Sequence[Selection], int], list[Comparison]]
 MeasureLoss = Callable[[Sequence[Selection]], list[float]]
 
@@ -53,7 +53,7 @@ class Selector:
 
     layers: Sequence[str]
     offers: Sequence[Offer]
-    losses: Mapping[tuple[str, str], float]
+    losses: Mapping[Pair, float]
     teacher_ms: float
     log: Log
     measure: Measure
@@ -82,7 +82,7 @@ class Selector:
                         else f"there is no layer {layer!r} in the pool."
                     )
                 )
-        self._by_name = {(offer.layer.name, offer.operation): offer for offer in self.offers}
+        self._by_name = {offer.pair: offer for offer in self.offers}
 
     # --- prediction ------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Selector:
         Those that came out below all budgets that are likely would bend it for all others: they are left out, unless
         they were measured for a budget.
         """
-        teacher = Whole(columns=self._columns({}), measured_ms=self.teacher_ms)
+        teacher = Whole(columns=self._columns(Selection()), measured_ms=self.teacher_ms)
         measured = [
             m
             for m in self.log.pooled()
@@ -113,13 +113,13 @@ class Selector:
     def prediction_error(self) -> PredictionError | None:
         return held_out_error(self.wholes())
 
-    def predicted_ms(self, selection: Mapping[str, str]) -> float:
+    def predicted_ms(self, selection: Selection) -> float:
         return self.prediction().whole_ms([offer.columns for offer in self._parts(selection)])
 
-    def expected_loss(self, selection: Mapping[str, str], around_ms: float | None = None) -> float:
+    def expected_loss(self, selection: Selection, around_ms: float | None = None) -> float:
         """What a student is expected to lose: the sum of scores, corrected around a latency (default: its own)."""
         losses = self.corrected_losses(around_ms or self.predicted_ms(selection))
-        return losses.whole((offer.layer.name, offer.operation) for offer in self._parts(selection))
+        return losses.whole(offer.pair for offer in self._parts(selection))
 
     def corrected_losses(self, around_ms: float) -> Losses:
         """The scores corrected by the students whose loss was measured, those around a latency above all."""
@@ -132,7 +132,7 @@ class Selector:
             self.log.loop,
         )
         if place not in self._corrected:
-            teacher: tuple[Mapping[str, str], float] = ({}, 0.0)  # a student of known loss like any other
+            teacher = (Selection(), 0.0)  # a student of known loss like any other
             finite = [(selection, loss) for selection, loss in self.loss_log.rows if math.isfinite(loss)]
             known = [teacher, *(row for row in finite if self._known(row[0]))]
             latencies_ms = np.array([self.predicted_ms(selection) for selection, _ in known])
@@ -141,28 +141,28 @@ class Selector:
             self._corrected[place] = corrected(self.losses, known, list(distances))
         return self._corrected[place]
 
-    def _known(self, selection: Mapping[str, str]) -> bool:
+    def _known(self, selection: Selection) -> bool:
         return all(pair in self._by_name for pair in selection.items())
 
-    def _allowed(self, selection: Mapping[str, str]) -> bool:
+    def _allowed(self, selection: Selection) -> bool:
         if not self._known(selection):
             return False
         stands = dict.fromkeys(self.standing(selection), "")
         stands |= selection  # under its own name; what a span covers holds nothing else
         return all(stands.get(layer, "teacher") == operation for layer, operation in self.pins.items())
 
-    def standing(self, selection: Mapping[str, str]) -> dict[str, Offer]:
+    def standing(self, selection: Selection) -> dict[str, Offer]:
         """Layer → what stands there, or for a span that covers it; layers that are not named keep the teacher's own."""
         return {
             member: self._by_name[pair] for pair in selection.items() for member in self._by_name[pair].layer.members
         }
 
-    def _parts(self, selection: Mapping[str, str]) -> list[Offer]:
+    def _parts(self, selection: Selection) -> list[Offer]:
         covered = self.standing(selection)
         own = [self._by_name[layer, "teacher"] for layer in self.layers if layer not in covered]
         return [*own, *(self._by_name[pair] for pair in selection.items())]
 
-    def _columns(self, selection: Mapping[str, str]) -> dict[str, float]:
+    def _columns(self, selection: Selection) -> dict[str, float]:
         return total([offer.columns for offer in self._parts(selection)])
 
     # --- solving ---------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Selector:
         cost = np.array([prediction.part_ms(offer.columns) for offer in self.offers])
         return SelectionProblem(
             layers=len(self.layers),
-            loss=np.array([losses.of[offer.layer.name, offer.operation] for offer in self.offers]),
+            loss=np.array([losses.of[offer.pair] for offer in self.offers]),
             first=self._first,
             span=self._span,
             costs={"latency_ms": cost},
@@ -188,7 +188,7 @@ class Selector:
         )
 
     def selection_of(self, solution: Solution) -> Selection:
-        return replaced({self.offers[index].layer.name: self.offers[index].operation for index in solution.chosen})
+        return Selection(self.offers[index].pair for index in solution.chosen)
 
     def solve(self, budget_ms: float) -> Selection | None:
         """The best selection within a predicted latency; None where there is none."""
@@ -216,7 +216,7 @@ class Selector:
         """
         if not max_loss >= 0:
             raise UserError(f"--max-loss {max_loss:g}: no selection loses that little. The teacher itself loses 0.")
-        found: Selection = {}
+        found = Selection()
         too_low, enough = self.predicted_ms(self.fastest()), self.teacher_ms
         while enough - too_low > 0.005 * self.teacher_ms:
             between = (too_low + enough) / 2
@@ -284,7 +284,7 @@ class Selector:
         low = max(self.predicted_ms(self.fastest()), self.lowest * self.teacher_ms)
         return [low + share * (self.teacher_ms - low) for share in shares]
 
-    def measure_new(self, selections: Sequence[Mapping[str, str]], processes: int) -> None:
+    def measure_new(self, selections: Sequence[Selection], processes: int) -> None:
         """Measure those that were not measured in so many processes yet, in as many more."""
         wanted: list[Selection] = []
         had = processes
@@ -292,7 +292,7 @@ class Selector:
             measured = self.log.of(selection)
             count = len(measured.ratios) if measured is not None else 0
             if selection and count < processes and selection not in wanted:
-                wanted.append(dict(selection))
+                wanted.append(selection)
                 had = min(had, count)
         processes -= had
         if wanted and not self.log.take(wanted):
@@ -311,17 +311,17 @@ class Selector:
         """Measure the loss of those of which it is not known; of none where nothing refines."""
         new = [s for s in selections if self.refine and s and self.loss_log.of(s) is None]
         unknown = [s for s in new if self.loss_log.ever(s) is None]
-        fresh = dict(zip(map(str, unknown), self.measure_loss(unknown) if unknown else [], strict=True))
-        self.loss_log.add(new, [fresh[str(s)] if str(s) in fresh else self.loss_log.ever(s) or 0.0 for s in new])
+        fresh = dict(zip(unknown, self.measure_loss(unknown) if unknown else [], strict=True))
+        self.loss_log.add(new, [fresh[s] if s in fresh else self.loss_log.ever(s) or 0.0 for s in new])
 
     def choice(self, budget_ms: float) -> Selection | None:
         """The selection of least loss within a predicted latency: the program's, or a better one that was measured."""
         solved = self.solve(budget_ms)
         measured = [s for s, _ in self.loss_log.rows if self._allowed(s) and self.predicted_ms(s) <= budget_ms]
-        known = [*([solved] if solved else []), *map(dict, measured)]
+        known = [*([solved] if solved else []), *measured]
         return min(known, key=lambda selection: self.known_loss(selection, budget_ms), default=None)
 
-    def known_loss(self, selection: Mapping[str, str], around_ms: float) -> float:
+    def known_loss(self, selection: Selection, around_ms: float) -> float:
         """Measured, or what is expected around a latency: one for all that are compared, since no correction holds far
         from where losses were measured."""
         measured = self.loss_log.of(selection)
@@ -374,7 +374,7 @@ class Selector:
                 best = None
             if best:  # within, and room is left: aim higher
                 target_ms *= min(1.05, budget_ms * (1 - MARGIN - self.margin) / (best.ratio * self.teacher_ms))
-                target_ms = min(target_ms, 0.99 * self.predicted_ms({}))
+                target_ms = min(target_ms, 0.99 * self.predicted_ms(Selection()))
             elif found:  # the prediction was refitted; what it still misses is kept below the budget as well
                 measured = [m for s in found if (m := self.log.of(s)) is not None]
                 least = min(measured, key=lambda m: m.ratio_upper95)
@@ -425,7 +425,7 @@ class Selector:
             near = [m for m in better if m.ratio >= LOWER * limit]
             looked_at = [*accepted, *[m for m in near if len(m.ratios) < 2 * PROCESSES][:candidates]]
             again = [m.selection for m in looked_at if len(m.ratios) < 2 * PROCESSES]
-            unknown = [dict(m.selection) for m in looked_at if self.loss_log.of(m.selection) is None]
+            unknown = [m.selection for m in looked_at if self.loss_log.of(m.selection) is None]
             if not again and not (self.refine and unknown):
                 return accepted
             self.measure_losses(unknown)

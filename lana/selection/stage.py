@@ -15,6 +15,7 @@ from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
+from lana.models.selection import Pair, Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.candidates import Offer
@@ -32,7 +33,7 @@ from lana.selection.measurement import (
     unique_layers,
 )
 from lana.selection.measurement_log import Log, LossLog, Measured
-from lana.selection.search import Selection, Selector
+from lana.selection.search import Selector
 from profilers import Comparison
 
 
@@ -40,12 +41,12 @@ def make_selector(
     setting: Setting,
     offers: Sequence[Offer],
     operations: Operations,
-    losses: Mapping[tuple[str, str], float],
+    losses: Mapping[Pair, float],
     baseline: Baseline,
 ) -> Selector:
     """The closed loop over this run's pool, measuring whole students beside the teacher."""
     run, recipe = setting.run, setting.recipe
-    kept = [offer for offer in offers if offer.kept and (offer.layer.name, offer.operation) in losses]
+    kept = [offer for offer in offers if offer.kept and offer.pair in losses]
     layers = unique_layers(kept)
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
@@ -139,7 +140,7 @@ def select_student(
             "pins": dict(make_selector.pins),
             "verify": verify,
             "selected_metric": metric,
-            "selection": full_selection(setting, best.selection),
+            "selection": best.selection.in_full(layer.name for layer in setting.scan.layers),
             "seconds": round(time.monotonic() - start_s, 2),
         },
     )
@@ -156,13 +157,6 @@ def budget_of(make_selector: Selector, selection: Selection, *, verify: bool) ->
     return (
         make_selector.predicted_ms(selection) if measured is None else measured.ratio_upper95 * make_selector.teacher_ms
     )
-
-
-def full_selection(setting: Setting, selection: Mapping[str, str]) -> dict[str, str]:
-    """Layers → operation with the teacher's own filled in; a span stands under its own name."""
-    covered = {member for name in selection for member in name.split("+")}
-    own = {layer.name: "teacher" for layer in setting.scan.layers if layer.name not in covered}
-    return {**own, **selection}
 
 
 def _look(setting: Setting, make_selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:

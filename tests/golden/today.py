@@ -95,10 +95,10 @@ def selector(
         raise AssertionError("The search asks for a measurement that the frozen logs lack.")
 
     losses = losses_of(read_scores(folder / "scores.csv"), "distance")
-    kept = [offer for offer in candidates(folder) if offer.kept and [offer.layer.name, offer.operation] not in dropped]
+    kept = [offer for offer in candidates(folder) if offer.kept and [*offer.pair] not in dropped]
     return Selector(
         layers=[layer.name for layer in read_layers(folder).values() if len(layer.members) == 1],
-        offers=[offer for offer in kept if (offer.layer.name, offer.operation) in losses],
+        offers=[offer for offer in kept if offer.pair in losses],
         losses=losses,
         teacher_ms=teacher_ms,
         log=Log.read(folder / "wholes.csv"),
@@ -118,7 +118,7 @@ def selected(search: Selector, name: str, budget_ms: float, count: int) -> dict[
         "ratios": [one.ratio for one in accepted],
         "losses": [search.known_loss(one.selection, budget_ms) for one in accepted],
         "predicted_ms": [search.predicted_ms(one.selection) for one in accepted],
-        "diverse": search.solve_diverse(budget_ms, count),
+        "diverse": [dict(selection) for selection in search.solve_diverse(budget_ms, count)],
     }
 
 

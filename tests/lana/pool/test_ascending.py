@@ -83,7 +83,7 @@ def test_each_chain_and_each_layer_stops_for_itself():
     planned += bottlenecks(fast)
     own = {"slow teacher": 3.0, "fast teacher": 0.3}
     found, _ = measured(planned, lambda key: own.get(key) or by_width(key) * (2 if "k5" in key else 1))
-    kept = {(o.layer.name, o.operation) for o in found if o.kept and "cb" in o.operation}
+    kept = {o.pair for o in found if o.kept and "cb" in o.operation}
     assert {op for name, op in kept if name == "slow" and "k5" in op} == {
         f"cb_bottle_k5_w{w:g}" for w in (0.25, 0.5, 1, 2)
     }

@@ -62,7 +62,7 @@ def test_a_score_at_a_span_is_that_of_the_network_without_its_members(digits_tea
     found = score(digits_teacher, pool, operations, split, tmp_path / "s.csv")[-1]
     student = assemble(module, [*scan.layers, span], {span.name: "linear_k1"}, operations)
     distances = DistanceToTeacher(module, split, Classification()).of(student)
-    assert (found.layer, found.operation) == (span.name, "linear_k1")
+    assert found.pair == (span.name, "linear_k1")
     assert found.score == pytest.approx(float(distances.mean()), rel=1e-3)
 
 
@@ -147,7 +147,7 @@ def test_an_operation_that_makes_the_outputs_no_numbers_is_left_out(scored):
     scores = scored[0]
     broken = dataclasses.replace(scores[1], score=math.nan)
     losses = losses_of([scores[0], broken, *scores[2:]], "distance")
-    assert (broken.layer, broken.operation) not in losses
+    assert broken.pair not in losses
     assert len(losses) == len(scores) - 1
 
 

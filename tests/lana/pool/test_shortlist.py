@@ -24,7 +24,7 @@ def offer(where, operation, latency_ms, macs):
 
 
 def kept(offers):
-    return {(o.layer.name, o.operation): o.reason or "kept" for o in keep_promising(offers)}
+    return {o.pair: o.reason or "kept" for o in keep_promising(offers)}
 
 
 def test_widths_that_run_slower_than_wider_ones_are_not_trained():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from lana.models.selection import Selection
 from lana.selection.loss_model import LEAST_MEASURED, corrected
 from lana.selection.measurement_log import LossLog
 
@@ -83,16 +84,16 @@ def test_nothing_loses_less_than_the_teacher_and_its_own_loses_nothing(measured)
 
 def test_a_log_is_read_again_and_replayed(tmp_path):
     log = LossLog.read(tmp_path / "losses.csv").replay("first")
-    log.add([{"a": "half"}], [0.5])
+    log.add([Selection({"a": "half"})], [0.5])
     second = LossLog.read(tmp_path / "losses.csv").replay("second")
-    second.add([{"a": "none", "b": "teacher"}], [0.7])
+    second.add([Selection({"a": "none", "b": "teacher"})], [0.7])
     read = LossLog.read(tmp_path / "losses.csv")
-    assert read.of({"a": "none"}) == 0.7  # the teacher's own is not a choice
+    assert read.of(Selection({"a": "none"})) == 0.7  # the teacher's own is not a choice
     again = read.replay("second")
-    assert again.of({"a": "half"}) == 0.5
-    assert again.of({"a": "none"}) is None  # it did not know that when it began …
-    assert again.ever({"a": "none"}) == 0.7  # … but need not measure it again
-    again.add([{"a": "none"}], [0.7])
+    assert again.of(Selection({"a": "half"})) == 0.5
+    assert again.of(Selection({"a": "none"})) is None  # it did not know that when it began …
+    assert again.ever(Selection({"a": "none"})) == 0.7  # … but need not measure it again
+    again.add([Selection({"a": "none"})], [0.7])
     assert len(LossLog.read(tmp_path / "losses.csv").rows) == 2
 
 
@@ -105,7 +106,7 @@ def test_a_few_students_that_run_against_the_sum_do_not_make_operations_free(mea
 
 
 def test_a_student_whose_outputs_are_no_numbers_loses_more_than_any_other(tmp_path):
-    LossLog.read(tmp_path / "losses.csv").add([{"a": "half"}, {"a": "none"}], [math.nan, 0.7])
+    LossLog.read(tmp_path / "losses.csv").add([Selection({"a": "half"}), Selection({"a": "none"})], [math.nan, 0.7])
     read = LossLog.read(tmp_path / "losses.csv")
-    assert read.of({"a": "half"}) == math.inf
-    assert read.of({"a": "none"}) == 0.7
+    assert read.of(Selection({"a": "half"})) == math.inf
+    assert read.of(Selection({"a": "none"})) == 0.7

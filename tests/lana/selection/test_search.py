@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from lana.errors import BudgetUnreachable
+from lana.models.selection import Selection
 from lana.networks.layers import Layer
 from lana.pool.candidates import Offer
 from lana.runs.baseline import PROCESSES
-from lana.selection.measurement_log import Log, LossLog, Measured, replaced
+from lana.selection.measurement_log import Log, LossLog, Measured
 from lana.selection.search import MARGIN, Selector
 from profilers.comparison import Comparison
 
@@ -49,7 +50,7 @@ def make_selector(tmp_path, *, noise=0.004, disturbed=0.0, seed=0):
                 )
             )
             losses[f"block{index}", name] = loss * (1 + 0.17 * index)
-    by_name = {(offer.layer.name, offer.operation): offer for offer in offers}
+    by_name = {offer.pair: offer for offer in offers}
     rng = np.random.default_rng(seed)
 
     def device_ms(selection):
@@ -90,7 +91,7 @@ def best_by_hand(selector, device_ms, budget_ms):
     for names in itertools.product(OPERATIONS, repeat=LAYERS):
         selection = {f"block{i}": name for i, name in enumerate(names)}
         if device_ms(selection) <= budget_ms:
-            best = min(best, selector.expected_loss(replaced(selection)))
+            best = min(best, selector.expected_loss(Selection(selection)))
     return best
 
 
@@ -113,14 +114,14 @@ def test_the_correction_is_learned_from_the_wholes(tmp_path):
     error = selector.prediction_error()
     assert error is not None
     assert error.mean_absolute < 0.02
-    selection = {"block0": "half", "block3": "identity"}
+    selection = Selection({"block0": "half", "block3": "identity"})
     assert selector.predicted_ms(selection) == pytest.approx(device_ms(selection), rel=0.03)
 
 
 def test_the_smallest_students_bend_the_correction_only_where_they_were_asked_for(tmp_path):
     selector, _, _ = make_selector(tmp_path)
     selector.measure_spread()
-    before, tiny = selector.prediction(), {f"block{i}": "identity" if i else "third" for i in range(LAYERS)}
+    before, tiny = selector.prediction(), Selection({f"block{i}": "identity" if i else "third" for i in range(LAYERS)})
     assert selector.log.of(tiny) is None
     selector.log.rows.append(Measured(selection=tiny, ratios=(0.02,) * (PROCESSES - 1)))  # as in calibrating
     assert selector.prediction() == before
@@ -207,7 +208,7 @@ def test_where_nothing_is_faster_than_the_teacher_it_is_said(tmp_path):
 def test_what_is_reachable_is_told_under_the_pins(tmp_path):
     selector, device_ms, _ = make_selector(tmp_path)
     pins = {f"block{i}": "teacher" for i in range(LAYERS - 1)}
-    selector.measure_new([{f"block{i}": "identity" for i in range(LAYERS)}], PROCESSES)
+    selector.measure_new([Selection({f"block{i}": "identity" for i in range(LAYERS)})], PROCESSES)
     with pytest.raises(BudgetUnreachable) as refused:
         dataclasses.replace(selector, pins=pins).select(0.3 * selector.teacher_ms, candidates=1)
     assert refused.value.fastest_ms == pytest.approx(device_ms({f"block{LAYERS - 1}": "identity"}), rel=0.05)
@@ -245,7 +246,7 @@ def refined(tmp_path, count):
     asked = []
 
     def measure_loss(selections):
-        asked.extend(map(str, selections))
+        asked.extend(selections)
         return [true_loss(selector, selection) for selection in selections]
 
     selector.measure_loss, selector.refine = measure_loss, count
@@ -278,7 +279,7 @@ def test_students_are_drawn_within_the_band(tmp_path):
     selector, _, _ = make_selector(tmp_path)
     middle_ms = 0.5 * selector.teacher_ms
     drawn = selector.draw(middle_ms, 8)
-    assert len({str(selection) for selection in drawn}) == len(drawn) >= 4
+    assert len(set(drawn)) == len(drawn) >= 4
     assert all(0.95 <= selector.predicted_ms(selection) / middle_ms <= 1.05 for selection in drawn)
 
 
@@ -298,7 +299,7 @@ def test_students_known_from_lower_budgets_are_not_taken_for_better_ones(tmp_pat
     selector, _, _ = make_selector(tmp_path)
     selector.refine = 12
     selector.measure_loss = lambda selections: [
-        10 * sum(selector.losses[pair] for pair in replaced(selection).items()) for selection in selections
+        10 * sum(selector.losses[pair] for pair in selection.items()) for selection in selections
     ]
     selector.measure_new(selector.spread([0.0, 0.05]), 2 * PROCESSES)
     budget_ms = 0.6 * selector.teacher_ms
@@ -352,7 +353,7 @@ def test_a_span_over_a_pinned_layer_is_not_allowed(tmp_path):
     losses = {**selector.losses, (span.name, "merged"): 0.01}
     for pin, allowed in ({"block0": "teacher"}, False), ({"block2": "teacher"}, True), ({span.name: "merged"}, True):
         pinned = dataclasses.replace(selector, offers=[*selector.offers, merged], losses=losses, pins=pin)
-        pinned.log.add([{span.name: "merged"}], pinned.measure([{}], PROCESSES))
+        pinned.log.add([Selection({span.name: "merged"})], pinned.measure([{}], PROCESSES))
         accepted = [m.selection for m in pinned.accepted(selector.teacher_ms * 1.1)]
         assert ({span.name: "merged"} in accepted) == allowed
 
