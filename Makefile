@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 EXECUTE = $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20 --durations-min=5
 
-.PHONY: demo test test-all test-gpu notebooks notebooks-check docs lint types arrows check check-newest clean
+.PHONY: demo test test-all test-gpu notebooks notebooks-check docs lint types arrows check check-wheel check-newest clean
 
 demo: $(VENV)/.installed  ## compress the bundled example to 0.4 of its latency
 	$(BIN)/lana compress digits-resnet --data digits --budget 0.4x --out runs/demo
@@ -39,7 +39,11 @@ notebooks-check: $(VENV)/.developed  ## execute them from top to bottom, and lea
 docs: $(VENV)/.developed  ## the documentation, in site/; a warning is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-check: lint types arrows docs test
+check: $(VENV)/.developed  ## lint, types, arrows, docs and tests; the last line names what failed
+	.ci/check lint types arrows docs test
+
+check-wheel:  ## the wheel, installed without extras into a new environment, runs the demo
+	PYTHON=$(PYTHON) .ci/check_wheel
 
 check-newest:  ## the newest Python that is found, with the newest of all but torch
 	PYTHON=$(PYTHON) .ci/check_newest
