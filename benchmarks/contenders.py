@@ -28,7 +28,8 @@ from lana.runs.baseline import Baseline, runtime_form
 from lana.runs.context import Setting
 from lana.selection.search import Selector
 from lana.selection.stage import select_student
-from lana.training.finetuning import finetune
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.settings import FineTuning
 from profilers import Comparison, compare
 
@@ -184,6 +185,18 @@ def tuning(epochs: float, seed: int, device: str) -> FineTuning:
     return FineTuning(epochs=epochs, seed=seed, device=device, batch_size=BATCH, distillation=1.0, mixup=1.0)
 
 
+def tuning_setup(setting: Setting, settings: FineTuning, folder: Path) -> TrainingSetup:
+    """The same for all contenders in a folder, where the teacher's outputs are cached."""
+    return TrainingSetup(
+        teacher=setting.teacher.module,
+        data=setting.data,
+        task=setting.task,
+        settings=settings,
+        group=SingleProcess(settings.device),
+        cached_outputs=folder / "teacher_outputs",
+    )
+
+
 def tune_row(setting: Setting, network: nn.Module, result: Path, settings: FineTuning) -> None:
     """Tune a copy of a network and write what comes of it; interrupted, it goes on.
 
@@ -193,15 +206,7 @@ def tune_row(setting: Setting, network: nn.Module, result: Path, settings: FineT
     before = correct_on_test(setting, module, settings.device)
     torch.compiler.reset()  # what was compiled for the last contender counts against a limit
     checkpoint = result.with_suffix(".pt")
-    curve = finetune(
-        module,
-        setting.teacher.module,
-        setting.data,
-        setting.task,
-        settings,
-        checkpoint=checkpoint,
-        expected=result.parent / "expected",
-    )
+    curve = finetune(module, tuning_setup(setting, settings, result.parent), checkpoint=checkpoint)
     validation = [epoch.validation_metric for epoch in curve]
     correct = correct_on_test(setting, module, settings.device)
     np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)

@@ -19,7 +19,8 @@ from lana.data.loading import load_data
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import load_task
 from lana.models.teacher import load_teacher
-from lana.training.finetuning import finetune
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.settings import FineTuning
 
 
@@ -56,12 +57,12 @@ def main(
             shown = int(done * 100)
             print(f"{time.strftime('%H:%M:%S')} {shown}% {detail}", flush=True)
 
+    setup = TrainingSetup(
+        teacher=loaded.module, data=examples, task=task, settings=settings, group=SingleProcess(settings.device)
+    )
     curve = finetune(
         loaded.module,
-        loaded.module,
-        examples,
-        task,
-        settings,
+        setup,
         checkpoint=out.with_suffix(".pt"),
         start_share=0.95,  # its validation images were trained on
         on_progress=show,

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import click
 import torch
-from contenders import WAITING, result_of, tune_row, tuning
+from contenders import WAITING, result_of, tune_row, tuning, tuning_setup
 
 from lana.config.recipe import Recipe
 from lana.engines.processes import ProcessEngine
 from lana.runs.context import Setting, prepare
 from lana.runs.run import Run
-from lana.training.finetuning import taught
+from lana.training.finetuning import epoch_batches
 
 Row = tuple[Path, int]  # a network that waits, and a seed
 
@@ -31,10 +31,9 @@ Row = tuple[Path, int]  # a network that waits, and a seed
 def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: str, processes: int) -> None:
     """The teacher's outputs first, once for all rows of a seed; then the rows."""
 
-    def expect(task: tuple[Path, int, int]) -> None:
+    def cache_outputs(task: tuple[Path, int, int]) -> None:
         folder, seed, epoch = task
-        settings = tuning(epochs, seed, device)
-        for _ in taught(setting.teacher.module, setting.data, settings, epoch, expected=folder):
+        for _ in epoch_batches(tuning_setup(setting, tuning(epochs, seed, device), folder), epoch):
             pass
 
     def tune(row: Row) -> None:
@@ -42,10 +41,10 @@ def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: s
         network, result = torch.load(path, weights_only=False), result_of(path.with_suffix(""), epochs, seed)
         tune_row(setting, network, result, tuning(epochs, seed, device))
 
-    seeds = dict.fromkeys((path.parent / "expected", seed) for path, seed in rows)
+    seeds = dict.fromkeys((path.parent, seed) for path, seed in rows)
     engine = ProcessEngine(processes=processes, start_method="fork")  # they share the decoded images
     epochs_of_seeds = [(*one, epoch) for one in seeds for epoch in range(math.ceil(epochs))]
-    for outcome in itertools.chain(engine.map(expect, epochs_of_seeds), engine.map(tune, rows)):
+    for outcome in itertools.chain(engine.map(cache_outputs, epochs_of_seeds), engine.map(tune, rows)):
         if outcome.error:
             print(outcome.error, flush=True)
 

@@ -14,16 +14,16 @@ from lana.config.recipe import FINETUNING, Recipe
 from lana.delivery.summary import Summary
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
 from lana.runs.context import Setting
-from lana.training.distributed import Alone
-from lana.training.finetuning import finetune
-from lana.training.launch import fine_tune_together
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, finetune
+from lana.training.launch import finetune_in_group
 from lana.training.settings import FineTuning
 
 
 def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
     """Fine-tune the student in `folder`, as it was selected, in as many processes as the recipe says.
 
-    One that was fine-tuned with these settings already is left as it is.
+    A student that was fine-tuned with these settings before stays as it is.
     """
     settings, done = settings_of(recipe), folder / "finetuned.json"
     before = read_json(done)["settings"] if done.is_file() else None
@@ -31,16 +31,16 @@ def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
         return
     start_s = time.monotonic()
     if recipe.processes > 1:
-        fine_tune_together(folder, recipe, quiet=setting.quiet)
+        finetune_in_group(folder, recipe, quiet=setting.quiet)
     else:
-        train_student(setting, folder, recipe, Alone(recipe.device))
+        train_student(setting, folder, recipe, SingleProcess(recipe.device))
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
 
 
 def metric_before(folder: Path) -> float | None:
-    """What the student had when it was delivered last."""
+    """The accuracy of the student when it was last delivered."""
     path = folder / "summary.json"
     return Summary.read(path).student_accuracy if path.is_file() else None
 
@@ -50,25 +50,23 @@ def settings_of(recipe: Recipe) -> FineTuning:
     return FineTuning(**options, seed=recipe.seed, device=recipe.device)
 
 
-def train_student(setting: Setting, folder: Path, recipe: Recipe, team: Alone) -> None:
-    """This process's part in fine-tuning; the first replaces the weights when it is finished, and keeps the curve."""
+def train_student(setting: Setting, folder: Path, recipe: Recipe, group: SingleProcess) -> None:
+    """Do this process's part of fine-tuning; the main process replaces the weights at the end and writes the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
     start = copy.deepcopy(student.state_dict())
     with setting.progress(f"Fine-tuning {folder.name}") as progress:
-        curve = finetune(
-            student,
-            setting.teacher.module,
-            setting.data,
-            setting.task,
-            settings_of(recipe),
-            checkpoint=folder / "training.pt",
-            expected=setting.run.pool / "expected",
-            team=team,
-            on_progress=progress.update,
+        setup = TrainingSetup(
+            teacher=setting.teacher.module,
+            data=setting.data,
+            task=setting.task,
+            settings=settings_of(recipe),
+            group=group,
+            cached_outputs=setting.run.pool / "teacher_outputs",
         )
-    if team.first and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
+        curve = finetune(student, setup, checkpoint=folder / "training.pt", on_progress=progress.update)
+    if group.is_main and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
         setting.tell(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
-    if team.first:
+    if group.is_main:
         frame = pd.DataFrame([vars(row) for row in curve])
         write_atomically(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
         for file in ("summary.json", "finetuned.json"):  # of the network before: never beside the new weights

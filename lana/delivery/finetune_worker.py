@@ -1,4 +1,4 @@
-"""One of several processes that fine-tune a student together.
+"""A worker of the group that fine-tunes a student.
 
 The process that starts them holds the run's lock, delivers and measures; the workers only train.
 """
@@ -17,15 +17,15 @@ from lana.runs.run import Run
 from profilers.worker import end_with_the_starter
 
 
-def main(student: str, told: str, *, quiet: bool) -> NoReturn:
+def main(student: str, recipe_path: str, *, quiet: bool) -> NoReturn:
     from lana.delivery.finetune import train_student
-    from lana.training.distributed import Together
+    from lana.training.distributed import DistributedGroup
 
-    folder, recipe = Path(student), Recipe.from_yaml(told)
-    team = Together(recipe.device)
-    setting = prepare(Run(folder.parent.parent), recipe, quiet=quiet or not team.first)
-    train_student(setting, folder, recipe, team)
-    team.end()
+    folder, recipe = Path(student), Recipe.from_yaml(recipe_path)
+    group = DistributedGroup(recipe.device)
+    setting = prepare(Run(folder.parent.parent), recipe, quiet=quiet or not group.is_main)
+    train_student(setting, folder, recipe, group)
+    group.end()
 
 
 if __name__ == "__main__":

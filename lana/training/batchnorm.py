@@ -1,4 +1,4 @@
-"""Re-estimate BatchNorm statistics where operations have been put together."""
+"""Re-estimate BatchNorm statistics of a network whose layers were replaced."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def reestimate_batchnorm(
     batch_size: int = 200,
     compute: Compute = CPU_FP32,
 ) -> int:
-    """Replace every running mean and variance by the average over training images; returns how many layers it did.
+    """Replace every running mean and variance by the average over training images; returns the number of layers.
 
-    Behind a replaced layer the inputs have other statistics than those that the teacher was trained with. The
-    average over batches is cumulative (momentum None), so that it does not depend on what stood there before.
+    Inputs behind a replaced layer have other statistics than in the teacher's training. The average over batches is
+    cumulative (momentum None): the earlier values do not count.
     """
     norms = [m for m in module.modules() if isinstance(m, _NORMS) and m.track_running_stats]
     if not norms:

@@ -1,8 +1,8 @@
-"""Who trains: one process, or several that train the same network together, one a GPU (Hugging Face Accelerate).
+"""The processes that train a network: one, or a group of several with a GPU each (Hugging Face Accelerate).
 
-Together they take the same steps as one: every process computes its share of each batch, the gradients are averaged,
-and what is decided on (a metric, a checkpoint) is decided by the first. Only BatchNorm differs: its statistics in
-training are those of a process's share.
+A group takes the same steps as one process: every process computes its share of each batch, and the gradients are
+averaged. The main process decides for all (a metric, a checkpoint). Only BatchNorm differs: its statistics in training
+are those of a process's share.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, NoReturn, TypeVar
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
-PATIENCE = datetime.timedelta(hours=6)  # of the others, while the first evaluates
+TIMEOUT = datetime.timedelta(hours=6)  # for the others, while the main process evaluates
 
 
-class Alone:
-    """One process: it has all of every batch and decides for itself.
+class SingleProcess:
+    """A process that trains by itself, with all of every batch.
 
     Attributes:
-        index, count: which of how many processes this is.
+        index, count: the number of this process, and how many there are.
         device: where it trains.
     """
 
@@ -31,12 +31,12 @@ class Alone:
         self.index, self.count, self.device = 0, 1, device
 
     @property
-    def first(self) -> bool:
-        """Whether this process decides, writes and tells."""
+    def is_main(self) -> bool:
+        """True for the process that decides, writes and reports."""
         return self.index == 0
 
     def seed(self, seed: int) -> int:
-        """The seed of this process's own random choices; alone it is the given one."""
+        """The seed of this process's own random choices; a single process keeps the given one."""
         return seed * self.count + self.index
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -44,20 +44,20 @@ class Alone:
         return module
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients, averaged over all."""
+        """Compute the gradients, averaged over all processes."""
         loss.backward()
 
-    def agreed(self, decide: Callable[[], Value]) -> Value:
-        """What the first process decides; the others do not compute it."""
+    def broadcast(self, decide: Callable[[], Value]) -> Value:
+        """The main process's decision; the others do not compute it."""
         return decide()
 
     def mean(self, value: float) -> float:
-        """The mean over all."""
+        """The mean over all processes."""
         return value
 
 
-class Together(Alone):
-    """One of the processes that a launcher started (`torchrun`, `accelerate launch`)."""
+class DistributedGroup(SingleProcess):
+    """A process of a group that a launcher started (`torchrun`, `accelerate launch`)."""
 
     def __init__(self, device: str) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -65,7 +65,7 @@ class Together(Alone):
         # A student may hold parameters that its output does not depend on.
         handlers: list[Any] = [
             DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PATIENCE),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
         ]
         cpu = device == "cpu"
         self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers)
@@ -78,10 +78,10 @@ class Together(Alone):
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
 
-    def agreed(self, decide: Callable[[], Value]) -> Value:
+    def broadcast(self, decide: Callable[[], Value]) -> Value:
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([decide() if self.first else None])[0]
+        return broadcast_object_list([decide() if self.is_main else None])[0]
 
     def mean(self, value: float) -> float:
         from accelerate.utils import gather_object
@@ -89,7 +89,7 @@ class Together(Alone):
         return sum(gather_object([value])) / self.count
 
     def end(self) -> NoReturn:
-        """Part from the others and end this process, successfully.
+        """Leave the group and end this process, successfully.
 
         Python's own end is left out: threads that distributed training leaves behind may abort it
         (https://github.com/pytorch/pytorch/pull/179291).

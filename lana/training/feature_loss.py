@@ -1,4 +1,4 @@
-"""Learning from what lies between: the distance of the student's features from the teacher's."""
+"""The distance of the student's features from the teacher's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class FeatureTerms:
-    """The mean over submodules of |student − teacher|² / |teacher|², of the last batch that both have seen.
+    """The mean over submodules of |student − teacher|² / |teacher|², on the last batch of both networks.
 
-    Compared are the outermost submodules that both networks have under the same name: a student has its teacher's,
-    with other operations inside.
+    The submodules are the outermost ones that both networks have under the same name: a student has its teacher's, with
+    other operations inside.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Starts the processes that fine-tune a student together."""
+"""Start the workers that fine-tune a student as one group."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 
 
-def fine_tune_together(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
+def finetune_in_group(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
     """Fine-tune the student in `folder` in `recipe.processes` processes of this machine.
 
     Raises:
         UserError: Accelerate is not installed, there are fewer GPUs, or a batch cannot be divided among so many.
-        LanaError: a process failed; its message was printed. What is finished is kept.
+        LanaError: a worker failed; its message was printed. Finished epochs are kept.
     """
     _check(recipe)
     with tempfile.TemporaryDirectory() as place:
-        told = Path(place) / "recipe.yaml"
-        told.write_text(recipe.to_yaml(place))
+        recipe_path = Path(place) / "recipe.yaml"
+        recipe_path.write_text(recipe.to_yaml(place))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
-        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(told), *(["--quiet"] if quiet else [])]
+        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *(["--quiet"] if quiet else [])]
         with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:
             failed = process.wait()
     if failed:
         raise LanaError(
             f"Fine-tuning in {recipe.processes} processes failed; the reason is printed above. "
-            "The same command goes on from the last finished epoch."
+            "The same command resumes from the last finished epoch."
         )
 
 

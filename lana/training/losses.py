@@ -13,10 +13,10 @@ from lana.evaluation.task import Task
 from lana.training.settings import FineTuning
 
 
-def student_loss(output: Any, expected: Any, labels: Tensor | Mixed, task: Task, settings: FineTuning) -> Tensor:
+def student_loss(output: Any, teacher_output: Any, labels: Tensor | Mixed, task: Task, settings: FineTuning) -> Tensor:
     parts = []
     if settings.distillation > 0:
-        softened = [_softened(logits, settings.temperature) for logits in (output, expected)]
+        softened = [_softened(logits, settings.temperature) for logits in (output, teacher_output)]
         distance = settings.temperature**2 * task.distance(*softened).mean()  # the square keeps the gradient's scale
         parts.append(settings.distillation * distance)
     if settings.distillation < 1:

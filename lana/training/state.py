@@ -1,4 +1,4 @@
-"""Where a fine-tuning stands: what is trained, its average, the best so far; saved after every epoch."""
+"""The state of a fine-tuning: the student, its average and the best so far; saved after every epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lana.common.files import save_torch
 from lana.errors import LanaError
 
-KEPT = 0.7  # of the best metric: a student that keeps less after an epoch has diverged
-# Of the start's metric, as a candidate for the best. The validation part is of the images that the teacher was trained
-# on, so a start that holds its weights knows some by heart, and tuning gives up about 2 points of that (results),
-# little by little: of an early epoch's metric less counts than of a late one's.
-NOT_BY_HEART = 0.98
+DIVERGED_RATIO = 0.7  # of the best metric: a student below it after an epoch has diverged
+# The share of the start's metric that counts towards the best. The teacher was trained on the validation images, so a
+# start with its weights has memorised some. Tuning loses about 2 points of that, little by little: an early epoch's
+# metric counts for less than a late one's (benchmarks/results/kept-epoch.md).
+START_METRIC_RATIO = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,34 +32,34 @@ class Epoch:
     validation_metric: float
 
 
-class Course:
+class TrainingState:
     """The student in training, an exponential moving average of its weights, and the best average by validation.
 
-    The start counts for `start_share` of its metric, for it may know the validation images by heart, the last of
-    `epochs` for all of it, those between for what lies between.
-    `rate_share` is the part of the learning rate that the student has been found to bear.
+    The start counts for `start_share` of its metric, as it may have memorised validation images. The last of `epochs`
+    counts in full, and those between for a share between. `rate_share` multiplies the learning rate: each divergence
+    quarters it.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        start_share: float = NOT_BY_HEART,
+        optimizer: torch.optim.Optimizer,
+        start_share: float = START_METRIC_RATIO,
         epochs: float = 1.0,
     ) -> None:
-        self.student, self.optimiser, self.start_share, self.epochs = student, optimiser, start_share, epochs
+        self.student, self.optimizer, self.start_share, self.epochs = student, optimizer, start_share, epochs
         self.average = copy.deepcopy(student)
         self.best = copy.deepcopy(student.state_dict())
         self.curve: list[Epoch] = []
         self.rate_share = 1.0
 
-    def begin(self, metric: float) -> None:
-        """The start is the first candidate for the best."""
+    def start(self, metric: float) -> None:
+        """Record the start as the first candidate for the best."""
         self.curve = [Epoch(epoch=0, train_loss=math.nan, validation_metric=metric)]
 
     @torch.no_grad()
-    def follow(self, share: float | Tensor) -> None:
-        """Move the averaged weights by a share of the way to the student's; buffers (BatchNorm statistics) likewise."""
+    def update_average(self, share: float | Tensor) -> None:
+        """Move the averaged weights and BatchNorm statistics by a share of the way to the student's."""
         ours, theirs = ([t for t in _tensors(m) if t.is_floating_point()] for m in (self.average, self.student))
         # All at once: one by one is a launch each on a GPU.
         if isinstance(share, Tensor):
@@ -70,11 +70,12 @@ class Course:
             torch._foreach_lerp_(ours, theirs, share)
 
     @contextlib.contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Afterwards weights, averages and the optimiser's state are as before, in the same places.
+    def preserved(self) -> Iterator[None]:
+        """Restore weights, averages and the optimizer's state at the end, in the same tensors.
 
         Raises:
-            LanaError: a module replaced a buffer by another tensor; the old one is back, but no recording sees the new.
+            LanaError: a module replaced a buffer by another tensor, which no recorded step would see. The old one is
+                back.
         """
         kept = [*_tensors(self.student), *_tensors(self.average), *self.momenta()]
         before = {id(tensor): tensor.detach().clone() for tensor in kept}
@@ -82,7 +83,7 @@ class Course:
         try:
             yield
         finally:
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             replaced = any(module._buffers[name] is not own[name] for module, own in buffers for name in own)
             for module, own in buffers:
                 module._buffers.update(own)
@@ -93,11 +94,11 @@ class Course:
             raise LanaError("A buffer is not changed in place but replaced by another tensor.")
 
     def momenta(self) -> list[Tensor]:
-        """What the optimiser remembers; nothing yet is as good as zeros."""
-        return [value for state in self.optimiser.state.values() for value in state.values() if torch.is_tensor(value)]
+        """The optimizer's tensors; before the first step there are none, which equals zeros."""
+        return [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
 
     def record(self, train_loss: float, metric: float) -> None:
-        """An epoch is over; of equal ones the later is the best."""
+        """Record an epoch; the later of two equal ones is the best."""
         for ours, theirs in zip(_tensors(self.average), _tensors(self.student), strict=True):
             if not ours.is_floating_point():
                 ours.copy_(theirs)  # counters are no averages
@@ -107,16 +108,16 @@ class Course:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last epoch ruined it, as a high rate does with convolutions without normalisation."""
+        """True where the last epoch ruined the student, as a high rate does to convolutions without normalisation."""
         last = self.curve[-1]
         finite = len(self.curve) == 1 or math.isfinite(last.train_loss)
-        return not finite or last.validation_metric < self.best_metric - (1 - KEPT) * abs(self.best_metric)
+        return not finite or last.validation_metric < self.best_metric - (1 - DIVERGED_RATIO) * abs(self.best_metric)
 
-    def go_back(self) -> None:
-        """To the best so far, and on from there at a quarter of the rate."""
+    def restore_best(self) -> None:
+        """Return the student to its best, and train on at a quarter of the rate."""
         self.student.load_state_dict(self.best)
         self.average.load_state_dict(self.best)
-        for tensor in self.momenta():  # in place: a recorded step knows where they are
+        for tensor in self.momenta():  # in place: a recorded step reads these tensors
             tensor.zero_()
         self.rate_share /= 4
 
@@ -126,7 +127,7 @@ class Course:
 
     @property
     def metric_of_best(self) -> float:
-        """The best epoch's own metric, of which less may count."""
+        """The best epoch's own metric, which may count for less."""
         return max(self.curve, key=lambda row: (self._counted(row), row.epoch)).validation_metric
 
     @property
@@ -135,7 +136,7 @@ class Course:
         return all(metric < first for metric in later)
 
     def stopped(self, patience: int | None) -> bool:
-        """Whether the last `patience` epochs brought nothing better than what was there before them."""
+        """True where the last `patience` epochs brought nothing better than the epochs before them."""
         if patience is None or len(self.curve) <= patience:
             return False
         return max(self._candidates[-patience:]) <= max(self._candidates[:-patience])
@@ -145,16 +146,16 @@ class Course:
         return [self._counted(row) for row in self.curve]
 
     def _counted(self, row: Epoch) -> float:
-        by_heart = (1 - self.start_share) * max(0.0, 1 - row.epoch / max(self.epochs, 1.0))
-        return row.validation_metric - by_heart * abs(row.validation_metric)
+        memorised = (1 - self.start_share) * max(0.0, 1 - row.epoch / max(self.epochs, 1.0))
+        return row.validation_metric - memorised * abs(row.validation_metric)
 
     def save(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Write a checkpoint, all of it or nothing; `settings` are what the training follows."""
+        """Write a checkpoint, all of it or nothing; `settings` decide whether it may be resumed."""
         state = {
             "settings": dict(settings),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "curve": [vars(row) for row in self.curve],
             "best": self.best,
             "rate_share": self.rate_share,
@@ -162,20 +163,20 @@ class Course:
         save_torch(path, state)
 
     def resume(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, if it is of the same settings."""
+        """Resume from a checkpoint of the same settings; ignore any other."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state.get("settings") != dict(settings):
             return
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
-        here = [{k: v for k, v in group.items() if k != "params"} for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(state["optimiser"])
-        for group, own in zip(self.optimiser.param_groups, here, strict=True):
-            group.update(own)  # what is fused or recorded is a matter of this device, not of that one
-        for parameter, kept in self.optimiser.state.items():
-            for name, value in kept.items():
-                if value.shape == parameter.shape:  # laid out in memory as here: fused kernels do not look
-                    kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        own_groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, own_groups, strict=True):
+            group.update(own)  # this device decides what is fused or recorded
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # fused kernels expect the parameter's layout in memory
+                    moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self.curve, self.best = [Epoch(**row) for row in state["curve"]], state["best"]
         self.rate_share = state["rate_share"]
 

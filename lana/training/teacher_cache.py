@@ -16,49 +16,49 @@ from lana.evaluation.metrics import evaluating
 from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.structure import bytes_of
 
-MOST_BYTES = 64 << 20  # of an epoch: the logits of a small data set fit, a segmentation is computed at every use
-MOST_IN_ALL = 2 << 30  # of the epochs of all seeds and settings that lie in one folder
+MAX_EPOCH_BYTES = 64 << 20  # the logits of a small data set fit; those of a segmentation are computed at every use
+MAX_FOLDER_BYTES = 2 << 30  # the epochs of all seeds and settings
 
 
-def with_expected(
+def with_teacher_outputs(
     teacher: nn.Module | None,
     batches: Iterator[tuple[Tensor, Any]],
     *,
     compute: Compute,
-    kept: Path | None,
+    path: Path | None,
 ) -> Iterator[tuple[Tensor, Any, Any]]:
     """Every batch with the teacher's outputs on it.
 
-    `kept` is a file for the outputs of just these batches: the teacher runs only where it is not there yet. It is
-    written when the last batch was taken, while its folder has room. Without a teacher nothing is expected.
+    `path` is a file for the outputs on exactly these batches: the teacher runs only where it does not exist. It is
+    written after the last batch, while its folder has room. Without a teacher the outputs are None.
     """
     if teacher is None:
         yield from ((inputs, labels, None) for inputs, labels in batches)
         return
-    if kept is not None and kept.is_file():
-        for (inputs, labels), expected in zip(batches, torch.load(kept, weights_only=True), strict=True):
-            yield inputs, labels, tree_map(lambda leaf: leaf.to(compute.device), expected)
+    if path is not None and path.is_file():
+        for (inputs, labels), output in zip(batches, torch.load(path, weights_only=True), strict=True):
+            yield inputs, labels, tree_map(lambda leaf: leaf.to(compute.device), output)
         return
-    found: list[Any] = []
+    computed: list[Any] = []
     with evaluating(teacher, Compute(compute.device)), compute.channels_last([teacher]):
         for inputs, labels in batches:
             with torch.no_grad(), compute.autocast():
-                expected = in_full(teacher(inputs))
-            if kept is not None and _plain(expected) and len(found) * bytes_of(expected) <= MOST_BYTES:
-                found.append(tree_map(lambda leaf: leaf.cpu(), expected))
+                output = in_full(teacher(inputs))
+            if path is not None and _plain(output) and len(computed) * bytes_of(output) <= MAX_EPOCH_BYTES:
+                computed.append(tree_map(lambda leaf: leaf.cpu(), output))
             else:
-                kept = None
-            yield inputs, labels, expected
-    if kept is not None:
-        there = sum(path.stat().st_size for path in kept.parent.glob(f"*{kept.suffix}"))
-        if there + bytes_of(found) <= MOST_IN_ALL:
-            save_torch(kept, found)
+                path = None
+            yield inputs, labels, output
+    if path is not None:
+        there = sum(file.stat().st_size for file in path.parent.glob(f"*{path.suffix}"))
+        if there + bytes_of(computed) <= MAX_FOLDER_BYTES:
+            save_torch(path, computed)
 
 
 def _plain(output: Any) -> bool:
-    """Whether an output can be read back: of classes that are not Python's own nothing is unpickled."""
+    """True for an output that can be read back: nothing but tensors in Python's own containers is unpickled."""
     if type(output) in (tuple, list):
         return all(map(_plain, output))
-    if type(output) in (dict, OrderedDict):  # what torchvision's networks for segmentation give
+    if type(output) in (dict, OrderedDict):  # torchvision's segmentation networks return them
         return all(map(_plain, output.values()))
     return isinstance(output, Tensor)

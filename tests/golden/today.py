@@ -44,7 +44,8 @@ from lana.pool.scoring import Scorer, losses_of, read_scores
 from lana.pool.shortlist import keep_promising
 from lana.selection.measurement_log import Log, LossLog
 from lana.selection.search import Selector
-from lana.training.finetuning import finetune
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.settings import FineTuning
 from profilers import LatencyTable
 
@@ -183,7 +184,10 @@ def finetuned(folder: Path, selection: Mapping[str, str], steps: int, **options:
     student = assemble(teacher.module, list(layers.values()), selection)
     data = replace(data, train=data.train.take(320, 0), validation=data.validation.take(64, 0))
     settings = FineTuning(epochs=steps / 10, batch_size=32, precision="fp32", **options)
-    finetune(student, teacher.module, data, Classification(), settings, checkpoint=folder / "training.pt")
+    setup = TrainingSetup(
+        teacher=teacher.module, data=data, task=Classification(), settings=settings, group=SingleProcess()
+    )
+    finetune(student, setup, checkpoint=folder / "training.pt")
     return student.state_dict()
 
 

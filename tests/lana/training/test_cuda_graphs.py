@@ -33,27 +33,27 @@ def sgd(module):
     return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
 
 
-def step_of(module, optimiser):
+def step_of(module, optimizer):
     """A training step, and what it needs to be run without a trace."""
 
     def step(inputs, rate):
-        optimiser.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate
         loss = module(inputs).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.detach()
 
     @contextlib.contextmanager
-    def untouched():
+    def preserved():
         before = copy.deepcopy(module.state_dict())
         yield
         module.load_state_dict(before)
-        for state in optimiser.state.values():
+        for state in optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()
 
-    return step, untouched
+    return step, preserved
 
 
 def batches(device, count=6):
@@ -62,8 +62,8 @@ def batches(device, count=6):
 
 
 def test_on_the_cpu_nothing_is_recorded():
-    step, untouched = step_of(module := network(), torch.optim.SGD(module.parameters(), lr=0.1))
-    assert recorded(step, next(batches("cpu")), untouched) is step
+    step, preserved = step_of(module := network(), torch.optim.SGD(module.parameters(), lr=0.1))
+    assert recorded(step, next(batches("cpu")), preserved) is step
 
 
 @pytest.mark.gpu
@@ -73,14 +73,14 @@ class TestOnAGpu:
         if not torch.cuda.is_available():
             pytest.skip("DID NOT RUN: there is no CUDA device")
 
-    @pytest.mark.parametrize("optimiser", [adamw, sgd])
-    def test_a_recorded_training_is_the_same(self, optimiser):
+    @pytest.mark.parametrize("optimizer", [adamw, sgd])
+    def test_a_recorded_training_is_the_same(self, optimizer):
         found = []
         for record in (True, False):
             module = network().cuda()
-            step, untouched = step_of(module, optimiser(module))
+            step, preserved = step_of(module, optimizer(module))
             if record:
-                plain, step = step, recorded(step, next(batches("cuda")), untouched)
+                plain, step = step, recorded(step, next(batches("cuda")), preserved)
                 assert step is not plain
             found.append(([step(*batch).item() for batch in batches("cuda")], module.state_dict()))
         (losses, weights), (expected, expected_weights) = found
@@ -90,16 +90,16 @@ class TestOnAGpu:
 
     def test_a_batch_of_another_form_is_run_as_ever(self):
         module = network().cuda()
-        step, untouched = step_of(module, adamw(module))
-        step = recorded(step, next(batches("cuda")), untouched)
+        step, preserved = step_of(module, adamw(module))
+        step = recorded(step, next(batches("cuda")), preserved)
         before = module[0].weight.detach().clone()
         assert step(torch.randn(3, 3, 8, 8, device="cuda"), 0.1).shape == ()
         assert not torch.equal(before, module[0].weight)
 
     def test_a_network_that_waits_for_its_own_result_trains_without(self):
         module = Waits().cuda()
-        step, untouched = step_of(module, adamw(module))
-        assert recorded(step, next(batches("cuda")), untouched) is step
+        step, preserved = step_of(module, adamw(module))
+        assert recorded(step, next(batches("cuda")), preserved) is step
         before = module.body.weight.detach().clone()
         step(*next(batches("cuda")))
         assert not torch.equal(before, module.body.weight)

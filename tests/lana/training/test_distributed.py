@@ -1,4 +1,4 @@
-"""Two processes that train together: they end alike, and as one process would."""
+"""Two processes that train as a group: they end alike, and as one process would."""
 
 import json
 import subprocess
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from trained_together import train
+from group_worker import train
 
 from lana.config.recipe import Recipe
 from lana.errors import UserError
-from lana.training.distributed import Alone
-from lana.training.launch import fine_tune_together
+from lana.training.distributed import SingleProcess
+from lana.training.launch import finetune_in_group
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     """What each of two processes ended with: weights and curves of three trainings."""
     pytest.importorskip("accelerate", reason="DID NOT RUN: Accelerate is not installed")
-    folder = tmp_path_factory.mktemp("together")
+    folder = tmp_path_factory.mktemp("group")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = Path(__file__).with_name("trained_together.py")
+    script = Path(__file__).with_name("group_worker.py")
     command = [sys.executable, *launch, str(script), str(folder), json.dumps({"epochs": 3})]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -46,10 +46,10 @@ def test_interrupted_and_resumed_they_end_the_same(ended):
 
 def test_they_end_where_one_process_does(ended, tmp_path):
     """Without BatchNorm and dropout the mean of two half batches' gradients is the gradient of the batch."""
-    weights, curve = train(Alone(), tmp_path, plain=True, epochs=3)
-    together, their_curve = ended[0]["plain"]
+    weights, curve = train(SingleProcess(), tmp_path, plain=True, epochs=3)
+    of_group, their_curve = ended[0]["plain"]
     for name, value in weights.items():
-        assert torch.allclose(value, together[name], atol=1e-4), name
+        assert torch.allclose(value, of_group[name], atol=1e-4), name
     assert curve[-1]["train_loss"] == pytest.approx(their_curve[-1]["train_loss"], rel=1e-3)
 
 
@@ -72,10 +72,10 @@ def test_shares_of_a_batch_are_the_batch(digits_data):
 def test_what_cannot_be_done_together_is_told(tmp_path, options, message):
     pytest.importorskip("accelerate", reason="DID NOT RUN: Accelerate is not installed")
     with pytest.raises(UserError, match=message):
-        fine_tune_together(tmp_path, Recipe(**options), quiet=True)
+        finetune_in_group(tmp_path, Recipe(**options), quiet=True)
 
 
 def test_without_accelerate_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[gpu\]'"):
-        fine_tune_together(tmp_path, Recipe(processes=2), quiet=True)
+        finetune_in_group(tmp_path, Recipe(processes=2), quiet=True)

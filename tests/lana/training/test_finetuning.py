@@ -12,13 +12,25 @@ from lana.config.recipe import FINETUNING, Recipe
 from lana.data.split import Data, from_arrays
 from lana.evaluation.task import Classification
 from lana.training import finetuning
-from lana.training.finetuning import finetune, taught
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, epoch_batches, finetune
 from lana.training.settings import FineTuning
 
 
 def network(seed):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+
+
+def setup_of(teacher, data, settings, cached_outputs=None):
+    return TrainingSetup(
+        teacher=teacher,
+        data=data,
+        task=Classification(),
+        settings=settings,
+        group=SingleProcess(settings.device),
+        cached_outputs=cached_outputs,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,7 @@ def trained(data, tmp_path_factory):
     module = network(0)
     settings = FineTuning(epochs=20, lr=1e-2, distillation=0.0, batch_size=50)
     checkpoint = tmp_path_factory.mktemp("teacher") / "teacher.pt"
-    finetune(module, copy.deepcopy(module), data, Classification(), settings, checkpoint=checkpoint)
+    finetune(module, setup_of(copy.deepcopy(module), data, settings), checkpoint=checkpoint)
     return module
 
 
@@ -48,7 +60,7 @@ def teacher(trained):
 def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
     settings = FineTuning(epochs=15, lr=1e-2, distillation=1.0, batch_size=50)
     student = network(1)
-    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     assert len(curve) == 16
     assert curve[-1].validation_metric > curve[0].validation_metric + 0.3
 
@@ -56,7 +68,7 @@ def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_pat
 def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_path):
     settings = FineTuning(epochs=4, lr=1e-2, batch_size=50)
     whole = network(1)
-    finetune(whole, teacher, data, Classification(), settings, checkpoint=tmp_path / "whole.pt")
+    finetune(whole, setup_of(teacher, data, settings), checkpoint=tmp_path / "whole.pt")
 
     class Killed(Exception):
         pass
@@ -67,9 +79,9 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_p
 
     broken = network(1)
     with pytest.raises(Killed):
-        finetune(broken, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt", on_progress=kill)
+        finetune(broken, setup_of(teacher, data, settings), checkpoint=tmp_path / "broken.pt", on_progress=kill)
     resumed = network(1)
-    curve = finetune(resumed, teacher, data, Classification(), settings, checkpoint=tmp_path / "broken.pt")
+    curve = finetune(resumed, setup_of(teacher, data, settings), checkpoint=tmp_path / "broken.pt")
     assert [row.epoch for row in curve] == [0, 1, 2, 3, 4]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -78,14 +90,14 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_p
 def test_the_best_epoch_is_kept_even_if_it_is_the_start(teacher, data, tmp_path):
     student = copy.deepcopy(teacher)
     settings = FineTuning(epochs=1, lr=50.0, batch_size=50)  # a rate that ruins it
-    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, student.state_dict()[name]), name
 
 
 def test_the_teacher_is_not_changed(teacher, data, tmp_path):
     before = copy.deepcopy(teacher.state_dict())
-    finetune(network(2), teacher, data, Classification(), FineTuning(epochs=1), checkpoint=tmp_path / "c.pt")
+    finetune(network(2), setup_of(teacher, data, FineTuning(epochs=1)), checkpoint=tmp_path / "c.pt")
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
@@ -94,41 +106,39 @@ def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher
     teacher.register_forward_hook(lambda *_: calls.append(1))
     settings = FineTuning(epochs=2, lr=1e-2, batch_size=50)
 
-    def tuned(name, expected):
+    def tuned(name, cached):
         student = network(1)
-        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=expected)
+        finetune(student, setup_of(teacher, data, settings, cached), checkpoint=tmp_path / name)
         return student.state_dict(), len(calls)
 
     plain, _ = tuned("a", None)
-    first, before = tuned("b", tmp_path / "expected")
-    second, after = tuned("c", tmp_path / "expected")
+    first, before = tuned("b", tmp_path / "outputs")
+    second, after = tuned("c", tmp_path / "outputs")
     assert before == after > 0
     for name, value in plain.items():
         assert torch.equal(value, first[name]), name
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_IN_ALL"])
+@pytest.mark.parametrize("limit", ["MAX_EPOCH_BYTES", "MAX_FOLDER_BYTES"])
 def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch, limit):
     monkeypatch.setattr(f"lana.training.teacher_cache.{limit}", 100)
     settings = FineTuning(epochs=1, batch_size=50)
-    finetune(
-        network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c", expected=tmp_path / "expected"
-    )
-    assert not (tmp_path / "expected").exists()
+    finetune(network(1), setup_of(teacher, data, settings, tmp_path / "outputs"), checkpoint=tmp_path / "c")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_outputs_are_kept_while_there_is_room(teacher, data, tmp_path, monkeypatch):
     """Room for one epoch's file and half of the next."""
-    folder = tmp_path / "expected"
+    folder = tmp_path / "outputs"
 
     def kept(name, epochs):
         settings = FineTuning(epochs=epochs, batch_size=50)
-        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / name, expected=folder)
+        finetune(network(1), setup_of(teacher, data, settings, folder), checkpoint=tmp_path / name)
         return list(folder.glob("*.pt"))
 
     (only,) = kept("a", 1)
-    monkeypatch.setattr("lana.training.teacher_cache.MOST_IN_ALL", int(1.5 * only.stat().st_size))
+    monkeypatch.setattr("lana.training.teacher_cache.MAX_FOLDER_BYTES", int(1.5 * only.stat().st_size))
     assert kept("b", 3) == [only]
 
 
@@ -150,16 +160,8 @@ class Named(nn.Module):
 def test_outputs_of_a_class_of_its_own_are_computed_for_each_student(teacher, data, tmp_path):
     settings = FineTuning(epochs=1, batch_size=50)
     for name in ("a", "b"):
-        finetune(
-            network(1),
-            Named(teacher),
-            data,
-            Classification(),
-            settings,
-            checkpoint=tmp_path / name,
-            expected=tmp_path / "expected",
-        )
-    assert not (tmp_path / "expected").exists()
+        finetune(network(1), setup_of(Named(teacher), data, settings, tmp_path / "outputs"), checkpoint=tmp_path / name)
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
@@ -168,7 +170,7 @@ def test_compiled_it_learns_the_same(teacher, data, tmp_path):
     for compiled in (False, True):
         student = network(1)
         settings = FineTuning(epochs=1, batch_size=50, precision="fp32", compile=compiled)
-        finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / f"{compiled}")
+        finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / f"{compiled}")
         found.append(student[0].weight)
     assert torch.allclose(*found, atol=0.02)
 
@@ -177,7 +179,7 @@ def test_without_distillation_the_teacher_is_not_run(teacher, data, tmp_path):
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
     settings = FineTuning(epochs=5, lr=1e-2, batch_size=50, distillation=0.0)
-    curve = finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c")
+    curve = finetune(network(1), setup_of(teacher, data, settings), checkpoint=tmp_path / "c")
     assert not calls
     assert curve[-1].validation_metric > curve[0].validation_metric
 
@@ -186,7 +188,7 @@ def tuned(teacher, data, tmp_path, **options):
     settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
     student = network(1)
     name = "-".join(f"{key}{value}" for key, value in options.items()) or "plain"
-    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / name)
+    curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / name)
     return student.state_dict(), curve
 
 
@@ -201,7 +203,7 @@ def plain(trained, data, tmp_path_factory):
 )
 def test_what_a_student_sees_is_what_was_asked_for(digits_data, augmentation):
     def seen(**asked):
-        return next(iter(taught(None, digits_data, FineTuning(**asked), 0)))[0]
+        return next(iter(epoch_batches(setup_of(None, digits_data, FineTuning(distillation=0, **asked)), 0)))[0]
 
     others = [one for one in ("none", "shift", "crop") if one != augmentation.get("augmentation")]
     assert not any(torch.equal(seen(**augmentation), seen(augmentation=other)) for other in others)
@@ -252,7 +254,7 @@ def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
 def test_it_stops_when_nothing_better_comes(teacher, data, tmp_path):
     settings = FineTuning(epochs=9, lr=50.0, batch_size=50, patience=2)  # a rate that ruins it
     student = copy.deepcopy(teacher)
-    curve = finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     assert [row.epoch for row in curve] == [0, 1, 2]
 
 
@@ -276,12 +278,8 @@ def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, dat
     def run(student, name, **more):
         finetune(
             student,
-            teacher,
-            data,
-            Classification(),
-            FineTuning(epochs=3, **options),
+            setup_of(teacher, data, FineTuning(epochs=3, **options), tmp_path / "outputs"),
             checkpoint=tmp_path / name,
-            expected=tmp_path / "expected",
             **more,
         )
 
@@ -306,9 +304,7 @@ def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_pa
                 raise InterruptedError
 
         student = copy.deepcopy(teacher)
-        curve = finetune(
-            student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", on_progress=stop
-        )
+        curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt", on_progress=stop)
         return student, [row.validation_metric for row in curve]
 
     with pytest.raises(InterruptedError):
@@ -329,7 +325,7 @@ def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data,
         student = network(1)
         settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
         checkpoint = tmp_path / name
-        finetune(student, teacher, data, Classification(), settings, checkpoint=checkpoint, on_progress=on_progress)
+        finetune(student, setup_of(teacher, data, settings), checkpoint=checkpoint, on_progress=on_progress)
         return student.state_dict()
 
     def kill(share, _):
@@ -361,24 +357,24 @@ class SkipsAtFirst(nn.Module):
 def test_a_gradient_may_come_later(teacher, data, tmp_path, optimiser):
     settings, student = FineTuning(epochs=1, optimiser=optimiser, lr=1e-2, batch_size=50), SkipsAtFirst()
     before = student.late.weight.detach().clone()
-    finetune(student, teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt", start_share=0.0)
+    finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt", start_share=0.0)
     assert not torch.equal(before, student.late.weight)
 
 
 def test_nothing_is_left_of_a_training(teacher, data, tmp_path, monkeypatch):
     made = []
 
-    class Watched(finetuning.Course):
+    class Watched(finetuning.TrainingState):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(weakref.ref(self))
 
-    monkeypatch.setattr("lana.training.finetuning.Course", Watched)
+    monkeypatch.setattr("lana.training.finetuning.TrainingState", Watched)
     gc.collect()
     gc.disable()
     try:
         settings = FineTuning(epochs=1, batch_size=50)
-        finetune(network(1), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+        finetune(network(1), setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
         assert made[0]() is None
     finally:
         gc.enable()
@@ -392,17 +388,17 @@ def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, mo
     settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0, device="cuda")
     recorded, steps = finetuning.recorded, []
 
-    def watched(step, batch, untouched):
-        steps.append((step, recorded(step, batch, untouched)))
+    def watched(step, batch, preserved):
+        steps.append((step, recorded(step, batch, preserved)))
         return steps[-1][1]
 
     found = []
-    for record in (watched, lambda step, batch, untouched: step):
+    for record in (watched, lambda step, batch, preserved: step):
         monkeypatch.setattr("lana.training.finetuning.recorded", record)
         student = network(1)
         student[3].p = 0.0  # what is dropped is drawn otherwise in a recorded step
         file = tmp_path / f"{len(found)}.pt"
-        found.append((finetune(student, teacher, data, Classification(), settings, checkpoint=file), student))
+        found.append((finetune(student, setup_of(teacher, data, settings), checkpoint=file), student))
     assert [plain is not taken for plain, taken in steps] == [True]
     (curve, ours), (expected, theirs) = found
     assert [row.train_loss for row in curve[1:]] == pytest.approx([row.train_loss for row in expected[1:]], rel=0.01)
@@ -425,7 +421,7 @@ class KeepsTensors(nn.Module):
 
 def test_a_network_may_keep_tensors_from_when_it_was_evaluated(teacher, data, tmp_path):
     settings = FineTuning(epochs=1, lr=1e-2, batch_size=64)  # as many as in evaluating
-    curve = finetune(KeepsTensors(), teacher, data, Classification(), settings, checkpoint=tmp_path / "c.pt")
+    curve = finetune(KeepsTensors(), setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     assert curve[-1].validation_metric > curve[0].validation_metric
 
 
@@ -433,6 +429,6 @@ def test_the_outputs_on_what_may_be_read_otherwise_next_time_are_not_kept(teache
     unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
     settings = FineTuning(epochs=1, batch_size=50)
     for given, kept in ((unlabelled, False), (data, True)):
-        for _ in taught(teacher, given, settings, 0, expected=tmp_path / "expected"):
+        for _ in epoch_batches(setup_of(teacher, given, settings, tmp_path / "outputs"), 0):
             pass
-        assert (tmp_path / "expected").exists() == kept
+        assert (tmp_path / "outputs").exists() == kept

@@ -5,22 +5,22 @@ import torch
 from torch import nn
 
 from lana.errors import LanaError
-from lana.training.state import Course
+from lana.training.state import TrainingState
 
 
-def course_of(*metrics, epochs=1):
-    """A course whose student has weight i after epoch i."""
+def state_of(*metrics, epochs=1):
+    """A state whose student has weight i after epoch i."""
     student = nn.Linear(1, 1, bias=False)
-    course = Course(student, torch.optim.SGD(student.parameters(), lr=0.1), epochs=epochs)
+    state = TrainingState(student, torch.optim.SGD(student.parameters(), lr=0.1), epochs=epochs)
     with torch.no_grad():
-        for module in (student, course.average):
+        for module in (student, state.average):
             module.weight.fill_(0)
-        course.best = {"weight": torch.zeros(1, 1)}
-        course.begin(metrics[0])
+        state.best = {"weight": torch.zeros(1, 1)}
+        state.start(metrics[0])
         for epoch, metric in enumerate(metrics[1:], start=1):
-            course.average.weight.fill_(epoch)
-            course.record(0.5, metric)
-    return course
+            state.average.weight.fill_(epoch)
+            state.record(0.5, metric)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def course_of(*metrics, epochs=1):
     ],
 )
 def test_the_best_epoch_and_the_start_only_where_none_comes_near(metrics, best):
-    course = course_of(*metrics)
-    assert course.best["weight"].item() == best
-    assert course.start_is_best == (best == 0)
+    state = state_of(*metrics)
+    assert state.best["weight"].item() == best
+    assert state.start_is_best == (best == 0)
 
 
 @pytest.mark.parametrize(
@@ -50,29 +50,29 @@ def test_the_best_epoch_and_the_start_only_where_none_comes_near(metrics, best):
     ],
 )
 def test_an_early_epoch_counts_for_less_than_a_late_one(metrics, best):
-    assert course_of(*metrics, epochs=4).best["weight"].item() == best
+    assert state_of(*metrics, epochs=4).best["weight"].item() == best
 
 
 def test_part_of_an_epoch_counts_in_full():
-    assert course_of(0.9, 0.89, epochs=0.5).best["weight"].item() == 1
+    assert state_of(0.9, 0.89, epochs=0.5).best["weight"].item() == 1
 
 
 def test_patience_counts_from_the_best_whichever_it_is():
-    assert course_of(0.9, 0.8, 0.8).stopped(2)
-    assert not course_of(0.9, 0.8, 0.89).stopped(2)
-    assert course_of(0.9, 0.95, 0.8, 0.9).stopped(2)
-    assert not course_of(0.9, 0.8, 0.8).stopped(None)
+    assert state_of(0.9, 0.8, 0.8).stopped(2)
+    assert not state_of(0.9, 0.8, 0.89).stopped(2)
+    assert state_of(0.9, 0.95, 0.8, 0.9).stopped(2)
+    assert not state_of(0.9, 0.8, 0.8).stopped(None)
 
 
 def test_an_epoch_that_ruins_it_is_told_and_undone():
-    course = course_of(0.9, 0.3)
-    assert course.diverged
-    course.go_back()
-    assert course.student.weight.item() == 0
-    assert course.rate_share == 0.25
-    assert not course_of(0.9, 0.8).diverged
-    course.record(math.nan, 0.9)
-    assert course.diverged
+    state = state_of(0.9, 0.3)
+    assert state.diverged
+    state.restore_best()
+    assert state.student.weight.item() == 0
+    assert state.rate_share == 0.25
+    assert not state_of(0.9, 0.8).diverged
+    state.record(math.nan, 0.9)
+    assert state.diverged
 
 
 @pytest.mark.parametrize(
@@ -80,49 +80,49 @@ def test_an_epoch_that_ruins_it_is_told_and_undone():
     [([0.9, 0.6], True), ([0.9, 0.65], False), ([-0.5, -0.2], False), ([-0.5, -5.0], True), ([0.0, 0.0], False)],
 )
 def test_it_has_diverged_where_a_good_part_of_the_best_metric_is_lost_whatever_its_sign(metrics, diverged):
-    assert course_of(*metrics).diverged == diverged
+    assert state_of(*metrics).diverged == diverged
 
 
 def test_what_the_best_epoch_reached_is_told_in_full():
-    course = course_of(0.9, 0.95, 0.85, epochs=2)
-    assert course.best["weight"].item() == 1
-    assert course.metric_of_best == 0.95
-    assert course.best_metric < 0.95
+    state = state_of(0.9, 0.95, 0.85, epochs=2)
+    assert state.best["weight"].item() == 1
+    assert state.metric_of_best == 0.95
+    assert state.best_metric < 0.95
 
 
 @pytest.mark.parametrize("remembers", [False, True])
-def test_what_is_done_untouched_leaves_no_trace_and_everything_in_its_place(remembers):
+def test_what_is_done_preserved_leaves_no_trace_and_everything_in_its_place(remembers):
     student = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    course = Course(student, torch.optim.AdamW(student.parameters(), lr=0.1))
+    state = TrainingState(student, torch.optim.AdamW(student.parameters(), lr=0.1))
 
     def step():
-        course.student(torch.randn(4, 2)).square().sum().backward()
-        course.optimiser.step()
-        course.follow(0.5)
+        state.student(torch.randn(4, 2)).square().sum().backward()
+        state.optimizer.step()
+        state.update_average(0.5)
 
     if remembers:
         step()
-    kept = [*student.state_dict().values(), *course.average.state_dict().values()]
-    before, momenta = [tensor.clone() for tensor in kept], course.momenta()
+    kept = [*student.state_dict().values(), *state.average.state_dict().values()]
+    before, momenta = [tensor.clone() for tensor in kept], state.momenta()
     before_momenta = [tensor.clone() for tensor in momenta]
-    with course.untouched():
+    with state.preserved():
         step()
         assert not torch.equal(kept[0], before[0])
     assert all(map(torch.equal, kept, before))
     assert all(map(torch.equal, momenta, before_momenta))
     assert all(p.grad is None for p in student.parameters())
     if not remembers:
-        assert course.momenta()
-        assert not any(tensor.any() for tensor in course.momenta())
+        assert state.momenta()
+        assert not any(tensor.any() for tensor in state.momenta())
 
 
 def test_a_share_may_be_a_tensor():
     for share in (0.25, torch.tensor(0.25)):
-        course = course_of(0.9)
+        state = state_of(0.9)
         with torch.no_grad():
-            course.student.weight.fill_(2)
-        course.follow(share)
-        assert course.average.weight.item() == 0.5
+            state.student.weight.fill_(2)
+        state.update_average(share)
+        assert state.average.weight.item() == 0.5
 
 
 class Counts(nn.Module):
@@ -140,26 +140,26 @@ class Counts(nn.Module):
 
 def test_a_buffer_that_is_replaced_comes_back_and_is_told():
     student = Counts()
-    course, before = Course(student, torch.optim.SGD(student.parameters(), lr=0.1)), student.seen
-    with pytest.raises(LanaError, match="replaced"), course.untouched():
+    state, before = TrainingState(student, torch.optim.SGD(student.parameters(), lr=0.1)), student.seen
+    with pytest.raises(LanaError, match="replaced"), state.preserved():
         student(torch.zeros(1, 1))
     assert student.seen is before
     assert before == 0
 
 
 def test_momenta_are_laid_out_as_the_weights_they_are_of(tmp_path):
-    def course(layout):
+    def state(layout):
         torch.manual_seed(0)
         student = nn.Conv2d(3, 4, 3).to(memory_format=layout)
-        return Course(student, torch.optim.AdamW(student.parameters(), lr=0.1, fused=True))
+        return TrainingState(student, torch.optim.AdamW(student.parameters(), lr=0.1, fused=True))
 
-    def step(course):
-        course.optimiser.zero_grad()
-        course.student(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
-        course.optimiser.step()
-        return course.student.weight.detach().clone()
+    def step(state):
+        state.optimizer.zero_grad()
+        state.student(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+        state.optimizer.step()
+        return state.student.weight.detach().clone()
 
-    there, here = course(torch.channels_last), course(torch.contiguous_format)
+    there, here = state(torch.channels_last), state(torch.contiguous_format)
     step(there)
     there.save(tmp_path / "c.pt", {})
     here.resume(tmp_path / "c.pt", {})

@@ -1,4 +1,4 @@
-"""A process of a team: trains a small network and keeps what it ended with, a file a process; run by torchrun."""
+"""A worker of a group: trains a small network and keeps what it ended with, a file a process; run by torchrun."""
 
 import json
 import sys
@@ -9,8 +9,8 @@ from torch import nn
 
 from lana.data.split import Data, from_arrays
 from lana.evaluation.task import Classification
-from lana.training.distributed import Together
-from lana.training.finetuning import finetune
+from lana.training.distributed import DistributedGroup
+from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.settings import FineTuning
 
 PLAIN = {"epochs": 2, "lr": 1e-2, "batch_size": 50, "precision": "fp32"}
@@ -35,7 +35,7 @@ class Killed(Exception):
     pass
 
 
-def train(team, folder, *, plain, kill_at=2.0, **options):
+def train(group, folder, *, plain, kill_at=2.0, **options):
     """The student's weights and the curve; with `kill_at` it is interrupted after that share of the steps."""
     student = network(1, plain=plain)
 
@@ -43,29 +43,27 @@ def train(team, folder, *, plain, kill_at=2.0, **options):
         if share > kill_at:
             raise Killed
 
-    curve = finetune(
-        student,
-        network(0, plain=plain),
-        examples(),
-        Classification(),
-        FineTuning(**{**PLAIN, **options}),
-        checkpoint=folder / "checkpoint.pt",
-        team=team,
-        on_progress=progress,
+    setup = TrainingSetup(
+        teacher=network(0, plain=plain),
+        data=examples(),
+        task=Classification(),
+        settings=FineTuning(**{**PLAIN, **options}),
+        group=group,
     )
+    curve = finetune(student, setup, checkpoint=folder / "checkpoint.pt", on_progress=progress)
     return student.state_dict(), [vars(row) for row in curve]
 
 
 if __name__ == "__main__":
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    team = Together("cpu")
+    group = DistributedGroup("cpu")
     kept = {}
     for name, plain in (("plain", True), ("whole", False)):
         (folder / name).mkdir(exist_ok=True)
-        kept[name] = train(team, folder / name, plain=plain, **options)
+        kept[name] = train(group, folder / name, plain=plain, **options)
     try:
-        train(team, folder, plain=False, kill_at=0.6, **options)
+        train(group, folder, plain=False, kill_at=0.6, **options)
     except Killed:
-        kept["resumed"] = train(team, folder, plain=False, **options)
-    torch.save(kept, folder / f"{team.index}of{team.count}.pt")
-    team.end()
+        kept["resumed"] = train(group, folder, plain=False, **options)
+    torch.save(kept, folder / f"{group.index}of{group.count}.pt")
+    group.end()
