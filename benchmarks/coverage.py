@@ -127,7 +127,7 @@ def examine(reference: str) -> dict[str, Any]:
         found |= {"layers": len(scan.layers), "covered": f"{covered:.3f}"}
         uncovered = ""
         if covered < COVERED:
-            worst = max(scan.passed_over, key=lambda p: p.macs, default=None)
+            worst = max(scan.skipped, key=lambda p: p.macs, default=None)
             uncovered = f"{covered:.0%} covered; largest passed over: {worst}"
         step = "reassembled"
         with torch.no_grad():

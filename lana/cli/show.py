@@ -27,6 +27,8 @@ from lana.cli.options import (
 )
 from lana.common.console import figure
 from lana.config.budget import parse_budget
+from lana.config.fields import flag
+from lana.config.recipe import Recipe
 from lana.config.references import check_data, check_model, is_student
 from lana.errors import UserError
 
@@ -68,29 +70,41 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
         for span in scan.spans:
             spans.add_row(span.name)
         console.print(spans)
-    if scan.passed_over:
-        passed = Table("submodule", "why it is left as it is", title="Passed over")
-        for entry in scan.passed_over:
-            passed.add_row(entry.name or "(the whole network)", entry.reason)
-        console.print(passed)
+    if scan.skipped:
+        skipped = Table("submodule", "why it is left as it is", title="Skipped")
+        for entry in scan.skipped:
+            skipped.add_row(entry.name or "(the whole network)", entry.reason)
+        console.print(skipped)
 
 
 @main.command()
-@click.argument("pool", required=False)
+@click.argument("subject", metavar="[POOL | MODEL]", required=False)
+@click.option("--explain", is_flag=True, help="Explain the offers for MODEL.")
+@recipe_options("pool", *LOADING, *PLACES)
 @as_json
-def pool(pool: str | None, json_output: bool) -> None:
+def pool(subject: str | None, explain: bool, json_output: bool, **options: Any) -> None:
     """List the presets of operations, with families and counts; or what POOL holds.
+
+    With --explain, list what each layer of MODEL is offered, and why it is not offered the rest.
 
     \b
     lana pool
     lana pool default,my_ops.py
+    lana pool timm:resnet18 --explain --pool default,my_ops.py
     """
+    if explain:
+        if subject is None:
+            raise UserError("--explain needs a MODEL, for example: lana pool timm:resnet18 --explain")
+        _explain(recipe_of(None, model=subject, **options), json_output=json_output)
+        return
+    if options := given(options):
+        raise UserError(f"{flag(next(iter(options)))} is for a MODEL: give --explain too.")
     from rich.table import Table
 
     from lana.common.console import make_console
     from lana.operations.presets import PRESETS, pool_counts
 
-    counts = {name: pool_counts(name) for name in ([pool] if pool else PRESETS)}
+    counts = {name: pool_counts(name) for name in ([subject] if subject else PRESETS)}
     if json_output:
         print_json(counts)
         return
@@ -100,6 +114,39 @@ def pool(pool: str | None, json_output: bool) -> None:
         table.add_row(family, *row)
     table.add_section()
     table.add_row("all", *(str(sum(held.values())) for held in counts.values()))
+    make_console().print(table)
+
+
+def _explain(recipe: Recipe, *, json_output: bool) -> None:
+    from lana.models.teacher import teacher_of
+    from lana.pool.explanation import explain
+    from lana.runs.context import layers_of
+
+    teacher = teacher_of(recipe, pretrained=False)
+    explanations = explain(teacher, layers_of(teacher, recipe), recipe.pool)
+    if json_output:
+        print_json([dataclasses.asdict(one) for one in explanations])
+        return
+    from rich.table import Table
+
+    from lana.common.console import make_console
+
+    layers: dict[tuple[str, str], list[str]] = {}  # layers that are offered the same share a row
+    for layer in dict.fromkeys(one.layer for one in explanations):
+        own = [one for one in explanations if one.layer == layer]
+        offered = ", ".join(f"{one.family} ({len(one.offered)})" for one in own if one.offered)
+        names: dict[str, list[str]] = {}
+        for one in own:
+            for operation, reason in one.refused.items():
+                names.setdefault(reason, []).append(operation if one.offered else one.family)
+        refused = "\n".join(f"{', '.join(dict.fromkeys(refused))}: {reason}" for reason, refused in names.items())
+        layers.setdefault((offered, refused), []).append(layer)
+    table = Table(
+        "layers and spans", "offered", "not offered, and why", title=f"Operations of {recipe.pool} for {recipe.model}"
+    )
+    for (offered, refused), alike in layers.items():
+        table.add_row("\n".join(alike), offered, refused)
+        table.add_section()
     make_console().print(table)
 
 

@@ -64,7 +64,7 @@ def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> l
     What stands before a layer among these need not run again when only that layer changes. Left out is what other code
     looks into: nothing can stand in its place.
     """
-    from lana.networks.layers import looked_into
+    from lana.networks.layers import externally_referenced
 
     members = {member for layer in layers for member in layer.members}
     ancestors = {member[:cut] for member in members for cut in range(len(member)) if member[cut] == "."} | {""}
@@ -88,5 +88,5 @@ def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> l
         for hook in hooks:
             hook.remove()
     once = [name for name in order if order.count(name) == 1]
-    bound = looked_into(module, once, (example,))
+    bound = externally_referenced(module, once, (example,))
     return [name for name in once if name not in bound]

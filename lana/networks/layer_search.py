@@ -14,7 +14,7 @@ TOO_LARGE = 0.3  # of the network's work: what holds more is looked into rather 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassedOver:
+class SkippedModule:
     """A submodule that is left as it is, and why; its multiply-adds are for one example."""
 
     name: str
@@ -37,7 +37,7 @@ class LayerSearch:
         self.batch = batch
         self.model, self.modules, self.seen, self.total = model, modules, seen, max(total, 1)
         self.fine = granularity == "fine"
-        self.passed_over: list[PassedOver] = []
+        self.skipped: list[SkippedModule] = []
         self.owners: dict[int, set[str]] = {}
         self.instances = Counter(type(module) for module in modules.values())
         for name, module in model.named_modules(remove_duplicate=False):
@@ -59,7 +59,7 @@ class LayerSearch:
         if not inside and self.seen[name].calls == 0:  # a list of modules, or a part that is not used
             used = any(self.seen[path].calls for path in self.seen if path.startswith(f"{name}."))
             if not used and next(self.modules[name].parameters(), None) is not None:
-                self.passed_over.append(PassedOver(name=name, reason=self._why_not(name), macs=0))
+                self.skipped.append(SkippedModule(name=name, reason=self._why_not(name), macs=0))
             yield from self._children_layers(name) if used else ()
             return
         if not inside and self.seen[name].macs == 0:
@@ -77,7 +77,7 @@ class LayerSearch:
         elif not inside and not reason and not _only_attends(self.modules[name]):
             yield name
         elif reason:
-            self.passed_over.append(PassedOver(name=name, reason=reason, macs=self.seen[name].macs // self.batch))
+            self.skipped.append(SkippedModule(name=name, reason=reason, macs=self.seen[name].macs // self.batch))
 
     def _children_layers(self, name: str) -> Iterator[str]:
         for child, _ in self.modules[name].named_children():

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from lana.networks.layer_search import LayerSearch, PassedOver, same_tensors
+from lana.networks.layer_search import LayerSearch, SkippedModule, same_tensors
 from lana.networks.observation import ObservedModule, observe
 from lana.networks.structure import Convolution, flat_tensors, quiet_evaluation
 
@@ -53,7 +53,7 @@ class LayerScan:
 
     layers: tuple[Layer, ...]
     spans: tuple[Layer, ...]
-    passed_over: tuple[PassedOver, ...]
+    skipped: tuple[SkippedModule, ...]
     total_macs: int
 
 
@@ -84,12 +84,12 @@ def find_layers(
     search = LayerSearch(model, modules, seen, total, granularity, batch)
     chosen, bound = search.run(), set[str]()
     candidates = chosen
-    while read := looked_into(model, candidates, example_inputs):  # what they hold may yet be replaced
+    while read := externally_referenced(model, candidates, example_inputs):  # what they hold may yet be replaced
         within = {name: search.run(name) for name in sorted(read)}
         bound |= {name for name, inner in within.items() if not inner}
         candidates = [path for inner in within.values() for path in inner]
         chosen = [name for name in chosen if not within.get(name)] + candidates
-    layers, passed = [], search.passed_over
+    layers, passed = [], search.skipped
     for name in sorted(chosen, key=lambda name: seen[name].order):
         reason = ""
         if not _matches(name, [include] if isinstance(include, str) else include):
@@ -101,14 +101,14 @@ def find_layers(
         elif name in bound:
             reason = "other code reads its parts"
         if reason:
-            passed.append(PassedOver(name=name, reason=reason, macs=seen[name].macs // batch))
+            passed.append(SkippedModule(name=name, reason=reason, macs=seen[name].macs // batch))
         else:
             layers.append(_layer(name, seen, modules, batch))
     spans = tuple(_spans(layers, seen, work.readers, max_span))
-    return LayerScan(layers=tuple(layers), spans=spans, passed_over=tuple(passed), total_macs=total // batch)
+    return LayerScan(layers=tuple(layers), spans=spans, skipped=tuple(passed), total_macs=total // batch)
 
 
-def looked_into(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
+def externally_referenced(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
     """The layers whose weights or parts are read by name elsewhere, or that are looked for by their class: what stands
     there instead would not have them, or not be found."""
     from lana.networks.surgery import hidden

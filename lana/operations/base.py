@@ -25,12 +25,12 @@ T = TypeVar("T")
 LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
-def is_map(layer: Layer, module: nn.Module | None = None) -> bool:
+def is_feature_map(layer: Layer) -> bool:
     """Whether the layer turns a feature map into one of the same or a smaller size."""
     return layer.layout in ("nchw", "nhwc") and _no_larger(layer)
 
 
-def is_sequence_or_volume(layer: Layer, module: nn.Module | None = None) -> bool:
+def is_sequence_or_volume(layer: Layer) -> bool:
     """Whether the layer turns a channels-first sequence or volume into one of the same or a smaller size."""
     return layer.layout in ("ncl", "ncdhw") and _no_larger(layer)
 
@@ -40,26 +40,51 @@ def _no_larger(layer: Layer) -> bool:
 
 
 def sizes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of the places that go in and come out, along each of their dimensions."""
-    places = slice(None, -1) if layer.layout.endswith("c") else slice(1, None)
-    return layer.input_shape[places], layer.output_shape[places]
+    """The numbers of positions that go in and come out, along each dimension."""
+    positions = slice(None, -1) if layer.layout.endswith("c") else slice(1, None)
+    return layer.input_shape[positions], layer.output_shape[positions]
 
 
-def is_vector(layer: Layer, module: nn.Module | None = None) -> bool:
-    """Whether the layer works on vectors: tokens, channels-last places, or one a picture."""
+def has_tokens(layer: Layer) -> bool:
+    """Whether the channels come last, for as many positions as before: tokens, feature maps, or one vector an image."""
     return layer.layout in ("ntc", "nc", "nhwc", "ndhwc") and layer.input_shape[:-1] == layer.output_shape[:-1]
 
 
-def map_shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Input and output shape of a map as (channels, height, width)."""
+def feature_map_shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Input and output shape of a feature map as (channels, height, width)."""
     shapes = layer.input_shape, layer.output_shape
     if layer.layout == "nhwc":
         return (shapes[0][2], *shapes[0][:2]), (shapes[1][2], *shapes[1][:2])
     return shapes
 
 
-def keeps_shape(layer: Layer, module: nn.Module | None = None) -> bool:
+def keeps_shape(layer: Layer) -> bool:
     return layer.input_shape == layer.output_shape
+
+
+FOR_SINGLE_LAYERS = "it is for single layers only"
+
+
+def unless(holds: bool, reason: str) -> str:
+    """The reason where a condition does not hold, and nothing where it does.
+
+    >>> unless(True, "the shape changes"), unless(False, "the shape changes")
+    ('', 'the shape changes')
+    """
+    return "" if holds else reason
+
+
+def why_no_feature_map(layer: Layer, module: nn.Module | None = None) -> str:
+    return unless(is_feature_map(layer), "its input is no feature map, or its output is larger")
+
+
+def why_no_tokens(layer: Layer, module: nn.Module | None = None) -> str:
+    return unless(has_tokens(layer), "its channels do not come last, or the number of positions changes")
+
+
+def brief(error: Exception) -> str:
+    """An error that a reason names: its type and the beginning of its message."""
+    return f"{type(error).__name__}: {str(error)[:150]}".removesuffix(": ")
 
 
 def example_of(layer: Layer, batch: int = 2) -> Tensor:
@@ -71,7 +96,7 @@ _KEYS: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = WeakKeyDictio
 
 
 def structure_of(layer: Layer, module: nn.Module) -> tuple[str, tuple[str, ...]]:
-    """What modules share that are alike down to the names of their parts; weights and places do not matter."""
+    """The same for modules that are alike down to the names of their parts, whatever their weights and their path."""
     known = _KEYS.get(module)
     if known is None or known[0] != layer.input_shape:
         known = _KEYS[module] = (layer.input_shape, structure_key(module, (example_for(layer, module),)))
@@ -129,7 +154,7 @@ def ends_in_relu(layer: Layer, module: nn.Module) -> bool:
 
 
 class Permuted(nn.Module):
-    """A module on permuted dimensions: one for channels-first maps as a channels-last one, or the other way round."""
+    """A module on permuted dimensions: a channels-first one for channels-last feature maps, or the other way round."""
 
     def __init__(self, module: nn.Module, before: tuple[int, ...], after: tuple[int, ...]) -> None:
         super().__init__()
@@ -139,8 +164,8 @@ class Permuted(nn.Module):
         return self.module(x.permute(self.before)).permute(self.after)
 
 
-def on_maps(build: Build) -> Build:
-    """Let a builder for channels-first maps serve channels-last ones too."""
+def on_feature_maps(build: Build) -> Build:
+    """Let a builder for channels-first feature maps serve channels-last ones too."""
 
     @functools.wraps(build)
     def permuted(
@@ -148,7 +173,7 @@ def on_maps(build: Build) -> Build:
     ) -> nn.Module:
         if layer.layout != "nhwc":
             return build(layer, module, p, features)
-        inputs, outputs = map_shapes(layer)
+        inputs, outputs = feature_map_shapes(layer)
         first = dataclasses.replace(layer, input_shape=inputs, output_shape=outputs, layout="nchw")
         if features is not None:
             features = (features[0].permute(LAST_TO_FIRST), features[1].permute(LAST_TO_FIRST))
@@ -158,21 +183,42 @@ def on_maps(build: Build) -> Build:
     return permuted
 
 
-class Branch(nn.Module):
+class ShortcutSum(nn.Module):
+    """The sum of what a shortcut keeps of the input and what a block adds, and the layer's last ReLU."""
+
+    def __init__(self, *, relu: bool) -> None:
+        super().__init__()
+        self.last = nn.ReLU() if relu else nn.Identity()
+
+    def kept(self, x: Tensor) -> Tensor | None:
+        """The shortcut's output; None without a shortcut."""
+        raise NotImplementedError
+
+    def added(self, x: Tensor) -> Tensor:
+        """The block's output."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, added = self.kept(x), self.added(x)
+        return self.last(added if kept is None else kept + added)
+
+
+class Branch(ShortcutSum):
     """A body, added to its input where the shape is kept and a shortcut is wanted, and the layer's last ReLU.
 
     A body that is added starts at zero by its last normalisation's gain, so the branch begins as its shortcut.
     """
 
     def __init__(self, body: nn.Module, *, shortcut: bool, relu: bool) -> None:
-        super().__init__()
+        super().__init__(relu=relu)
         self.body = body
         self.shortcut = shortcut
-        self.last = nn.ReLU() if relu else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.body(x)
-        return self.last(x + y if self.shortcut else y)
+    def kept(self, x: Tensor) -> Tensor | None:
+        return x if self.shortcut else None
+
+    def added(self, x: Tensor) -> Tensor:
+        return self.body(x)
 
 
 def conv(
@@ -221,22 +267,26 @@ def norm(channels: int, *, gain: float = 1.0) -> nn.BatchNorm2d:
 Parameters = Mapping[str, float]
 
 
-def _always(layer: Layer, module: nn.Module, p: Parameters) -> bool:
-    return True
+def always(layer: Layer, module: nn.Module) -> str:
+    return ""
+
+
+def with_all(layer: Layer, module: nn.Module, p: Parameters) -> str:
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Operations of one kind: how one is built, where it makes sense, and the parameters that the paper's pool has.
 
-    `applies` is asked of the family, `fits` of each operation of it. `derived` families start from the teacher's
-    weights or are solved in closed form. Of a family that stands `apart`, size alone does not tell what it loses beside
-    others of its latency: it is trained in addition to them.
+    `why_not` is the reason why a layer is not offered the family, and `why_not_with` why not one operation of it; an
+    empty reason offers it. `derived` families start from the teacher's weights or are solved in closed form. A family
+    with its `own_quota` is trained in addition to others of its latency: size alone does not tell what it loses.
     """
 
     build: Build
-    applies: Callable[[Layer, nn.Module], bool]
+    why_not: Callable[[Layer, nn.Module], str]
     grid: Mapping[str, Sequence[float]]
-    fits: Callable[[Layer, nn.Module, Parameters], bool] = _always
+    why_not_with: Callable[[Layer, nn.Module, Parameters], str] = with_all
     derived: bool = False
-    apart: bool = False
+    own_quota: bool = False

@@ -15,9 +15,9 @@ from lana.networks.structure import Convolution, quiet_evaluation
 RIDGE = 1e-3  # of the mean variance of the inputs: keeps closed forms stable where channels go together
 LEAST_VARIANCE = 0.55  # of the target's: least squares gives back only what it can explain, and signals would fade
 MOST_FADED = 16.0  # beyond that nothing was explained, and there is nothing to amplify
-SAMPLED_ROWS = 20_000  # places of the features that a closed form is solved on
+SAMPLED_ROWS = 20_000  # positions of the features that a closed form is solved on
 
-Map = Convolution | nn.Linear
+LinearMap = Convolution | nn.Linear
 
 
 def is_dense(part: nn.Module) -> bool:
@@ -32,16 +32,16 @@ def is_dense(part: nn.Module) -> bool:
     return part.groups == 1 and part.padding_mode == "zeros" and not isinstance(part.padding, str)
 
 
-def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """A sample of places as rows: what the map sees there, and the outputs there."""
+def rows(module: LinearMap, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """A sample of positions as rows: what the map sees there, and the outputs there."""
     generator = torch.Generator().manual_seed(0)
     if isinstance(module, nn.Linear):
         columns, targets = inputs.flatten(0, -2), outputs.flatten(0, -2)
         chosen = torch.randperm(len(columns), generator=generator)[:SAMPLED_ROWS].to(inputs.device)
         return columns[chosen], targets[chosen]
-    places = math.prod(outputs.shape[2:])
-    images = max(1, min(len(inputs), SAMPLED_ROWS // min(places, 64)))
-    chosen = torch.randperm(places, generator=generator)[:64].to(inputs.device)
+    positions = math.prod(outputs.shape[2:])
+    images = max(1, min(len(inputs), SAMPLED_ROWS // min(positions, 64)))
+    chosen = torch.randperm(positions, generator=generator)[:64].to(inputs.device)
     around = [size for size in reversed(module.padding) for _ in range(2)]
     padded = F.pad(inputs[:images], around)  # type: ignore[arg-type]  # numbers: `is_dense` refuses words
     index: tuple[Any, ...] = (slice(None), slice(None), *_windows(module, chosen, outputs.shape[2:]))
@@ -51,20 +51,20 @@ def rows(module: Map, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _windows(module: Convolution, chosen: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """For each dimension, where the kernel reads at the chosen places of the output: (place, kernel …)."""
+    """For each dimension, where the kernel reads at the chosen positions of the output: (position, kernel …)."""
     found = []
-    for dimension, place in enumerate(torch.unravel_index(chosen, sizes)):
+    for dimension, position in enumerate(torch.unravel_index(chosen, sizes)):
         steps = torch.arange(module.kernel_size[dimension], device=chosen.device) * module.dilation[dimension]
         along = [1] * len(sizes)
         along[dimension] = -1
-        start = (place * module.stride[dimension]).view(-1, *[1] * len(sizes))
+        start = (position * module.stride[dimension]).view(-1, *[1] * len(sizes))
         found.append(start + steps.view(along))
     return found
 
 
 @torch.no_grad()
-def solve(module: Map, inputs: Tensor, outputs: Tensor, *, censored: bool = False) -> None:
-    """Set weight and bias, where it has one, to the ridge solution of outputs ≈ module(inputs), on a sample of places.
+def solve(module: LinearMap, inputs: Tensor, outputs: Tensor, *, censored: bool = False) -> None:
+    """Set weight and bias, where there is one, to the ridge solution of outputs ≈ module(inputs) on sampled positions.
 
     `censored` outputs come from behind a ReLU: where they are zero, whatever the map gives below zero is right, so
     the target there is its own prediction; two rounds of that are near the fixed point.
@@ -112,7 +112,7 @@ def watch(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> dict[
     return {part: seen[0] for part, seen in found.items() if len(seen) == 1}
 
 
-def dense_parts(block: nn.Module) -> Iterator[Map]:
+def dense_parts(block: nn.Module) -> Iterator[LinearMap]:
     for part in block.modules():
         if is_dense(part):
             yield part  # type: ignore[misc]  # `is_dense` says so

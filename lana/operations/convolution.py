@@ -21,7 +21,7 @@ from lana.operations.base import (
     ends_in_relu,
     keeps_shape,
     norm,
-    on_maps,
+    on_feature_maps,
     resizing,
     width_of,
 )
@@ -65,7 +65,7 @@ def _match_scale(branch: Branch, features: Features) -> None:
     branch.train()
 
 
-@on_maps
+@on_feature_maps
 def cb_stack(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """conv-BN-ReLU, conv-BN; `k` kernel, `w` width of what is between, as a share of the output channels."""
     inputs, outputs, kernel = layer.input_shape[0], layer.output_shape[0], int(p["k"])
@@ -80,7 +80,7 @@ def cb_stack(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
     return finish(body, layer, module, features, shortcut=False)
 
 
-@on_maps
+@on_feature_maps
 def cb_res(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """A residual pair: conv-BN-ReLU, conv-BN, added to the input; parameters as `cb_stack`."""
     inputs, outputs, kernel = layer.input_shape[0], layer.output_shape[0], int(p["k"])
@@ -95,7 +95,7 @@ def cb_res(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
     return finish(body, layer, module, features, shortcut=True)
 
 
-@on_maps
+@on_feature_maps
 def cb_bottle(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """A bottleneck (He et al. 2016): 1×1 down to `w` of the channels, `k`×`k` there, 1×1 up."""
     inputs, outputs, kernel = layer.input_shape[0], layer.output_shape[0], int(p["k"])
@@ -156,7 +156,7 @@ class RepConv(nn.Module):
         return F.conv2d(x, sum(kernels[1:], kernels[0]), sum(biases[1:], biases[0]), stride, padding)
 
 
-@on_maps
+@on_feature_maps
 def repvgg(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """Two RepVGG convolutions with a ReLU between; parameters as `cb_stack`."""
     inputs, outputs, kernel = layer.input_shape[0], layer.output_shape[0], int(p["k"])
@@ -167,7 +167,7 @@ def repvgg(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
     return finish(body, layer, module, features, shortcut=False)
 
 
-@on_maps
+@on_feature_maps
 def conv_cs(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """conv-BN-ReLU, conv-BN in two groups with the channels shuffled between; parameters as `cb_stack`.
 
@@ -202,7 +202,7 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(gate)
 
 
-@on_maps
+@on_feature_maps
 def efn(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The inverted residual of MobileNetV2: 1×1 up by `e`, depthwise `k`×`k`, squeeze-excite `se`, 1×1 down."""
     inputs, outputs = layer.input_shape[0], layer.output_shape[0]
@@ -212,7 +212,7 @@ def efn(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Featu
     return _inverted(layer, module, p, features, [*head, *middle], wide, outputs)
 
 
-@on_maps
+@on_feature_maps
 def efnv2(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The fused inverted residual of EfficientNetV2: one dense `k`×`k` up by `e`, squeeze-excite `se`, 1×1 down."""
     inputs, outputs = layer.input_shape[0], layer.output_shape[0]

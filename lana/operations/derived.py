@@ -16,23 +16,26 @@ from lana.networks.layers import Layer
 from lana.networks.structure import quiet_evaluation
 from lana.networks.surgery import replace
 from lana.operations.base import (
+    FOR_SINGLE_LAYERS,
     Branch,
     Features,
+    brief,
     ends_in_relu,
     example_for,
-    is_map,
+    has_tokens,
+    is_feature_map,
     is_sequence_or_volume,
-    is_vector,
     keeps_shape,
-    on_maps,
+    on_feature_maps,
     once_a_structure,
     resizing,
+    unless,
 )
 from lana.operations.closed_form import (
     LEAST_VARIANCE,
     MOST_FADED,
     RIDGE,
-    Map,
+    LinearMap,
     is_dense,
     rows,
     solve,
@@ -64,17 +67,18 @@ def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
 # --- a linear map in closed form ----------------------------------------------------------------------------------
 
 
-def can_be_linear(layer: Layer, module: nn.Module) -> bool:
-    return is_map(layer) or is_sequence_or_volume(layer) or is_vector(layer)
+def why_not_linear(layer: Layer, module: nn.Module) -> str:
+    fits = is_feature_map(layer) or is_sequence_or_volume(layer) or has_tokens(layer)
+    return unless(fits, "its positions grow in number, or change in number for tokens")
 
 
 def linear(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """One convolution of kernel `k` (of vectors a linear map) with the layer's last ReLU, solved by least squares."""
-    vectors = is_vector(layer) and p["k"] == 1
-    return (_linear_of_vectors if vectors else _linear_of_maps)(layer, module, p, features)
+    """One convolution of kernel `k` (of tokens a linear map) with the layer's last ReLU, solved by least squares."""
+    tokens = has_tokens(layer) and p["k"] == 1
+    return (_linear_of_tokens if tokens else _linear_of_feature_maps)(layer, module, p, features)
 
 
-def _linear_of_vectors(
+def _linear_of_tokens(
     layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
 ) -> nn.Module:
     body, relu = nn.Linear(layer.input_shape[-1], layer.output_shape[-1]), ends_in_relu(layer, module)
@@ -86,8 +90,8 @@ def _linear_of_vectors(
     return Branch(body, shortcut=False, relu=relu)
 
 
-@on_maps
-def _linear_of_maps(
+@on_feature_maps
+def _linear_of_feature_maps(
     layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
 ) -> nn.Module:
     relu = ends_in_relu(layer, module)
@@ -107,28 +111,35 @@ def _linear_of_maps(
 @once_a_structure
 def _factorable(layer: Layer, module: nn.Module) -> tuple[str, ...]:
     """The maps inside that run once and are large enough to be factored."""
-    names = {part: name for name, part in module.named_modules() if type(part) in get_args(Map)}
+    names = {part: name for name, part in module.named_modules() if type(part) in get_args(LinearMap)}
     inside = [f"{name}." for name, part in module.named_modules() if isinstance(part, nn.MultiheadAttention)]
     large = [part for part in names if is_dense(part) and _full_rank(part) >= SMALLEST_RANK]
     seen = watch(module, large, example_for(layer, module))
     return tuple(names[part] for part in seen if not names[part].startswith(tuple(inside)))
 
 
-def can_factor(layer: Layer, module: nn.Module, p: Mapping[str, float]) -> bool:
-    """Whether some map inside is smaller as two of this rank, and the block runs with them."""
+def why_no_layer_to_factor(layer: Layer, module: nn.Module) -> str:
+    return unless(len(layer.members) == 1, FOR_SINGLE_LAYERS)
+
+
+def why_not_factored(layer: Layer, module: nn.Module, p: Mapping[str, float]) -> str:
+    """No map inside is smaller as two of this rank, or the block does not run with them."""
     maps = [_map(module, name) for name in _factorable(layer, module)]
-    return any(_saves(part, p["r"]) for part in maps) and _runs_factored(layer, module)
+    if not any(_saves(part, p["r"]) for part in maps):
+        return "no convolution or linear map inside is smaller as two of this rank"
+    return _why_not_run_factored(layer, module)
 
 
 @once_a_structure
-def _runs_factored(layer: Layer, module: nn.Module) -> bool:
+def _why_not_run_factored(layer: Layer, module: nn.Module) -> str:
     """Some networks read a map's weight by name, which factors do not have."""
     try:
         block = low_rank(layer, module, {"r": 1.0})
         with quiet_evaluation(block):
-            return tuple(block(example_for(layer, module)).shape[1:]) == layer.output_shape
-    except Exception:  # in whatever way it fails, it is not offered
-        return False
+            shape = tuple(block(example_for(layer, module)).shape[1:])
+    except Exception as error:  # the block's own code may raise anything
+        return f"it does not run with factored maps: {brief(error)}"
+    return unless(shape == layer.output_shape, "with factored maps it has another shape")
 
 
 def low_rank(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
@@ -148,25 +159,25 @@ def low_rank(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
     return block.requires_grad_(True)
 
 
-def _map(block: nn.Module, name: str) -> Map:
+def _map(block: nn.Module, name: str) -> LinearMap:
     return block.get_submodule(name)  # type: ignore[return-value]  # `_factorable` found it so
 
 
-def _full_rank(part: Map) -> int:
+def _full_rank(part: LinearMap) -> int:
     return min(part.weight.flatten(1).shape)
 
 
-def _rank(part: Map, share: float) -> int:
+def _rank(part: LinearMap, share: float) -> int:
     return max(1, round(_full_rank(part) * share))
 
 
-def _saves(part: Map, share: float) -> bool:
+def _saves(part: LinearMap, share: float) -> bool:
     outputs, inputs = part.weight.flatten(1).shape
     return _rank(part, share) * (inputs + outputs) < WORTHWHILE * inputs * outputs
 
 
 @torch.no_grad()
-def _factored(part: Map, share: float, features: Features | None) -> nn.Module:
+def _factored(part: LinearMap, share: float, features: Features | None) -> nn.Module:
     """Two maps for one; at full rank they give the same."""
     weight = part.weight.flatten(1).double()
     bias = part.bias.double() if part.bias is not None else weight.new_zeros(len(weight))
@@ -197,7 +208,7 @@ def _factored(part: Map, share: float, features: Features | None) -> nn.Module:
     return nn.Sequential(first, second)
 
 
-def _two_maps(part: Map, rank: int) -> tuple[Map, Map]:
+def _two_maps(part: LinearMap, rank: int) -> tuple[LinearMap, LinearMap]:
     where: dict[str, Any] = {"device": part.weight.device, "dtype": part.weight.dtype}
     if isinstance(part, nn.Linear):
         return nn.Linear(part.in_features, rank, bias=False, **where), nn.Linear(rank, part.out_features, **where)
@@ -223,7 +234,7 @@ class Scale(nn.Module):
 
 @once_a_structure
 def gates(layer: Layer, module: nn.Module) -> tuple[str, ...]:
-    """Submodules that scale each channel by a factor that depends on the whole map, as squeeze-excite does."""
+    """Submodules that scale each channel by a factor that depends on the whole feature map, as squeeze-excite does."""
     names = {part: name for name, part in module.named_modules() if name and next(part.children(), None) is not None}
     found: list[str] = []
     for part, (x, y) in watch(module, names, example_for(layer, module)).items():
@@ -238,8 +249,10 @@ def gates(layer: Layer, module: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def has_gates(layer: Layer, module: nn.Module) -> bool:
-    return len(layer.members) == 1 and bool(gates(layer, module))
+def why_no_gates(layer: Layer, module: nn.Module) -> str:
+    if len(layer.members) > 1:
+        return FOR_SINGLE_LAYERS
+    return unless(bool(gates(layer, module)), "it has no squeeze-excite gate")
 
 
 def no_se(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:

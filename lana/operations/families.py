@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +18,18 @@ from lana.common.suggestions import near
 from lana.errors import UserError
 from lana.networks.layers import Layer
 from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
-from lana.operations.base import Build, Family, Features, Parameters, is_map, is_vector, keeps_shape, sizes
+from lana.operations.base import (
+    Build,
+    Family,
+    Features,
+    Parameters,
+    always,
+    keeps_shape,
+    sizes,
+    unless,
+    why_no_feature_map,
+    why_no_tokens,
+)
 
 PRECISIONS: Sequence[str] = ("fp32",)  # an operation's file may hold these
 
@@ -41,11 +52,10 @@ class Operation:
         return family_of(self.family).build(layer, module, dict(self.parameters), features)
 
 
-def _kernel_fits(layer: Layer, module: nn.Module, p: Parameters) -> bool:
-    """No kernel larger than the places; vectors have no kernel at all."""
+def _why_not_kernel(layer: Layer, module: nn.Module, p: Parameters) -> str:
     if layer.layout in ("ntc", "ndhwc", "nc"):
-        return p["k"] == 1
-    return p["k"] == 1 or p["k"] <= max(sizes(layer)[1])
+        return unless(p["k"] == 1, "tokens take a kernel of 1 only")
+    return unless(p["k"] == 1 or p["k"] <= max(sizes(layer)[1]), "the kernel is larger than the output")
 
 
 _KERNELS = (1, 3, 5, 7)
@@ -60,44 +70,57 @@ _BOTTLENECKS = {"e": (1 / 4, 1 / 2, 1, 2, 3, 4)}
 
 
 def _convolutions(build: Build) -> Family:
-    return Family(build=build, applies=is_map, fits=_kernel_fits, grid={"k": _KERNELS, "w": _WIDTHS})
+    return _with_kernel(build, {"k": _KERNELS, "w": _WIDTHS})
+
+
+def _with_kernel(build: Build, grid: Mapping[str, Sequence[float]]) -> Family:
+    return Family(build=build, why_not=why_no_feature_map, why_not_with=_why_not_kernel, grid=grid)
 
 
 FAMILIES: dict[str, Family] = {
     # the teacher's own, and nothing: the only way to less depth
-    "teacher": Family(build=derived.teacher, applies=lambda *_: True, grid={}, derived=True),
-    "identity": Family(build=derived.identity, applies=keeps_shape, grid={}, derived=True),
+    "teacher": Family(build=derived.teacher, why_not=always, grid={}, derived=True),
+    "identity": Family(
+        build=derived.identity,
+        why_not=lambda layer, _: unless(keeps_shape(layer), "its output has another shape than its input"),
+        grid={},
+        derived=True,
+    ),
     # from the teacher's weights
     "pruned": Family(
         build=pruning.pruned,
-        applies=pruning.can_prune,
+        why_not=pruning.why_not_pruned,
         grid={"w": tuple(sixteenths / 16 for sixteenths in range(1, 16))},
         derived=True,
     ),
     "low_rank": Family(
         build=derived.low_rank,
-        applies=lambda layer, _: len(layer.members) == 1,
-        fits=derived.can_factor,
+        why_not=derived.why_no_layer_to_factor,
+        why_not_with=derived.why_not_factored,
         grid={"r": (0.125, 0.25, 0.375, 0.5, 0.625)},
         derived=True,
     ),
     "fewer_heads": Family(
-        build=heads.fewer_heads, applies=heads.can_lose_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
+        build=heads.fewer_heads, why_not=heads.why_not_fewer_heads, grid={"h": (0.25, 0.5, 0.75)}, derived=True
     ),
-    "no_se": Family(build=derived.no_se, applies=derived.has_gates, grid={}, derived=True),
+    "no_se": Family(build=derived.no_se, why_not=derived.why_no_gates, grid={}, derived=True),
     "halved": Family(
         build=halved.halved,
-        applies=halved.can_halve,
-        fits=halved.fits_halved,
+        why_not=halved.why_not_halved,
+        why_not_with=halved.why_not_halved_with,
         grid={"w": (0.25, 0.5, 1)},
         derived=True,
-        apart=True,
+        own_quota=True,
     ),
     # at a span, one of its blocks for all of them
-    "merged": Family(build=merged.merged, applies=merged.can_merge, grid={"w": (0.25, 0.5, 1)}, derived=True),
+    "merged": Family(build=merged.merged, why_not=merged.why_not_merged, grid={"w": (0.25, 0.5, 1)}, derived=True),
     # one linear map, solved in closed form
     "linear": Family(
-        build=derived.linear, applies=derived.can_be_linear, fits=_kernel_fits, grid={"k": (1, 3, 5)}, derived=True
+        build=derived.linear,
+        why_not=derived.why_not_linear,
+        why_not_with=_why_not_kernel,
+        grid={"k": (1, 3, 5)},
+        derived=True,
     ),
     # trained from nothing; kernels, widths, depths and heads as in the paper
     "cb_stack": _convolutions(convolution.cb_stack),
@@ -105,12 +128,12 @@ FAMILIES: dict[str, Family] = {
     "cb_res": _convolutions(convolution.cb_res),
     "repvgg": _convolutions(convolution.repvgg),
     "conv_cs": _convolutions(convolution.conv_cs),
-    "efn": Family(build=convolution.efn, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
-    "efnv2": Family(build=convolution.efnv2, applies=is_map, fits=_kernel_fits, grid=_EXPANSIONS),
-    "vit": Family(build=tokens.vit, applies=tokens.attends, grid=_TRANSFORMERS),
-    "bot_trans": Family(build=tokens.bot_trans, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
-    "lambda": Family(build=tokens.lambda_bottle, applies=tokens.attends_on_map, grid=_BOTTLENECKS),
-    "mlp": Family(build=tokens.mlp, applies=is_vector, grid={"w": (0.125, 0.25, 0.5, 1)}),
+    "efn": _with_kernel(convolution.efn, _EXPANSIONS),
+    "efnv2": _with_kernel(convolution.efnv2, _EXPANSIONS),
+    "vit": Family(build=tokens.vit, why_not=tokens.why_no_attention, grid=_TRANSFORMERS),
+    "bot_trans": Family(build=tokens.bot_trans, why_not=tokens.why_no_attention_on_feature_map, grid=_BOTTLENECKS),
+    "lambda": Family(build=tokens.lambda_bottle, why_not=tokens.why_no_attention_on_feature_map, grid=_BOTTLENECKS),
+    "mlp": Family(build=tokens.mlp, why_not=why_no_tokens, grid={"w": (0.125, 0.25, 0.5, 1)}),
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lana.networks.layers import Layer
 from lana.networks.structure import quiet_evaluation
 from lana.networks.surgery import replace
-from lana.operations.base import Features, example_for, once_a_structure
+from lana.operations.base import FOR_SINGLE_LAYERS, Features, example_for, once_a_structure, unless
 from lana.operations.closed_form import solve, watch
 
 EQUAL = 1e-4  # relative: two ways to compute one attention
@@ -73,15 +73,17 @@ def attentions(layer: Layer, module: nn.Module) -> tuple[str, ...]:
         try:
             with quiet_evaluation(trial, module):
                 expected, given = module(example.clone()), trial(example.clone())
-        except Exception:  # whatever it is, it is not plain attention
+        except Exception:  # the block's own code may raise anything; then the part is no plain attention
             continue
         if float((expected - given).abs().max()) <= EQUAL * float(expected.abs().max()):
             found.append(name)
     return tuple(found)
 
 
-def can_lose_heads(layer: Layer, module: nn.Module) -> bool:
-    return len(layer.members) == 1 and bool(attentions(layer, module))
+def why_not_fewer_heads(layer: Layer, module: nn.Module) -> str:
+    if len(layer.members) > 1:
+        return FOR_SINGLE_LAYERS
+    return unless(bool(attentions(layer, module)), "it has no plain self-attention with several heads")
 
 
 def fewer_heads(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:

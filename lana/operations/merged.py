@@ -14,23 +14,25 @@ from torch import nn
 from lana.networks.layers import Layer
 from lana.networks.structure import quiet_evaluation
 from lana.operations import pruning
-from lana.operations.base import Features, example_of
+from lana.operations.base import Features, example_of, unless
 
 
-def can_merge(layer: Layer, module: nn.Module) -> bool:
-    """Whether one member alone turns the span's input shape into its output shape."""
-    return len(layer.members) > 1 and _stand_in(layer, module) is not None
+def why_not_merged(layer: Layer, module: nn.Module) -> str:
+    """One member alone must turn the span's input shape into its output shape."""
+    if len(layer.members) == 1:
+        return "it is for spans only"
+    return unless(_member_of_same_shapes(layer, module) is not None, "no member has the shapes of the whole span")
 
 
 def merged(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The first member that fits the whole span, with its weights and a share `w` of its inner channels."""
-    member = _stand_in(layer, module)
+    member = _member_of_same_shapes(layer, module)
     if member is None:
         raise ValueError(f"no member of {layer.name} has the shapes of the whole span")
     return pruning.pruned(layer, member, p, features) if p["w"] < 1 else copy.deepcopy(member)
 
 
-def _stand_in(layer: Layer, module: nn.Module) -> nn.Module | None:
+def _member_of_same_shapes(layer: Layer, module: nn.Module) -> nn.Module | None:
     members: Iterable[nn.Module] = module.children()
     for member in members:
         try:

@@ -10,6 +10,7 @@ from lana.common.suggestions import near
 from lana.errors import UserError
 from lana.networks.layers import Layer
 from lana.operations import user
+from lana.operations.base import brief
 from lana.operations.families import FAMILIES, Operation, family_of, names_of_family, parse_operation, split_precision
 
 _DEFAULT = [
@@ -72,7 +73,7 @@ def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
             left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))
         elif part in PRESETS or part in FAMILIES:
             given = PRESETS[part]() if part in PRESETS else names_of_family(part)
-            names += [name for name in given if not at_span or _stands_for_several(name)]
+            names += [name for name in given if not at_span or _is_for_spans(name)]
         elif part.endswith(".py"):
             names += user.operations_in(part)
         else:
@@ -81,7 +82,7 @@ def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
     return [name for name in every if not {name, parse_operation(name).family} & left_out]
 
 
-def _stands_for_several(name: str) -> bool:
+def _is_for_spans(name: str) -> bool:
     return name in _DEFAULT or FAMILIES[parse_operation(name).family].derived
 
 
@@ -97,7 +98,16 @@ def _named(part: str, pool: str) -> str:
 
 
 def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:
-    """The operations of a pool that can stand at this layer; the teacher's own always can.
+    """The operations of a pool that can replace this layer; the teacher's own always can.
+
+    Raises:
+        UserError: an unknown pool.
+    """
+    return [operation for operation, reason in reasons(layer, module, pool).items() if not reason]
+
+
+def reasons(layer: Layer, module: nn.Module, pool: str) -> dict[Operation, str]:
+    """Each operation of a pool with the reason why this layer is not offered it, empty where it is.
 
     Raises:
         UserError: an unknown pool.
@@ -107,33 +117,31 @@ def offered(layer: Layer, module: nn.Module, pool: str) -> list[Operation]:
     if at_span:
         operations = [operation for operation in operations if operation.family not in ("teacher", "identity")]
     families = {operation.family: family_of(operation.family) for operation in operations}
-    here = {name for name, family in families.items() if _stands(family.applies, layer, module)}
-    return [
-        operation
+    of_families = {name: _reason(family.why_not, layer, module) for name, family in families.items()}
+    return {
+        operation: of_families[operation.family]
+        or _reason(families[operation.family].why_not_with, layer, module, dict(operation.parameters))
         for operation in operations
-        if operation.family in here
-        and _stands(families[operation.family].fits, layer, module, dict(operation.parameters))
-    ]
+    }
 
 
-def _stands(asked: Callable[..., bool], *place: object) -> bool:
-    """Whether a family stands here; one that fails to say so on a module that nobody foresaw does not."""
+def _reason(why_not: Callable[..., str], *arguments: object) -> str:
     try:
-        return asked(*place)
+        return why_not(*arguments)
     except UserError:
         raise
-    except Exception:
-        return False
+    except Exception as error:  # a predicate runs the network's own code, which may raise anything
+        return f"the test whether it applies failed: {brief(error)}"
 
 
-def check_own(pool: str, places: Iterable[tuple[Layer, nn.Module]]) -> None:
-    """Build the user's own operations at every layer where they want to stand.
+def check_own(pool: str, layers: Iterable[tuple[Layer, nn.Module]]) -> None:
+    """Build the user's own operations at every layer that they apply to.
 
     Raises:
         UserError: one fails, or turns a layer's shape into another.
     """
     own = ",".join(name for name in pool_names(pool) if name.startswith("user:"))
-    for layer, module in places if own else ():
+    for layer, module in layers if own else ():
         for operation in offered(layer, module, own):
             if operation.family.startswith("user:"):
                 operation.build(layer, module)

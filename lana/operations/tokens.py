@@ -15,12 +15,13 @@ from lana.operations.base import (
     Features,
     conv,
     ends_in_relu,
-    is_map,
+    feature_map_shapes,
     keeps_shape,
-    map_shapes,
     norm,
-    on_maps,
+    on_feature_maps,
     resizing,
+    unless,
+    why_no_feature_map,
     width_of,
 )
 from lana.operations.closed_form import solve
@@ -32,15 +33,21 @@ LAMBDA_START = 32  # images of features that a lambda bottleneck starts on
 LAMBDA_KEYS, LAMBDA_REACH = 16, 7  # depth of the keys and side of the local context (Bello 2021: 16, 23)
 
 
-def attends(layer: Layer, module: nn.Module | None = None) -> bool:
-    """Whether the layer has places to attend to, and not too many."""
-    if layer.layout == "ntc":
-        return layer.input_shape[0] == layer.output_shape[0] and 1 < layer.input_shape[0] <= MOST_TOKENS
-    return attends_on_map(layer)
+def why_no_attention(layer: Layer, module: nn.Module) -> str:
+    """There must be positions to attend to, and not too many."""
+    if layer.layout != "ntc":
+        return why_no_attention_on_feature_map(layer, module)
+    if layer.input_shape[0] != layer.output_shape[0]:
+        return "the number of tokens changes"
+    return _why_not_positions(layer.input_shape[0])
 
 
-def attends_on_map(layer: Layer, module: nn.Module | None = None) -> bool:
-    return is_map(layer) and 1 < math.prod(map_shapes(layer)[1][1:]) <= MOST_TOKENS
+def why_no_attention_on_feature_map(layer: Layer, module: nn.Module) -> str:
+    return why_no_feature_map(layer) or _why_not_positions(math.prod(feature_map_shapes(layer)[1][1:]))
+
+
+def _why_not_positions(count: int) -> str:
+    return unless(1 < count <= MOST_TOKENS, f"{count} positions are not between 2 and {MOST_TOKENS}")
 
 
 class Transformer(nn.Module):
@@ -61,8 +68,8 @@ class Transformer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
-class OnPlaces(nn.Module):
-    """A map as tokens, with a learned position, through modules for tokens, and as a map again."""
+class OnPositions(nn.Module):
+    """A feature map as tokens, with a learned position, through modules for tokens, and as a feature map again."""
 
     def __init__(self, body: nn.Module, channels: int, size: tuple[int, ...]) -> None:
         super().__init__()
@@ -75,8 +82,8 @@ class OnPlaces(nn.Module):
 
 
 def vit(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """`d` transformer blocks of width `w` and `h` heads between a map to that width and one back."""
-    return (_vit_of_tokens if layer.layout == "ntc" else _vit_of_maps)(layer, module, p, features)
+    """`d` transformer blocks of width `w` and `h` heads between linear maps to that width and back."""
+    return (_vit_of_tokens if layer.layout == "ntc" else _vit_of_feature_maps)(layer, module, p, features)
 
 
 def _blocks(p: Mapping[str, float]) -> nn.Sequential:
@@ -91,19 +98,19 @@ def _vit_of_tokens(layer: Layer, module: nn.Module, p: Mapping[str, float], feat
     return _finish_tokens(body, layer, module, features)
 
 
-@on_maps
-def _vit_of_maps(
+@on_feature_maps
+def _vit_of_feature_maps(
     layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
 ) -> nn.Module:
     inputs, outputs, width = layer.input_shape[0], layer.output_shape[0], int(p["w"])
-    places = OnPlaces(_blocks(p), width, layer.output_shape[1:])
+    between = OnPositions(_blocks(p), width, layer.output_shape[1:])
     entry = resizing(layer, inputs, width, max(1, round(layer.input_shape[1] / layer.output_shape[1])))
-    body = nn.Sequential(*entry, norm(width), places, conv(width, outputs, 1), norm(outputs))
+    body = nn.Sequential(*entry, norm(width), between, conv(width, outputs, 1), norm(outputs))
     return finish(body, layer, module, features, shortcut=True)
 
 
 class Attention(nn.Module):
-    """Self-attention over the places of a map."""
+    """Self-attention over the positions of a feature map."""
 
     def __init__(self, channels: int, size: tuple[int, ...]) -> None:
         super().__init__()
@@ -118,7 +125,7 @@ class Attention(nn.Module):
 
 
 class Lambda(nn.Module):
-    """A lambda layer (Bello 2021): every place applies linear maps made of all places and of its surroundings."""
+    """A lambda layer (Bello 2021): every position applies linear maps made of all positions and of its surroundings."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -130,25 +137,25 @@ class Lambda(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        places = height * width
-        query = self.query_norm(self.query(x)).reshape(batch, HEADS, LAMBDA_KEYS, places)
-        key = self.key(x).reshape(batch, LAMBDA_KEYS, places).softmax(-1)
+        positions = height * width
+        query = self.query_norm(self.query(x)).reshape(batch, HEADS, LAMBDA_KEYS, positions)
+        key = self.key(x).reshape(batch, LAMBDA_KEYS, positions).softmax(-1)
         value = self.value_norm(self.value(x))
-        content = key @ value.reshape(batch, self.values, places).transpose(1, 2)  # (batch, keys, values)
-        given = content.transpose(1, 2)[:, None] @ query  # (batch, heads, values, places)
+        content = key @ value.reshape(batch, self.values, positions).transpose(1, 2)  # (batch, keys, values)
+        given = content.transpose(1, 2)[:, None] @ query  # (batch, heads, values, positions)
         local = self.around(value.reshape(batch * self.values, 1, height, width))
-        local = local.reshape(batch, 1, self.values, LAMBDA_KEYS, places)
+        local = local.reshape(batch, 1, self.values, LAMBDA_KEYS, positions)
         given = given + (local * query[:, :, None]).sum(3)
         return given.reshape(batch, HEADS * self.values, height, width)
 
 
-@on_maps
+@on_feature_maps
 def bot_trans(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """A bottleneck transformer (Srinivas et al. 2021): 1×1 to `e` of the channels, attention, 1×1 back."""
     return _bottleneck(layer, module, p, features, lambda width: Attention(width, layer.output_shape[1:]))
 
 
-@on_maps
+@on_feature_maps
 def lambda_bottle(
     layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None
 ) -> nn.Module:
@@ -172,7 +179,7 @@ def _bottleneck(
 
 
 def mlp(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """For vectors and tokens: norm, up or down to `w` of the width, GELU, back; added to tokens of the same width."""
+    """For tokens: norm, up or down to `w` of the width, GELU, back; added to tokens of the same width."""
     inputs, outputs = layer.input_shape[-1], layer.output_shape[-1]
     hidden = width_of(outputs, p["w"])
     body = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))

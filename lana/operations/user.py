@@ -23,7 +23,7 @@ from torch import nn
 from lana.common.importing import beside_its_neighbours, import_file
 from lana.errors import UserError
 from lana.networks.layers import Layer
-from lana.operations.base import example_of
+from lana.operations.base import example_of, unless
 
 if TYPE_CHECKING:
     from lana.operations.base import Family
@@ -55,7 +55,7 @@ def operations_in(path: str) -> list[str]:
     names = []
     for name, builder in builders.items():
         family, builder = f"user:{file}:{name}", beside_its_neighbours(builder, file)
-        FAMILIES[family] = Family(build=_checked(name, builder), applies=_fits(builder), grid={})
+        FAMILIES[family] = Family(build=_checked(name, builder), why_not=_why_not(builder), grid={})
         names.append(family)
     return names
 
@@ -65,15 +65,15 @@ def load(family: str) -> None:
     operations_in(family.removeprefix("user:").rpartition(":")[0])
 
 
-def _fits(builder: Callable[..., Any]) -> Callable[[Layer, nn.Module], bool]:
-    return lambda layer, module: _call(builder, layer, module) is not None
+def _why_not(builder: Callable[..., Any]) -> Callable[[Layer, nn.Module], str]:
+    return lambda layer, module: unless(_call(builder, layer, module) is not None, "its builder returns None")
 
 
 def _call(builder: Callable[..., Any], layer: Layer, module: nn.Module) -> Any:
     """Run a builder on a copy of the teacher's module, so that it can neither change nor share it."""
     try:
         return builder(layer, copy.deepcopy(module))
-    except Exception as error:
+    except Exception as error:  # the user's own code may raise anything
         raise UserError(
             f"The builder of the operation {builder.__name__!r} fails at {layer.name} ({layer.layout}, "
             f"{layer.input_shape} to {layer.output_shape}): {type(error).__name__}: {error}. "
@@ -92,7 +92,7 @@ def _checked(name: str, builder: Callable[..., Any]) -> Any:
             with torch.no_grad():
                 output = made.eval()(example_of(layer))
             shape = tuple(output.shape[1:])
-        except Exception as error:
+        except Exception as error:  # the user's own code may raise anything
             raise UserError(
                 f"The operation {name!r} fails at {layer.name} on an input of shape {layer.input_shape}: {error}. "
                 "Return None where it does not fit."

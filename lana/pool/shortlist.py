@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -70,22 +71,27 @@ def _why_not(offer: Offer, first: Offer, limit_ms: float) -> str:
 
 
 def _one_per_step(offers: Sequence[Offer], limit_ms: float, steps: int) -> list[Offer]:
-    """At each step the two kinds of start (the teacher's weights, nothing) may keep one each; so may a family apart."""
+    """At each step one is kept of each quota: of either kind of start, and of each family with a quota of its own."""
     if not offers:
         return []
     edges = np.linspace(min(offer.latency_ms for offer in offers) * 0.999, limit_ms, steps + 1)
-    best: dict[tuple[int, bool, str], Offer] = {}
+    best: dict[tuple[int, _Quota], Offer] = {}
     for offer in sorted(offers, key=lambda offer: offer.macs, reverse=True):
-        step, apart = int(np.searchsorted(edges, offer.latency_ms)), _stands_apart(offer)
-        best.setdefault((step, _starts_good(offer), offer.family if apart else ""), offer)
-    preferred = sorted(best.values(), key=lambda offer: (not _starts_good(offer), offer.latency_ms))
-    together = [offer for offer in preferred if not _stands_apart(offer)]
-    return together[:steps] + [offer for offer in preferred if _stands_apart(offer)]
+        best.setdefault((int(np.searchsorted(edges, offer.latency_ms)), _quota(offer)), offer)
+    preferred = sorted(best.values(), key=lambda offer: (not _quota(offer).derived, offer.latency_ms))
+    shared = [offer for offer in preferred if not _quota(offer).family]
+    return shared[:steps] + [offer for offer in preferred if _quota(offer).family]
 
 
-def _starts_good(offer: Offer) -> bool:
-    return offer.family in FAMILIES and FAMILIES[offer.family].derived
+class _Quota(NamedTuple):
+    """Offers of one step and quota compete; `family` names one with its own quota."""
+
+    derived: bool
+    family: str
 
 
-def _stands_apart(offer: Offer) -> bool:
-    return offer.family in FAMILIES and FAMILIES[offer.family].apart
+def _quota(offer: Offer) -> _Quota:
+    family = FAMILIES.get(offer.family)  # a user's own is not in the table: it starts from nothing
+    if family is None:
+        return _Quota(derived=False, family="")
+    return _Quota(derived=family.derived, family=offer.family if family.own_quota else "")

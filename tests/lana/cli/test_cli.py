@@ -127,6 +127,23 @@ def test_pools_layers_and_runtimes_are_listed(options):
             assert json.loads(run(*command, *options).output)
 
 
+def test_pool_explains_what_a_model_is_offered():
+    command = ["pool", "digits-resnet", "--explain", "--pool", "identity,no_se", "--max-span", "1"]
+    shown = run(*command)
+    assert shown.exit_code == 0
+    assert "no_se: it has no" in shown.output
+    rows = {(one["layer"], one["family"]): one for one in json.loads(run(*command, "--json").output)}
+    assert rows["blocks.1", "identity"] == {
+        "layer": "blocks.1", "family": "identity", "offered": ["identity"], "refused": {}
+    }  # fmt: skip
+    assert rows["blocks.5", "identity"]["refused"] == {"identity": "its output has another shape than its input"}
+
+
+def test_pool_explains_models_only():
+    refused(run("pool", "--explain"), "--explain needs a MODEL")
+    refused(run("pool", "default", "--max-span", "1"), "--max-span is for a MODEL: give --explain too")
+
+
 def test_a_runtime_that_is_not_installed_is_told_with_its_remedy(monkeypatch):
     monkeypatch.setattr("profilers.tensorrt_runtime.TensorRT.packages", ("a_package_that_is_not_there",))
     refused(run(*DIGITS, "--budget", "0.4x", "--runtime", "tensorrt"), "Install it with: pip install 'tensorrt<11'")

@@ -76,7 +76,7 @@ def load(tmp_path):
 
 
 @pytest.mark.parametrize("told", ["the same always", "for each example", "in a tuple"])
-def test_what_never_changes_is_bound_to_the_block(told, load, tmp_path):
+def test_constant_arguments_are_kept_with_the_block(told, load, tmp_path):
     teacher = load(told)
     scan = find_layers(teacher.module, (teacher.example(),), max_span=2)
     assert [layer.name for layer in scan.layers] == ["blocks.0", "blocks.1", "blocks.2"]
@@ -113,7 +113,7 @@ def test_what_never_changes_is_bound_to_the_block(told, load, tmp_path):
 @pytest.mark.parametrize(
     "told", ["what follows from x", "what follows from x by weights that are zero", "what is true of x"]
 )
-def test_what_follows_from_the_input_is_not_bound(told, load):
+def test_arguments_that_follow_from_the_input_are_not_kept(told, load):
     teacher = load(told)
     scan = find_layers(teacher.module, (teacher.example(),))
     assert not any(layer.name in ("blocks.0", "blocks.1", "blocks.2") for layer in scan.layers)

@@ -38,7 +38,7 @@ def network():
 X = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
-def test_captured_features_are_copies_of_what_went_in_and_out(network):
+def test_captured_features_are_copies_of_inputs_and_outputs(network):
     layers = [layer for layer in find_layers(network, (X,)).layers if layer.name in ("one", "two")]
     before = network.later_calls
     with captured(network, layers) as features, torch.no_grad():
@@ -52,7 +52,7 @@ def test_captured_features_are_copies_of_what_went_in_and_out(network):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
-def test_a_switch_replays_what_stands_before(network):
+def test_a_switch_replays_the_layers_before(network):
     layers = find_layers(network, (X,)).layers
     with torch.no_grad():
         expected, zero = network(X), nn.Identity()
@@ -107,7 +107,7 @@ class AsksItsStem(nn.Module):
         return self.block(self.stem(x.to(self.stem.weight.dtype)))
 
 
-def test_what_other_code_looks_into_is_not_replayed():
+def test_externally_referenced_layers_are_not_replayed():
     network, example = AsksItsStem().eval(), torch.randn(1, 3, 8, 8)
     layers = find_layers(network, (example,), exclude=["stem"]).layers
     assert [layer.name for layer in layers] == ["block"]

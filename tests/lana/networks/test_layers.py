@@ -51,7 +51,7 @@ def names(scan):
 
 
 def reasons(scan):
-    return {passed.name: passed.reason for passed in scan.passed_over}
+    return {passed.name: passed.reason for passed in scan.skipped}
 
 
 def test_residual_blocks_in_a_list_are_layers_as_a_whole():
@@ -63,7 +63,7 @@ def test_residual_blocks_in_a_list_are_layers_as_a_whole():
     assert block.macs == 2 * 8 * 8 * 9 * 256  # two convolutions, by hand, for one example
 
 
-def test_stages_are_looked_into():
+def test_stages_are_searched_inside():
     class Stage(nn.Module):
         def __init__(self):
             super().__init__()
@@ -76,7 +76,7 @@ def test_stages_are_looked_into():
     assert "parts.0.blocks.0" in names(scan_of(Stage(), Stage()))
 
 
-def test_fine_goes_inside():
+def test_fine_granularity_goes_inside_blocks():
     assert "parts.0.one" in names(scan_of(Residual(), Residual(), granularity="fine"))
 
 
@@ -106,13 +106,13 @@ class TupleOutput(nn.Module):
         ([TupleOutput()], lambda p, x: p[0](x)[0], "parts.0", "returns something other than one tensor"),
     ],
 )
-def test_what_cannot_be_replaced_is_named(parts, run, name, reason):
+def test_skipped_modules_have_a_reason(parts, run, name, reason):
     scan = scan_of(*parts, run=run)
     assert name not in names(scan)
     assert reason in reasons(scan)[name]
 
 
-def test_several_inputs_are_passed_over_and_looked_into():
+def test_a_block_of_two_inputs_is_searched_inside():
     scan = scan_of(TwoInputs(), run=lambda p, x: p[0](x, x))
     assert "parts.0" not in names(scan)
     assert "parts.0.conv" in names(scan)
@@ -134,7 +134,7 @@ class Masked(Residual):
         (lambda p, x: p[0](x, x), False),
     ],
 )
-def test_what_is_said_beside_the_tensor_matters_where_it_is_not_assumed_anyway(run, whole):
+def test_arguments_matter_where_they_are_not_the_defaults(run, whole):
     scan = scan_of(Masked(), Masked(), run=lambda p, x: p[1](run(p, x)))
     assert ("parts.0" in names(scan)) is whole
     assert ("parts.0.one" in names(scan)) is not whole
@@ -152,11 +152,11 @@ def test_shared_parameters_are_left_alone():
     scan = scan_of(one, other)
     assert names(scan) == ["stem"]
     assert set(reasons(scan).values()) >= {"shares parameters with another submodule"}
-    passed = next(one for one in scan.passed_over if one.name == "parts.0")
+    passed = next(one for one in scan.skipped if one.name == "parts.0")
     assert passed.macs == 8 * 8 * 3 * 3 * 16 * 16  # of one example, though two were looked at
 
 
-def test_a_module_that_is_used_twice_under_two_names():
+def test_a_module_under_two_names_is_skipped():
     block = Residual()
     scan = scan_of(block, block)
     assert names(scan) == ["stem"]
@@ -195,7 +195,7 @@ class Odd(nn.Module):
         return {"features": [x, x.mean()], "size": x.shape}
 
 
-def test_dicts_hooks_and_work_in_place_do_no_harm():
+def test_dicts_hooks_and_work_in_place_are_left_alone():
     network = Odd().train()
     scan = find_layers(network, ({"image": EXAMPLE},))
     assert [layer.name for layer in scan.layers] == ["body.0", "body.2", "body.3"]
@@ -259,7 +259,7 @@ def test_no_span_where_the_middle_is_used_elsewhere(run):
     assert scan_of(Residual(), Residual(), run=run, include="parts.*", max_span=2).spans == ()
 
 
-def test_no_span_over_what_the_network_gives_out():
+def test_no_span_over_outputs_of_the_network():
     class Pyramid(nn.Sequential):
         def forward(self, x):
             return [x := part(x) for part in self]
@@ -279,7 +279,7 @@ class ChannelsLast(nn.Module):
 
 
 @pytest.mark.parametrize("size", [(6, 5), (7, 7), (8, 8)])
-def test_where_the_channels_are(size):
+def test_channels_of_an_image_are_found(size):
     """Also where the sides are as long as there are channels."""
     last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
     assert [(layer.name, layer.layout) for layer in last.layers] == [("0", "nhwc"), ("1", "nhwc")]
@@ -288,7 +288,7 @@ def test_where_the_channels_are(size):
 
 
 @pytest.mark.parametrize("size", [8, 12])
-def test_where_the_channels_of_a_sequence_are(size):
+def test_channels_of_a_sequence_are_found(size):
     first = find_layers(nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, size),))
     assert [layer.layout for layer in first.layers] == ["ncl"]
     last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, size, 8),))
@@ -296,21 +296,21 @@ def test_where_the_channels_of_a_sequence_are(size):
 
 
 @pytest.mark.parametrize("size", [(3, 6, 5), (8, 8, 8)])
-def test_where_the_channels_of_a_volume_are(size):
+def test_channels_of_a_volume_are_found(size):
     first = find_layers(nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, *size),))
     assert [layer.layout for layer in first.layers] == ["ncdhw"]
     last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
     assert [layer.layout for layer in last.layers] == ["ndhwc", "ndhwc"]
 
 
-def test_a_layer_whose_weights_are_read_from_outside_is_left_alone():
+def test_layers_with_weights_read_from_outside_are_skipped():
     """Of the block around it the other parts are layers still."""
     scan = scan_of(Residual(), Residual(), run=lambda p, x: p[1](p[0](x.to(p[0].one.weight.dtype))))
     assert names(scan) == ["stem", "parts.0.two", "parts.1"]
     assert reasons(scan)["parts.0.one"] == "other code reads its parts"
 
 
-def test_a_layer_whose_parts_are_read_by_number_is_left_alone():
+def test_layers_with_parts_read_by_number_are_skipped():
     scan = scan_of(
         nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         Residual(),
@@ -335,14 +335,14 @@ class Windows(nn.Module):
         return x + self.after(back.reshape(n, c, h, w))
 
 
-def test_what_works_on_parts_of_examples_is_no_layer_of_its_own():
+def test_blocks_on_parts_of_examples_are_no_layers():
     assert names(scan_of(Windows(), Windows())) == ["stem", "parts.0", "parts.1"]
     fine = scan_of(Windows(), Windows(), granularity="fine")
     assert names(fine) == ["stem", "parts.0.after", "parts.1.after"]
     assert reasons(fine)["parts.0.inside.0.one"] == "has 8 along its first dimension for a batch of 2"
 
 
-def test_a_network_that_dispatches_on_classes_keeps_its_blocks_but_not_what_is_inside():
+def test_blocks_dispatched_on_by_class_are_searched_inside():
     def run(parts, x):
         for part in parts:
             if not isinstance(part, Residual):
@@ -355,14 +355,14 @@ def test_a_network_that_dispatches_on_classes_keeps_its_blocks_but_not_what_is_i
     assert "parts.0" not in reasons(scan)
 
 
-def test_a_part_that_is_not_used_is_named():
+def test_an_unused_part_is_named():
     scan = scan_of(Residual(), Residual(), run=lambda p, x: p[0](x))
     assert names(scan) == ["stem", "parts.0"]
     assert reasons(scan)["parts.1"] == "never called in a forward pass"
     assert "parts.1.one" not in reasons(scan)
 
 
-def test_parts_that_are_looked_for_by_their_class_are_left_alone():
+def test_parts_looked_up_by_class_are_skipped():
     """As Transformers does, which records what blocks of a class give by hooks and goes on with that."""
 
     class Recorded(nn.Module):

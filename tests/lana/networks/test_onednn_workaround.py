@@ -14,7 +14,7 @@ def gradients(module, inputs):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_gradients_of_a_strided_1x1_convolution_of_few_channels(channels):
+def test_gradients_of_strided_1x1_convolutions_are_exact(channels):
     """In this order, and without the slices, the process dies, or the gradients are wrong."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(channels, 24, 1, 2), nn.ReLU())
@@ -30,7 +30,7 @@ def test_gradients_of_a_strided_1x1_convolution_of_few_channels(channels):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("stride", [2, 3, (1, 2)])
-def test_the_outputs_stay(stride, groups, bias):
+def test_slices_give_the_same_outputs(stride, groups, bias):
     module, inputs = nn.Conv2d(4, 8, 1, stride, groups=groups, bias=bias), torch.randn(2, 4, 9, 11)
     before = module(inputs)
     with strides_as_slices([module]):

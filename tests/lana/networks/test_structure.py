@@ -18,7 +18,7 @@ def block(channels=8, kernel=3, *, bias=False, activation=nn.ReLU):
     ).eval()
 
 
-def test_weights_and_places_do_not_matter():
+def test_keys_ignore_weights_and_paths():
     one, other = block(), block()
     holder = nn.Module()
     holder.inner = other
@@ -40,18 +40,18 @@ def test_weights_and_places_do_not_matter():
         lambda: nn.Sequential(block(), block()).eval(),
     ],
 )
-def test_what_decides_the_speed_does(changed):
+def test_keys_tell_modules_of_another_speed_apart(changed):
     module = changed()
     example = (X[0].to(next(module.parameters()).dtype),)
     assert structure_key(module, example) != structure_key(block(), X)
 
 
-def test_shapes_matter():
+def test_keys_tell_shapes_apart():
     assert structure_key(block(), X) != structure_key(block(), (torch.randn(1, 8, 14, 14),))
     assert structure_key(block(), X) != structure_key(block(), (torch.randn(2, 8, 12, 12),))
 
 
-def test_topology_matters():
+def test_keys_tell_topologies_apart():
     class Apart(nn.Module):
         def __init__(self, *, crossed):
             super().__init__()
@@ -65,14 +65,14 @@ def test_topology_matters():
     assert structure_key(Apart(crossed=True), X) != structure_key(Apart(crossed=False), X)
 
 
-def test_columns_by_hand():
+def test_columns_equal_those_by_hand():
     _, columns = structure(nn.Conv2d(8, 16, 3, padding=1).eval(), X)
     assert columns["parameters"] == 16 * 8 * 9 + 16
     assert columns["macs"] == 16 * 8 * 9 * 12 * 12
     assert columns["weight_bytes"] == 4 * columns["parameters"]
 
 
-def test_activations_are_what_operators_write_that_no_runtime_folds_away():
+def test_activations_leave_out_operators_that_runtimes_fold():
     wide = nn.Sequential(nn.Conv2d(8, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 4, 1)).eval()
     _, columns = structure(wide, X)
     assert columns["activations"] == (32 + 4) * 12 * 12

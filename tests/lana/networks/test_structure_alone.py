@@ -63,7 +63,7 @@ def as_made_and_trained():
     return both
 
 
-def test_gates_behind_a_normalisation_that_begins_at_zero(as_made_and_trained):
+def test_gates_behind_a_zero_normalisation_are_found(as_made_and_trained):
     made, trained = as_made_and_trained(Gated)
     assert gates.__wrapped__(layer((8, 6, 6), "nchw"), made) == ()  # by its own weights it would not be seen
     for module in (made, trained):

@@ -13,7 +13,7 @@ from lana.operations.closed_form import rows, solve
         nn.Conv3d(4, 6, (1, 3, 2), stride=(2, 1, 3), padding=(1, 2, 0), dilation=(1, 2, 1)),
     ],
 )
-def test_rows_are_what_a_convolution_sees(convolution):
+def test_rows_are_the_inputs_of_a_convolution(convolution):
     inputs = torch.randn(3, 4, *[11, 9, 12][: len(convolution.kernel_size)])
     with torch.no_grad():
         seen, given = rows(convolution, inputs, convolution(inputs))
@@ -23,7 +23,7 @@ def test_rows_are_what_a_convolution_sees(convolution):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_least_error_of_a_map_with_and_without_a_bias(bias):
+def test_a_solved_map_has_the_least_error(bias):
     torch.manual_seed(0)
     inputs = torch.randn(64, 4, 6, 6).relu() + 0.5  # means that a bias would take upon itself
     outputs = nn.Conv2d(4, 8, 3, padding=1)(inputs).detach() + 0.1 * torch.randn(64, 8, 6, 6)

@@ -1,12 +1,14 @@
 """What the names of a pool stand for, and operations of the user's own."""
 
+import dataclasses
+
 import pytest
 import torch
 from kinds_of_layer import layer_of
 
 from lana.errors import UserError
 from lana.operations.families import FAMILIES, name_of, parse_operation
-from lana.operations.presets import PRESETS, offered, pool_counts, pool_names
+from lana.operations.presets import PRESETS, offered, pool_counts, pool_names, reasons
 
 
 def test_the_papers_pool_is_as_large_as_the_papers():
@@ -14,7 +16,7 @@ def test_the_papers_pool_is_as_large_as_the_papers():
     assert len(offered(layer, module, "lana")) - len(pool_names("skip")) >= 197
 
 
-def test_presets_hold_what_they_say():
+def test_presets_hold_their_families():
     assert pool_counts("skip") == {"teacher": 1, "identity": 1}
     derived = {name for name, family in FAMILIES.items() if family.derived}
     assert set(pool_counts("teacher-derived")) == derived
@@ -25,7 +27,7 @@ def test_presets_hold_what_they_say():
     assert set(PRESETS) == {"skip", "default", "teacher-derived", "lana", "all"}
 
 
-def test_at_a_span_presets_offer_little_that_starts_from_nothing():
+def test_presets_offer_spans_little_from_nothing():
     def from_nothing(pool, at_span):
         return {
             name for name in pool_names(pool, at_span=at_span) if not FAMILIES[parse_operation(name).family].derived
@@ -51,7 +53,7 @@ def test_families_and_operations_can_be_left_out_of_a_pool():
     assert set(whole) - set(without) == {n for n in whole if n.startswith("efn_")} | {"pruned_w0.5", "identity"}
 
 
-def test_a_family_stands_for_its_operations():
+def test_a_family_names_its_operations():
     assert pool_names("merged,no_se") == ["teacher", "identity", "merged_w0.25", "merged_w0.5", "merged_w1", "no_se"]
     usual = [name for name in pool_names("default") if "cb_res" in name]
     assert pool_names("cb_res", at_span=True) == ["teacher", "identity", *usual]
@@ -68,7 +70,7 @@ def test_a_family_stands_for_its_operations():
         ("default,-teacher", "neither a preset"),
     ],
 )
-def test_unknown_pools_are_told(pool, message):
+def test_unknown_pools_are_refused(pool, message):
     with pytest.raises(UserError, match=message):
         pool_names(pool)
 
@@ -86,7 +88,7 @@ def blur(layer, module):
 """
 
 
-def test_an_operation_of_the_users_own(tmp_path):
+def test_a_user_operation_is_offered_where_it_fits(tmp_path):
     (tmp_path / "ops.py").write_text(OWN.format(padding=2))
     pool = f"skip,{tmp_path}/ops.py"
     layer, module = layer_of("same")
@@ -96,7 +98,7 @@ def test_an_operation_of_the_users_own(tmp_path):
     assert not [o for o in offered(elsewhere, other, pool) if o.name.endswith("blur")]
 
 
-def test_one_that_gives_another_shape_is_refused(tmp_path):
+def test_a_user_operation_of_another_shape_is_refused(tmp_path):
     (tmp_path / "bad.py").write_text(OWN.format(padding=0))
     layer, module = layer_of("same")
     (own,) = [o for o in offered(layer, module, f"{tmp_path}/bad.py") if o.name.endswith("blur")]
@@ -104,7 +106,7 @@ def test_one_that_gives_another_shape_is_refused(tmp_path):
         own.build(layer, module)
 
 
-def test_ones_own_operations_are_checked_at_every_layer_before_anything_else(tmp_path, monkeypatch):
+def test_user_operations_are_checked_before_anything_else(tmp_path, monkeypatch):
     import lana
     from lana.config.recipe import Recipe
 
@@ -126,7 +128,7 @@ def stolen(layer, module):
 """
 
 
-def test_ones_own_builder_gets_a_copy(tmp_path):
+def test_a_user_builder_gets_a_copy(tmp_path):
     (tmp_path / "steal.py").write_text(STEALING)
     layer, module = layer_of("same")
     (own,) = [o for o in offered(layer, module, f"{tmp_path}/steal.py") if o.name.endswith("stolen")]
@@ -142,7 +144,7 @@ def test_a_file_without_operations_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("pool", ["linear_k1@int8", "default,pruned_w0.5@int8", "default,-linear_k1@int8"])
-def test_a_precision_that_there_is_not_is_refused(pool):
+def test_an_unknown_precision_is_refused(pool):
     with pytest.raises(UserError, match=r"asks for int8\. The precisions are: fp32\."):
         pool_names(pool)
 
@@ -158,3 +160,25 @@ def test_an_at_sign_in_a_path_is_no_precision(tmp_path):
     file.write_text(OWN.format(padding=2))
     (name,) = [name for name in pool_names(str(file)) if name.startswith("user:")]
     assert parse_operation(name).precision == "fp32"
+
+
+def test_an_operation_that_is_not_offered_has_a_reason():
+    layer, module = layer_of("stride")
+    found = {operation.name: reason for operation, reason in reasons(layer, module, "default").items()}
+    assert found["teacher"] == found["pruned_w0.5"] == ""
+    assert found["identity"] == "its output has another shape than its input"
+    assert found["no_se"] == "it has no squeeze-excite gate"
+    layer, module = layer_of("odd size")
+    found = {operation.name: reason for operation, reason in reasons(layer, module, "default").items()}
+    assert found["halved_w1"].startswith("it does not run at half the resolution: RuntimeError: The size of tensor")
+
+
+def test_a_predicate_that_fails_is_a_reason(monkeypatch):
+    def fail(layer, module):
+        raise KeyError("nobody foresaw this")
+
+    monkeypatch.setitem(FAMILIES, "no_se", dataclasses.replace(FAMILIES["no_se"], why_not=fail))
+    layer, module = layer_of("gated")
+    (reason,) = [reason for operation, reason in reasons(layer, module, "no_se").items() if operation.name == "no_se"]
+    assert reason == "the test whether it applies failed: KeyError: 'nobody foresaw this'"
+    assert "no_se" not in [operation.name for operation in offered(layer, module, "no_se")]

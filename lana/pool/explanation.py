@@ -1,0 +1,43 @@
+"""Which operations a layer is offered, and why it is not offered the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lana.models.student import own_module
+from lana.models.teacher import Teacher
+from lana.networks.layers import LayerScan
+from lana.operations.presets import reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A family at a layer or span: its operations that are offered there, and the reason for each that is not."""
+
+    layer: str
+    family: str
+    offered: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+def explain(teacher: Teacher, scan: LayerScan, pool: str) -> list[Explanation]:
+    """The families of a pool at every layer and span.
+
+    Raises:
+        UserError: an unknown pool.
+    """
+    explanations = []
+    for layer in (*scan.layers, *scan.spans):
+        found = reasons(layer, own_module(teacher.module, layer), pool)
+        for family in dict.fromkeys(operation.family for operation in found):
+            own = {operation.name: reason for operation, reason in found.items() if operation.family == family}
+            explanations.append(
+                Explanation(
+                    layer=layer.name,
+                    family=family,
+                    offered=tuple(name for name, reason in own.items() if not reason),
+                    refused={name: reason for name, reason in own.items() if reason},
+                )
+            )
+    return explanations
