@@ -112,7 +112,7 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
         batched(threads)
     torch.set_num_threads(threads)
     with Run.open(run) as opened:
-        setting = prepare(opened, opened.recipe(), quiet=True)
+        setting = prepare(opened, opened.recipe())
         jobs, sample = jobs_of(setting), jobs_of(setting, SAMPLE)
         ways = {
             "one at a time": ([[job] for job in sample], "fp32"),

@@ -19,6 +19,7 @@ import click
 import pandas as pd
 import torch
 
+from lana.common.progress import reporting
 from lana.config.recipe import Recipe
 from lana.engines.processes import ProcessEngine
 from lana.networks.layers import Layer
@@ -89,13 +90,13 @@ def together(files: Sequence[Path], path: Path) -> None:
 def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     if begun_by is not None:
         recipe = Recipe.from_yaml(begun_by)
-        with Run.open(run, recipe) as opened:
+        with reporting(), Run.open(run, recipe) as opened:
             profile_pool(prepare(opened, recipe))
         return
     torch.set_num_threads(1)  # before the processes part: threads do not come along
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:
-        setting = prepare(opened, recipe, quiet=True)
+        setting = prepare(opened, recipe)
         offers, began_s = profile_pool(setting), time.monotonic()
         trained = pairs(offers, trainable_only=True)
         if trained and not opened.stages().get("distill"):

@@ -17,7 +17,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from lana.common.progress import Progress
+from lana.common.progress import Progress, reporting
 from lana.config.recipe import Recipe
 from lana.exporters.computation import to_computation
 from profilers import Computation, LatencyTable, create_runtime, profile
@@ -62,7 +62,7 @@ BLOCKS: dict[str, tuple[Callable[[int], nn.Module], int, Callable[[int], tuple[i
 def computations(folder: Path, batch: int, form: str) -> list[Computation]:
     """Every block at every width from its own downwards."""
     found = []
-    with Progress("Exporting", len(BLOCKS) * STEPS) as progress:
+    with reporting(), Progress("Exporting", len(BLOCKS) * STEPS) as progress:
         for name, (build, widest, shape_of) in BLOCKS.items():
             for width in range(widest - STEPS + 1, widest + 1):
                 torch.manual_seed(0)

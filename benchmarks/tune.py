@@ -68,7 +68,7 @@ def main(
     everything = [(path, seed) for seed, path in itertools.product(range(seeds), networks)]
     rows = [(path, seed) for path, seed in everything if not result_of(path.with_suffix(""), epochs, seed).is_file()]
     with Run.open(run, recipe) as opened:
-        setting = prepare(opened, recipe, quiet=True)
+        setting = prepare(opened, recipe)
         tune_rows(setting, rows, epochs=epochs, device=device, processes=processes)
     missing = [row for row in rows if not result_of(row[0].with_suffix(""), epochs, row[1]).is_file()]
     print(f"{len(rows) - len(missing)} of {len(rows)} tuned")

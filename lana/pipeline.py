@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lana.common.console import figure
+from lana.common.progress import reporting
 from lana.config.recipe import FINETUNING, SELECTING, Recipe, check_options
 from lana.config.references import is_student
 from lana.delivery import remote_devices as devices
@@ -38,6 +40,8 @@ from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
 from lana.selection.search import Selector
 from lana.selection.stage import budget_of, make_selector, select_student
 
+logger = logging.getLogger(__name__)
+
 
 def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
     """A student of the recipe's model that measures within its budget, in `out`/students/NAME.
@@ -50,13 +54,13 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
     if not recipe.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
     name = name or recipe.budget
-    with Run.open(out, recipe) as run:
+    with reporting(quiet=quiet), Run.open(out, recipe) as run:
         run.student(name)  # a name that is none is told before the work
-        setting = prepare(run, recipe, quiet=quiet)
+        setting = prepare(run, recipe)
         setting = dataclasses.replace(setting, recipe=fit_to_time(setting))
         recipe, baseline = setting.recipe, measure_baseline(setting)
         budget_ms = baseline.budget_ms(recipe)
-        setting.tell(
+        logger.info(
             f"Teacher: {setting.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
             f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
         )
@@ -162,12 +166,12 @@ def open_finished(
     Raises:
         UserError: it is not a run, in use, or not finished as far as the scores.
     """
-    with Run.open(out) as run:
+    with reporting(quiet=quiet), Run.open(out) as run:
         if "score" not in run.stages():
             raise UserError(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
-        setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options), quiet=quiet)
+        setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
         baseline = measure_baseline(setting)
         yield setting, baseline, make_pool(setting, baseline)
 
@@ -199,16 +203,16 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
             )
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
-    with Run.open(out) as run:
+    with reporting(quiet=quiet), Run.open(out) as run:
         usual = {name: getattr(run.recipe(), name) for name in FINETUNING}
         recipe = as_distilled(run, student_recipe(folder)).replace(**{**usual, **options})
         if not recipe.epochs:
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
-        setting = prepare(run, recipe, quiet=quiet)
+        setting = prepare(run, recipe)
         baseline, before = measure_baseline(setting), metric_before(folder)
         finetune_student(setting, folder, recipe)
         summary = deliver(setting, baseline, folder, recipe)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
-            setting.tell(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
+            logger.info(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary

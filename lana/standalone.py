@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lana.common.progress import Progress
+from lana.common.progress import Progress, reporting
 from lana.config.fields import flag
 from lana.config.recipe import Recipe, check_options
 from lana.config.references import is_student, onnx_file
@@ -41,9 +41,9 @@ def profile(
     if tables is not None and not tables.is_dir():
         raise UserError(f"--tables {tables}: there is no such folder. Expected one that holds tables.")
     teacher, scan = load_layers(recipe)
-    with tempfile.TemporaryDirectory() as folder:
+    with reporting(quiet=quiet), tempfile.TemporaryDirectory() as folder:
         libraries = [] if fresh else search_path(tables)
-        return measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries, quiet=quiet)[1]
+        return measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries)[1]
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
@@ -55,7 +55,11 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
     """
     teacher, scan = load_layers(recipe)
     settings, form = recipe.runtime_settings, form_on_device(recipe.runtime)
-    with tempfile.TemporaryDirectory() as folder, Progress("Building operations", 1, quiet=quiet) as progress:
+    with (
+        reporting(quiet=quiet),
+        tempfile.TemporaryDirectory() as folder,
+        Progress("Building operations") as progress,
+    ):
         _, computations = make_offers(
             teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), form=form, on_progress=progress.update
         )

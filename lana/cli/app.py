@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lana.common.files import explain_disk
+from lana.common.progress import reporting
 from lana.common.suggestions import near
 from lana.errors import LanaError
 from lana.version import __version__
@@ -33,7 +34,7 @@ class Group(Named):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with explain_disk():
+            with explain_disk(), reporting():
                 return super().invoke(ctx)
         except (LanaError, ProfilerError, SolverError) as error:
             click.echo(f"lana: {error}", err=True)

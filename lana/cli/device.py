@@ -60,7 +60,6 @@ def profile(
     tables: Path | None,
     fresh: bool,
     bundle: Path | None,
-    quiet: bool,
     json_output: bool,
     **options: Any,
 ) -> None:
@@ -77,9 +76,8 @@ def profile(
     from lana import standalone
     from lana.common.progress import duration
 
-    quiet = quiet or json_output
     if bundle is not None:
-        count = standalone.bundle(recipe, bundle, quiet=quiet)
+        count = standalone.bundle(recipe, bundle)
         if json_output:
             print_json({"bundle": bundle, "computations": count})
         else:
@@ -87,7 +85,7 @@ def profile(
         return
     path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
     begun_s = time.monotonic()
-    table = standalone.profile(recipe, path, tables=tables, fresh=fresh, quiet=quiet)
+    table = standalone.profile(recipe, path, tables=tables, fresh=fresh)
     frame, took_s = table.rows, time.monotonic() - begun_s
     failed, noisy = int((frame["error"] != "").sum()), int(frame["noisy"].sum())
     if json_output:

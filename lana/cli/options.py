@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from lana.common.console import to_json
+from lana.common.progress import silence
 from lana.config.fields import flag
 from lana.config.recipe import Recipe
 from lana.config.references import check, run_folder, student_folder
@@ -70,14 +71,20 @@ def recipe_options(*names: str, of_run: bool = False) -> Callable[[Command], Com
     return add
 
 
+def _results_only(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    if value:
+        silence()
+    return value
+
+
 LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
 TARGET = ("runtime", "threads", "batch", "arithmetic", "affinity")
 PLACES = ("layers", "exclude", "granularity", "max_span")
 PATH = click.Path(path_type=Path)
 run_argument = click.argument("run", type=PATH, callback=lambda ctx, param, path: run_folder(path))
 student_argument = click.argument("student", type=PATH, callback=lambda ctx, param, path: student_folder(path))
-quiet = click.option("--quiet", is_flag=True, help="Print results only.")
-as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON.")
+quiet = click.option("--quiet", is_flag=True, expose_value=False, callback=_results_only, help="Print results only.")
+as_json = click.option("--json", "json_output", is_flag=True, callback=_results_only, help="Print the result as JSON.")
 budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
 budget = click.option("--budget", help="Latency budget as a share of the teacher's, e.g. 0.4x.")
 

@@ -188,7 +188,7 @@ def evaluate(
 )
 @quiet
 @as_json
-def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_output: bool) -> None:
+def score(run: Path, validate: int, budget: tuple[str, ...], json_output: bool) -> None:
     """Measure how truly the scores of a finished RUN rank students of one latency.
 
     \b
@@ -201,7 +201,7 @@ def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_o
     from lana.report.score_ranking import validate as validated
 
     bands = tuple(value for value, _ in parsed) or BANDS
-    print_result(validated(run, students=validate, budgets=bands, quiet=quiet or json_output), json_output=json_output)
+    print_result(validated(run, students=validate, budgets=bands), json_output=json_output)
 
 
 @main.command()
@@ -210,7 +210,7 @@ def score(run: Path, validate: int, budget: tuple[str, ...], quiet: bool, json_o
 @budget
 @quiet
 @as_json
-def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool, json_output: bool) -> None:
+def compare(run: Path, budget: str | None, budget_ms: float | None, json_output: bool) -> None:
     """Compare the integer program with other searches on the pool of a finished RUN.
 
     \b
@@ -219,7 +219,7 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, quiet: bool,
     wanted = one_budget(budget, budget_ms) or "0.5x"
     from lana.report.search_comparison import compare_searches
 
-    print_result(compare_searches(run, wanted, quiet=quiet or json_output), json_output=json_output)
+    print_result(compare_searches(run, wanted), json_output=json_output)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from lana.config.budget import parse_budget
 from lana.config.recipe import FINETUNING, SELECTING
 from lana.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 @main.command()
 @click.argument("model", required=False)
@@ -52,7 +55,6 @@ def compress(
     out: Path | None,
     name: str | None,
     dry_run: bool,
-    quiet: bool,
     json_output: bool,
     **options: Any,
 ) -> None:
@@ -79,9 +81,8 @@ def compress(
         else:
             click.echo("\n".join(plan.lines()))
         return
-    if not quiet and not json_output:
-        click.echo(f"Run directory: {folder}", err=True)
-    summary = pipeline.compress(told, out=folder, name=name, quiet=quiet or json_output)
+    logger.info(f"Run directory: {folder}")
+    summary = pipeline.compress(told, out=folder, name=name)
     print_result(summary, json_output=json_output)
     if not json_output and summary.changed:
         click.echo(f"Student: {folder / 'students' / summary.student}")
@@ -111,7 +112,6 @@ def select(
     measured: tuple[Path, ...],
     name: str | None,
     verify: bool,
-    quiet: bool,
     json_output: bool,
     **options: Any,
 ) -> None:
@@ -126,7 +126,7 @@ def select(
     lana select runs/digits-resnet --budget 0.3x --refine 0 --name plain-sum
     lana select runs/digits-resnet --table phone.csv --budget-ms 5 --table board.csv --budget-ms 9
     """
-    silent, chosen = quiet or json_output, given(options)
+    chosen = given(options)
     if table:
         if len(budget_ms) != len(table) or budget or max_loss is not None or pin:
             raise UserError(
@@ -137,7 +137,7 @@ def select(
             raise UserError("A --table was given twice. Give each once, with its --budget-ms.")
         from lana.pipeline import select_for
 
-        found = select_for(run, budgets, measured=measured, name=name, quiet=silent, **chosen)
+        found = select_for(run, budgets, measured=measured, name=name, **chosen)
         print_result(found, json_output=json_output)
         return
     if measured:
@@ -152,9 +152,7 @@ def select(
     pins = dict(_pin(text) for text in pin)
     from lana import pipeline
 
-    summary = pipeline.select(
-        run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, quiet=silent, **chosen
-    )
+    summary = pipeline.select(run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)
     print_result(summary, json_output=json_output)
     sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
 
@@ -171,7 +169,7 @@ def _pin(text: str) -> tuple[str, str]:
 @recipe_options(*FINETUNING, "device", "processes", of_run=True)
 @quiet
 @as_json
-def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> None:
+def finetune(student: Path, json_output: bool, **options: Any) -> None:
     """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
 
     Interrupted, the same command goes on and ends with the same weights.
@@ -183,7 +181,7 @@ def finetune(student: Path, quiet: bool, json_output: bool, **options: Any) -> N
     """
     from lana import pipeline
 
-    summary = pipeline.finetune(student, **given(options), quiet=quiet or json_output)
+    summary = pipeline.finetune(student, **given(options))
     print_result(summary, json_output=json_output)
 
 

@@ -1,12 +1,52 @@
-"""Progress of long work with an estimate of the time left: a bar on a terminal, plain lines in a pipe."""
+"""Messages and the progress of long work on stderr: a bar on a terminal, plain lines in a pipe.
+
+Messages are records of the logger `lana` and its children. They and the progress are shown inside `reporting` only:
+the public functions and the command line open it, and whoever imports the rest gets the records alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import TracebackType
 
 LINE_EVERY_S = 10.0
+_SHOWN: ContextVar[bool | None] = ContextVar("shown", default=None)  # None outside of every `reporting`
+_LOGGER = logging.getLogger("lana")
+_LOGGER.addHandler(logging.NullHandler())
+
+
+@contextlib.contextmanager
+def reporting(*, quiet: bool = False) -> Iterator[None]:
+    """While open, messages and progress are shown, unless it is `quiet` or stands inside of one that is."""
+    outer, level = _SHOWN.get(), _LOGGER.level
+    token = _SHOWN.set(not quiet and outer is not False)
+    handler = logging.StreamHandler() if shown() and not outer else None
+    if handler is not None:
+        handler.addFilter(lambda record: shown())
+        _LOGGER.addHandler(handler)
+        _LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            _LOGGER.removeHandler(handler)
+            _LOGGER.setLevel(level)
+        _SHOWN.reset(token)
+
+
+def shown() -> bool:
+    """Whether messages and progress are shown."""
+    return bool(_SHOWN.get())
+
+
+def silence() -> None:
+    """Show nothing more inside of the open `reporting`."""
+    _SHOWN.set(False)
 
 
 def counted(number: int, thing: str) -> str:
@@ -21,15 +61,16 @@ def counted(number: int, thing: str) -> str:
 class Progress:
     """Counts `total` units of work; `update(done)` may be called as often as one likes.
 
-    With `quiet`, or where the output is no terminal, it prints a plain line now and then and at the end.
+    It shows nothing outside of `reporting`. Where the output is no terminal, it prints a plain line now and then and at
+    the end.
     """
 
-    def __init__(self, title: str, total: float, *, quiet: bool = False) -> None:
-        self.title, self.total, self.quiet = title, max(total, 1e-9), quiet
+    def __init__(self, title: str, total: float = 1.0) -> None:
+        self.title, self.total, self.shown = title, max(total, 1e-9), shown()
         self.start_s = self.last_s = time.monotonic()
         self.first_done: float | None = None
         self.begun_s = self.start_s
-        self.bar = not quiet and sys.stderr.isatty()
+        self.bar = self.shown and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
@@ -39,7 +80,7 @@ class Progress:
         now_s = time.monotonic()
         if self.first_done is None:
             self.first_done, self.start_s = done, now_s
-        if self.quiet or now_s - self.last_s < (0.2 if self.bar else LINE_EVERY_S):
+        if not self.shown or now_s - self.last_s < (0.2 if self.bar else LINE_EVERY_S):
             return
         self.last_s = now_s
         self._print(
@@ -54,7 +95,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and not self.quiet:
+        if kind is None and self.shown:
             self._print(f"{self.title}: done in {duration(time.monotonic() - self.begun_s)}", end=True)
         elif self.bar:
             sys.stderr.write("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lana.common.files import read_json, write_json
+from lana.common.progress import Progress
 from lana.config.recipe import Recipe
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
@@ -25,6 +27,8 @@ from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_
 from lana.runs.context import Setting
 from lana.selection.measurement import compared
 from lana.selection.measurement_log import Log
+
+logger = logging.getLogger(__name__)
 
 MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is within the budget
 
@@ -53,7 +57,7 @@ def deliver(
         try:
             beside(student, example, folder / ("model.pt2" if form == "onnx" else "model.onnx"))
         except ExportFailed as error:
-            setting.tell(f"{folder.name} is delivered in one form less: {error}")
+            logger.info(f"{folder.name} is delivered in one form less: {error}")
     if (file := folder / "model.onnx").is_file():
         try:
             parity = onnx_parity(student, file, examples(setting), limit_s=PARITY_S)
@@ -64,13 +68,13 @@ def deliver(
                 raise
             file.unlink()
             parity = None
-            setting.tell(f"{folder.name} is delivered in one form less: {error}")
+            logger.info(f"{folder.name} is delivered in one form less: {error}")
     if verify:
         chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
         limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
         selection = Selection(chosen["selection"])
         for _ in range(MORE_MEASUREMENTS):
-            with setting.progress("Measuring the delivered file") as progress:
+            with Progress("Measuring the delivered file") as progress:
                 log.add([selection], compared(setting, [delivered], PROCESSES))
                 progress.update(1)
             measured = log.of(selection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 
 from lana.common.files import read_json, write_atomically, write_json, write_text
+from lana.common.progress import Progress
 from lana.config.recipe import FINETUNING, Recipe
 from lana.delivery.summary import Summary
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
@@ -18,6 +20,8 @@ from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.launch import finetune_in_group
 from lana.training.settings import FineTuning
+
+logger = logging.getLogger(__name__)
 
 
 def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
@@ -31,7 +35,7 @@ def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
         return
     start_s = time.monotonic()
     if recipe.processes > 1:
-        finetune_in_group(folder, recipe, quiet=setting.quiet)
+        finetune_in_group(folder, recipe)
     else:
         train_student(setting, folder, recipe, SingleProcess(recipe.device))
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
@@ -54,7 +58,7 @@ def train_student(setting: Setting, folder: Path, recipe: Recipe, group: SingleP
     """Do this process's part of fine-tuning; the main process replaces the weights at the end and writes the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
     start = copy.deepcopy(student.state_dict())
-    with setting.progress(f"Fine-tuning {folder.name}") as progress:
+    with Progress(f"Fine-tuning {folder.name}") as progress:
         setup = TrainingSetup(
             teacher=setting.teacher.module,
             data=setting.data,
@@ -65,7 +69,7 @@ def train_student(setting: Setting, folder: Path, recipe: Recipe, group: SingleP
         )
         curve = finetune(student, setup, checkpoint=folder / "training.pt", on_progress=progress.update)
     if group.is_main and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
-        setting.tell(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
+        logger.info(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
     if group.is_main:
         frame = pd.DataFrame([vars(row) for row in curve])
         write_atomically(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lana.common.files import explain_disk
+from lana.common.progress import reporting, silence
 from lana.config.recipe import Recipe
 from lana.errors import LanaError
 from lana.runs.context import prepare
@@ -17,13 +18,15 @@ from lana.runs.run import Run
 from profilers.worker import end_with_the_starter
 
 
-def main(student: str, recipe_path: str, *, quiet: bool) -> NoReturn:
+def main(student: str, recipe_path: str) -> NoReturn:
     from lana.delivery.finetune import train_student
     from lana.training.distributed import DistributedGroup
 
     folder, recipe = Path(student), Recipe.from_yaml(recipe_path)
     group = DistributedGroup(recipe.device)
-    setting = prepare(Run(folder.parent.parent), recipe, quiet=quiet or not group.is_main)
+    if not group.is_main:
+        silence()
+    setting = prepare(Run(folder.parent.parent), recipe)
     train_student(setting, folder, recipe, group)
     group.end()
 
@@ -31,7 +34,7 @@ def main(student: str, recipe_path: str, *, quiet: bool) -> NoReturn:
 if __name__ == "__main__":
     end_with_the_starter()
     try:
-        with explain_disk(Path(sys.argv[1])):
-            main(*sys.argv[1:3], quiet="--quiet" in sys.argv)
+        with explain_disk(Path(sys.argv[1])), reporting(quiet="--quiet" in sys.argv):
+            main(*sys.argv[1:3])
     except LanaError as error:
         sys.exit(f"lana: {error}")

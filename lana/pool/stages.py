@@ -40,9 +40,7 @@ def profile_pool(setting: Setting) -> list[Offer]:
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
             folder, libraries = run.pool / "computations", search_path()
-            offers, table = measured_offers(
-                run.table, folder, setting.teacher, setting.scan, recipe, libraries, quiet=setting.quiet
-            )
+            offers, table = measured_offers(run.table, folder, setting.teacher, setting.scan, recipe, libraries)
             write_offers(path, keep_promising(with_latencies(offers, table)))
             shutil.rmtree(folder, ignore_errors=True)
     return read_offers(path)
@@ -55,15 +53,13 @@ def measured_offers(
     scan: LayerScan,
     recipe: Recipe,
     libraries: Sequence[Path],
-    *,
-    quiet: bool = False,
 ) -> tuple[list[Offer], LatencyTable]:
     """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
     settings = recipe.runtime_settings
     form = runtime_form(recipe.runtime, settings)
     builder = Builder(teacher, batch=recipe.batch, folder=folder, form=form)
     planned = planned_offers(teacher, scan, recipe.pool)
-    with Progress(f"Building and measuring {len(planned)} operations", len(planned), quiet=quiet) as progress:
+    with Progress(f"Building and measuring {len(planned)} operations", len(planned)) as progress:
         built = measured = 0
 
         def build(layer: Layer, operation: Operation) -> Offer:
@@ -108,7 +104,7 @@ def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer]
         _begin_alike(folder, fingerprint([how]))
         with (
             run.stage("distill", wanted),
-            Progress(f"Distilling {len(pool)} operations", 1, quiet=setting.quiet) as progress,
+            Progress(f"Distilling {len(pool)} operations") as progress,
         ):
             train_operations(setting, pool, offers, recipe, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
@@ -158,7 +154,7 @@ def score_pool(setting: Setting, offers: Sequence[Offer], operations: Operations
     run, recipe, pool = setting.run, setting.recipe, pairs(offers)
     wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
-        with run.stage("score", wanted), Progress("Scoring", 1, quiet=setting.quiet) as progress:
+        with run.stage("score", wanted), Progress("Scoring") as progress:
             score_operations(setting, pool, operations, recipe, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
 

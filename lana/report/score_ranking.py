@@ -131,7 +131,7 @@ def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[
     distance = DistanceToTeacher(setting.teacher.module, split, setting.task, compute)
     measured: list[Student] = []
     total = sum(map(len, drawn.values()))
-    with Progress(f"Measuring the loss of {total} students", total, quiet=setting.quiet) as progress:
+    with Progress(f"Measuring the loss of {total} students", total) as progress:
         for budget, selections in drawn.items():
             losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from lana.runs.context import Setting
 from profilers import Computation, RuntimeSettings, compare, create_runtime
 from profilers.sweep import device_of
 from profilers.table_file import read_begun
+
+logger = logging.getLogger(__name__)
 
 PROCESSES = 5  # that measure one network
 PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its network, and for how long at most
@@ -95,7 +98,7 @@ def _tell_other_device(setting: Setting) -> None:
     begun = read_begun(setting.run.table)
     here = device_of(create_runtime(setting.recipe.runtime, setting.runtime_settings))
     if begun is not None and begun.device != here:
-        setting.tell(
+        logger.info(
             f"The latencies of {setting.run.path} were measured on {begun.device}, and this is {here}: its budgets "
             "hold there. For one of this machine begin another run (--out), or give lana select its table (--table)."
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
-from lana.common.progress import Progress
 from lana.config.recipe import Recipe
 from lana.data.loading import load_data
 from lana.data.split import Data
@@ -30,22 +28,13 @@ class Setting:
     data: Data
     task: Task
     scan: LayerScan
-    quiet: bool = False
 
     @property
     def runtime_settings(self) -> RuntimeSettings:
         return self.recipe.runtime_settings
 
-    def progress(self, title: str, total: float = 1.0) -> Progress:
-        return Progress(title, total, quiet=self.quiet)
 
-    def tell(self, text: str) -> None:
-        """What a user wants to see early: wrong figures of the teacher are a reason to stop."""
-        if not self.quiet:
-            print(text, file=sys.stderr)
-
-
-def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
+def prepare(run: Run, recipe: Recipe) -> Setting:
     """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
     check_device(recipe.device)
     pool_names(recipe.pool)
@@ -56,7 +45,7 @@ def prepare(run: Run, recipe: Recipe, *, quiet: bool = False) -> Setting:
     check_labels(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
     run.begin(recipe)
-    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan, quiet=quiet)
+    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan)
 
 
 def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from lana.common.files import read_json, write_json, write_text
-from lana.common.progress import counted
+from lana.common.progress import Progress, counted
 from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
@@ -61,7 +61,7 @@ def make_selector(
             )
             for number, selection in enumerate(selections)
         ]
-        with setting.progress(f"Measuring {counted(len(students), 'student')}") as progress:
+        with Progress(f"Measuring {counted(len(students), 'student')}") as progress:
             comparisons = compared(setting, students, processes)
             progress.update(1)
         for student in students:
@@ -70,9 +70,7 @@ def make_selector(
 
     def measure_loss(selections: Sequence[Selection]) -> list[float]:
         distance, found = reference(setting, LOSS_IMAGES, precision="auto"), []
-        with setting.progress(
-            f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)
-        ) as progress:
+        with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
             for selection in selections:
                 student = assembled(setting, made, selection, operations, NORM_IMAGES, precision="auto")
                 found.append(float(distance.of(student).mean()))

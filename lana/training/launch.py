@@ -7,11 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lana.common.progress import shown
 from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 
 
-def finetune_in_group(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
+def finetune_in_group(folder: Path, recipe: Recipe) -> None:
     """Fine-tune the student in `folder` in `recipe.processes` processes of this machine.
 
     Raises:
@@ -23,7 +24,7 @@ def finetune_in_group(folder: Path, recipe: Recipe, *, quiet: bool) -> None:
         recipe_path = Path(place) / "recipe.yaml"
         recipe_path.write_text(recipe.to_yaml(place))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
-        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *(["--quiet"] if quiet else [])]
+        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *([] if shown() else ["--quiet"])]
         with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:
             failed = process.wait()
     if failed:

@@ -160,12 +160,11 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
     shutil.copytree(pool / "students" / "0.6x", folder)
     (folder / "summary.json").unlink()
     monkeypatch.setattr("lana.delivery.deliver.onnx_parity", lambda *arguments, **options: float("nan"))
-    with open_finished(pool, quiet=True) as (setting, baseline, _):
-        told = dataclasses.replace(setting, quiet=False)
+    with open_finished(pool) as (setting, baseline, _):
         with pytest.raises(ExportFailed, match="do not use it"):
-            deliver(told, baseline, folder, setting.recipe, verify=False)
+            deliver(setting, baseline, folder, setting.recipe, verify=False)
         recipe = setting.recipe.replace(runtime="torch-cpu")
-        summary = deliver(dataclasses.replace(told, recipe=recipe), baseline, folder, recipe, verify=False)
+        summary = deliver(dataclasses.replace(setting, recipe=recipe), baseline, folder, recipe, verify=False)
     assert summary.onnx_max_relative_error is None
     assert not (folder / "model.onnx").exists()
     assert "in one form less" in capsys.readouterr().err
@@ -200,7 +199,7 @@ def test_a_network_that_decides_by_values_is_refused(tmp_path):
     )
     recipe = Recipe(model=f"{tmp_path}/net.py:net", data="digits", budget="0.5x", max_span=1)
     with Run.open(tmp_path / "run", recipe) as run:
-        setting = prepare(run, recipe, quiet=True)
+        setting = prepare(run, recipe)
         with pytest.raises(UserError, match=r"net\.py:net gives other outputs on real examples .*branches on values"):
             check_file(setting, teacher_computation(setting).file)
 

@@ -17,7 +17,7 @@ RECIPE = Recipe(model="digits-resnet", data="digits", layers="blocks.*", max_spa
 def run(tmp_path):
     """A run, in which a setting is made for other options."""
     with Run.open(tmp_path / "run", RECIPE) as opened:
-        yield lambda **options: prepare(opened, RECIPE.replace(**options), quiet=True)
+        yield lambda **options: prepare(opened, RECIPE.replace(**options))
 
 
 @pytest.fixture(autouse=True)

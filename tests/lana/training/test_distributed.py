@@ -72,10 +72,10 @@ def test_shares_of_a_batch_are_the_batch(digits_data):
 def test_what_cannot_be_done_together_is_told(tmp_path, options, message):
     pytest.importorskip("accelerate", reason="DID NOT RUN: Accelerate is not installed")
     with pytest.raises(UserError, match=message):
-        finetune_in_group(tmp_path, Recipe(**options), quiet=True)
+        finetune_in_group(tmp_path, Recipe(**options))
 
 
 def test_without_accelerate_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[gpu\]'"):
-        finetune_in_group(tmp_path, Recipe(processes=2), quiet=True)
+        finetune_in_group(tmp_path, Recipe(processes=2))
