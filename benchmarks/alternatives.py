@@ -69,9 +69,9 @@ def main(
     elsewhere: bool,
     out: Path,
 ) -> None:
-    with open_finished(run) as (setting, _, selector):
-        begin(out, setting)
-        operations = trained_operations(setting, selector.offers)
+    with open_finished(run) as (context, _, selector):
+        begin(out, context)
+        operations = trained_operations(context, selector.offers)
         others = drawn(selector, low, high, draw) if draw else []
         within = [m for m in selector.log.pooled() if low <= m.ratio <= high or m.selection in others]
         students = []
@@ -81,14 +81,14 @@ def main(
             which = hashlib.sha256(str(sorted(m.selection.items())).encode()).hexdigest()[:6]
             name = f"measured-{m.ratio:.3f}x-{which}"
             if not (file := out / f"{name}.pt").is_file():  # made once: results are kept by the weights they began with
-                save(assembled(setting, selector, m.selection, operations), file)
+                save(assembled(context, selector, m.selection, operations), file)
             students.append(Contender(name=name, kind="lana", module=torch.load(file, weights_only=False)))
     if elsewhere:
         leave(students, out / "tuned", epochs=epochs, seeds=seeds)
         return
     for student in students:
         for seed in range(seeds):
-            tune(setting, student, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
+            tune(context, student, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
     found = [selector.loss_log.of(m.selection) for m in within]
     print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
     parameters = [count_parameters(student.module) for student in students]

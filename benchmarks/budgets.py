@@ -40,9 +40,9 @@ def deliver(run: Path) -> None:
 
 def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
-    with pipeline.open_finished(run, quiet=True) as (setting, baseline, selector):
-        example, pool = setting.teacher.example(setting.recipe.batch), run / "pool" / "wholes"
-        form = runtime_form(setting.recipe.runtime, setting.runtime_settings)
+    with pipeline.open_finished(run, quiet=True) as (context, baseline, selector):
+        example, pool = context.teacher.example(context.recipe.batch), run / "pool" / "wholes"
+        form = runtime_form(context.recipe.runtime, context.runtime_settings)
         points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)
         reachable = [selector.predicted_ms(selector.selection_of(p)) / baseline.teacher_ms for p in points]
         folders = [run / "students" / f"promise-{ratio:g}x" for ratio in BUDGETS]
@@ -54,10 +54,10 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
         if not files:
             return []
         found = compare(
-            teacher_computation(setting),
+            teacher_computation(context),
             files,
-            runtime=setting.recipe.runtime,
-            settings=setting.runtime_settings,
+            runtime=context.recipe.runtime,
+            settings=context.runtime_settings,
             processes=processes,
         )
     for (ratio, folder), comparison in zip(delivered, found, strict=True):

@@ -25,7 +25,7 @@ from lana.models.student import count_parameters
 from lana.models.student_files import load_student
 from lana.models.teacher import load_teacher
 from lana.runs.baseline import Baseline, runtime_form
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.search import Selector
 from lana.selection.stage import select_student
 from lana.training.distributed import SingleProcess
@@ -77,49 +77,49 @@ class Contender:
         return float(np.mean([c.mean() for c in self.correct])) if self.correct else float("nan")
 
 
-def begin(out: Path, setting: Setting) -> None:
+def begin(out: Path, context: RunContext) -> None:
     """Take a folder for a teacher: what is found and tuned in it is of this one.
 
     Raises:
         UsageError: it is another teacher's.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known, ours = out / "teacher.txt", digest(setting.teacher.module)
+    known, ours = out / "teacher.txt", digest(context.teacher.module)
     if known.is_file() and known.read_text().strip() != ours:
         raise click.UsageError(f"{out} holds contenders of another teacher. Give another --out.")
     known.write_text(ours + "\n")
 
 
-def sibling(setting: Setting, told: str) -> Contender:
+def sibling(context: RunContext, told: str) -> Contender:
     """A network of its own, told as NAME=MODEL,WEIGHTS; preprocessing as the teacher's."""
     name, _, where = told.partition("=")
     reference, _, weights = where.partition(",")
-    recipe = setting.recipe
+    recipe = context.recipe
     given: dict[str, Any] = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
     loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
     return Contender(name=name, kind="sibling", module=loaded.module)
 
 
-def student(setting: Setting, baseline: Baseline, selector: Selector, ratio: float, beside: str = "") -> Contender:
+def student(context: RunContext, baseline: Baseline, selector: Selector, ratio: float, beside: str = "") -> Contender:
     """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
 
     It is made once: measured again, that network would have a slightly other share.
     """
     name = f"lana-{beside or f'{ratio:.3f}x'}"
-    recipe = setting.recipe.replace(budget=f"{ratio:.4f}x")
-    folder = setting.run.student(name)
+    recipe = context.recipe.replace(budget=f"{ratio:.4f}x")
+    folder = context.run.student(name)
     if not (folder / "selection.json").is_file():
-        select_student(setting, selector, baseline, recipe, name)
+        select_student(context, selector, baseline, recipe, name)
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 
-def correct_on_test(setting: Setting, module: nn.Module, device: str) -> np.ndarray:
+def correct_on_test(context: RunContext, module: nn.Module, device: str) -> np.ndarray:
     """Whether each test image is classified rightly."""
-    return np.array(evaluate_module(module, setting.data.test, setting.task, device=device).per_example) > 0.5
+    return np.array(evaluate_module(module, context.data.test, context.task, device=device).per_example) > 0.5
 
 
 def tune(
-    setting: Setting, contender: Contender, *, epochs: float, seed: int, folder: Path, compile: bool = False
+    context: RunContext, contender: Contender, *, epochs: float, seed: int, folder: Path, compile: bool = False
 ) -> None:
     """The same fine-tuning for everybody: the teacher's outputs alone, on blends of images.
 
@@ -128,8 +128,8 @@ def tune(
     result = result_of(begun(contender, folder), epochs, seed)
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = dataclasses.replace(tuning(epochs, seed, setting.recipe.device), compile=compile)
-        tune_row(setting, contender.module, result, settings)
+        settings = dataclasses.replace(tuning(epochs, seed, context.recipe.device), compile=compile)
+        tune_row(context, contender.module, result, settings)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())
         contender.correct.append(found["correct"])
@@ -141,10 +141,10 @@ def tune(
     )
 
 
-def as_it_is(setting: Setting, contender: Contender) -> None:
+def as_it_is(context: RunContext, contender: Contender) -> None:
     """Its accuracy without any tuning, in place of a seed's."""
     if not contender.correct:
-        contender.correct.append(correct_on_test(setting, contender.module, setting.recipe.device))
+        contender.correct.append(correct_on_test(context, contender.module, context.recipe.device))
         contender.before = float(contender.correct[0].mean())
     else:
         contender.correct.append(contender.correct[0])
@@ -185,30 +185,30 @@ def tuning(epochs: float, seed: int, device: str) -> FineTuning:
     return FineTuning(epochs=epochs, seed=seed, device=device, batch_size=BATCH, distillation=1.0, mixup=1.0)
 
 
-def tuning_setup(setting: Setting, settings: FineTuning, folder: Path) -> TrainingSetup:
+def tuning_setup(context: RunContext, settings: FineTuning, folder: Path) -> TrainingSetup:
     """The same for all contenders in a folder, where the teacher's outputs are cached."""
     return TrainingSetup(
-        teacher=setting.teacher.module,
-        data=setting.data,
-        task=setting.task,
+        teacher=context.teacher.module,
+        data=context.data,
+        task=context.task,
         settings=settings,
         group=SingleProcess(settings.device),
         cached_outputs=folder / "teacher_outputs",
     )
 
 
-def tune_row(setting: Setting, network: nn.Module, result: Path, settings: FineTuning) -> None:
+def tune_row(context: RunContext, network: nn.Module, result: Path, settings: FineTuning) -> None:
     """Tune a copy of a network and write what comes of it; interrupted, it goes on.
 
     The checkpoint is chosen on the validation part of train; test is read once, at the end.
     """
     module, began_s = copy.deepcopy(network), time.monotonic()
-    before = correct_on_test(setting, module, settings.device)
+    before = correct_on_test(context, module, settings.device)
     torch.compiler.reset()  # what was compiled for the last contender counts against a limit
     checkpoint = result.with_suffix(".pt")
-    curve = finetune(module, tuning_setup(setting, settings, result.parent), checkpoint=checkpoint)
+    curve = finetune(module, tuning_setup(context, settings, result.parent), checkpoint=checkpoint)
     validation = [epoch.validation_metric for epoch in curve]
-    correct = correct_on_test(setting, module, settings.device)
+    correct = correct_on_test(context, module, settings.device)
     np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
     checkpoint.unlink(missing_ok=True)
 
@@ -223,32 +223,32 @@ def digest(module: nn.Module) -> str:
 
 
 def measure(
-    setting: Setting, contenders: Sequence[Contender], *, processes: int = 5, batches: Sequence[int] = ()
+    context: RunContext, contenders: Sequence[Contender], *, processes: int = 5, batches: Sequence[int] = ()
 ) -> None:
     """Milliseconds of all of them beside the teacher, in the same fresh processes; ratios at other batches as well."""
-    found = _compared(setting, contenders, setting.recipe.batch, processes)
+    found = _compared(context, contenders, context.recipe.batch, processes)
     for contender, comparison in zip(contenders, found, strict=True):
         contender.ratios = comparison.ratios
         contender.milliseconds = comparison.ratio * float(np.median(comparison.reference_ms))
         contender.parameters = count_parameters(contender.module)
     for batch in batches:
-        found = _compared(setting, contenders, batch, processes)
+        found = _compared(context, contenders, batch, processes)
         for contender, comparison in zip(contenders, found, strict=True):
             contender.ratio_at_batch[batch] = comparison.ratio
 
 
-def _compared(setting: Setting, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
-    settings = dataclasses.replace(setting.runtime_settings, batch=batch)
-    form = runtime_form(setting.recipe.runtime, settings)
-    networks = [("teacher", setting.teacher.module), *((c.name, c.module) for c in contenders)]
+def _compared(context: RunContext, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
+    settings = dataclasses.replace(context.runtime_settings, batch=batch)
+    form = runtime_form(context.recipe.runtime, settings)
+    networks = [("teacher", context.teacher.module), *((c.name, c.module) for c in contenders)]
     with tempfile.TemporaryDirectory() as folder:
         files = [
             to_computation(
-                module, setting.teacher.example(batch), Path(folder), name=name, form=form, stem=f"file{index}"
+                module, context.teacher.example(batch), Path(folder), name=name, form=form, stem=f"file{index}"
             )
             for index, (name, module) in enumerate(networks)
         ]
-        return compare(files[0], files[1:], runtime=setting.recipe.runtime, settings=settings, processes=processes)
+        return compare(files[0], files[1:], runtime=context.recipe.runtime, settings=settings, processes=processes)
 
 
 def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[float, float, float]:

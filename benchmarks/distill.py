@@ -32,19 +32,19 @@ from lana.networks.mixed_precision import Compute
 from lana.pool.block_training import Distillation, Job, train
 from lana.pool.candidates import pairs, read_offers
 from lana.pool.distillation import GROUP_BYTES
-from lana.runs.context import Setting, prepare
+from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 
 BATCH = 64
 SAMPLE = 12  # operations that the first way is timed on
 
 
-def jobs_of(setting: Setting, count: int | None = None) -> list[Job]:
-    chosen = pairs(read_offers(setting.run.pool / "offers.csv"), trainable_only=True)
+def jobs_of(context: RunContext, count: int | None = None) -> list[Job]:
+    chosen = pairs(read_offers(context.run.pool / "offers.csv"), trainable_only=True)
     if count:
         chosen = chosen[:: max(1, len(chosen) // count)][:count]
     return [
-        Job(layer=layer, operation=name, module=build_operation(layer, setting.teacher.module, name), start_error=1.0)
+        Job(layer=layer, operation=name, module=build_operation(layer, context.teacher.module, name), start_error=1.0)
         for layer, name in chosen
     ]
 
@@ -59,13 +59,13 @@ def one_a_layer(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(passes.values())
 
 
-def seconds(setting: Setting, groups: Sequence[Sequence[Job]], steps: int, precision: str) -> float:
+def seconds(context: RunContext, groups: Sequence[Sequence[Job]], steps: int, precision: str) -> float:
     """Wall-clock time of an operation's step, on average over all operations of the groups."""
-    split = setting.data.train.take(BATCH * steps, 0)
+    split = context.data.train.take(BATCH * steps, 0)
     settings = Distillation(batch_size=BATCH, compute=Compute("cpu", precision))
     start_s = time.perf_counter()
     for group in groups:
-        train(setting.teacher.module, group, split, steps, settings)
+        train(context.teacher.module, group, split, steps, settings)
     return (time.perf_counter() - start_s) / (steps * sum(map(len, groups)))
 
 
@@ -112,8 +112,8 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
         batched(threads)
     torch.set_num_threads(threads)
     with Run.open(run) as opened:
-        setting = prepare(opened, opened.recipe())
-        jobs, sample = jobs_of(setting), jobs_of(setting, SAMPLE)
+        context = prepare(opened, opened.recipe())
+        jobs, sample = jobs_of(context), jobs_of(context, SAMPLE)
         ways = {
             "one at a time": ([[job] for job in sample], "fp32"),
             "one a layer (the paper)": (one_a_layer(jobs), "fp32"),
@@ -123,7 +123,7 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
         found: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
             for name, (groups, precision) in ways.items():
-                found[name].append(seconds(setting, groups, steps, precision))
+                found[name].append(seconds(context, groups, steps, precision))
     ours = statistics.median(found["all at once (lana)"])
     print(f"{len(jobs)} operations, batches of {BATCH}, {threads} threads")
     for name, times in found.items():

@@ -50,16 +50,16 @@ def main(
     elsewhere: bool,
     out: Path,
 ) -> None:
-    with open_finished(run) as (setting, baseline, selector):
-        begin(out, setting)
-        teacher = Contender(name="teacher", kind="teacher", module=setting.teacher.module)
-        family = [sibling(setting, told) for told in siblings]
-        measure(setting, [teacher, *family])
+    with open_finished(run) as (context, baseline, selector):
+        begin(out, context)
+        teacher = Contender(name="teacher", kind="teacher", module=context.teacher.module)
+        family = [sibling(context, told) for told in siblings]
+        measure(context, [teacher, *family])
         for one in family:
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
-        matched = [student(setting, baseline, selector, one.ratio, beside=one.name) for one in family]
-        further = [student(setting, baseline, selector, ratio) for ratio in ratios]
-        measure(setting, [teacher, *family, *matched, *further], batches=batches)
+        matched = [student(context, baseline, selector, one.ratio, beside=one.name) for one in family]
+        further = [student(context, baseline, selector, ratio) for ratio in ratios]
+        measure(context, [teacher, *family, *matched, *further], batches=batches)
     contenders = [*further, *family, *matched, teacher]
     as_published = [one for one in contenders if published and one.kind != "lana"]
     if elsewhere:
@@ -69,9 +69,9 @@ def main(
     for seed in range(seeds):
         for one in contenders:
             if one in as_published:
-                as_it_is(setting, one)
+                as_it_is(context, one)
             else:
-                tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
+                tune(context, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):

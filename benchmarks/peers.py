@@ -45,7 +45,7 @@ from lana.models.student import assemble
 from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
 from lana.runs.baseline import Baseline
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.measurement import CANDIDATE_IMAGES, unique_layers
 from lana.selection.search import Selector
 from lana.training.batchnorm import reestimate_batchnorm
@@ -56,23 +56,23 @@ STEP = 4  # of channels; ONNX Runtime wants multiples of 4, and steps of 8 or 16
 IMAGES = 1024  # of train, for gradients and for the score of Model-Optimizer's search
 
 
-def pruner(setting: Setting, importance: str, *, global_pruning: bool) -> Make:
+def pruner(context: RunContext, importance: str, *, global_pruning: bool) -> Make:
     import torch_pruning as tp
 
-    example, loss_of = setting.teacher.example(), setting.task.loss
+    example, loss_of = context.teacher.example(), context.task.loss
     gradients: dict[str, Tensor] = {}
 
     def add_gradients(module: nn.Module) -> None:
         if not gradients:
             probe = copy.deepcopy(module)
-            for inputs, labels in setting.data.train.take(IMAGES, 1).batches(128):
+            for inputs, labels in context.data.train.take(IMAGES, 1).batches(128):
                 loss_of(probe(inputs), labels).mean().backward()
             gradients.update({name: p.grad for name, p in probe.named_parameters() if p.grad is not None})
         for name, parameter in module.named_parameters():
             parameter.grad = gradients[name].clone()
 
     def make(share: float) -> nn.Module:
-        module = copy.deepcopy(setting.teacher.module).eval()
+        module = copy.deepcopy(context.teacher.module).eval()
         if importance == "taylor":
             add_gradients(module)
         measure_of = tp.importance.GroupTaylorImportance() if importance == "taylor" else None
@@ -94,10 +94,10 @@ def pruner(setting: Setting, importance: str, *, global_pruning: bool) -> Make:
     return make
 
 
-def fastnas(setting: Setting, folder: Path) -> Make:
+def fastnas(context: RunContext, folder: Path) -> Make:
     import modelopt.torch.prune as mtp
 
-    images = setting.data.train.take(IMAGES, 1)
+    images = context.data.train.take(IMAGES, 1)
     batches = list(images.batches(128))
 
     def score(module: nn.Module) -> float:
@@ -114,10 +114,10 @@ def fastnas(setting: Setting, folder: Path) -> Make:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             module, _ = mtp.prune(
-                copy.deepcopy(setting.teacher.module).eval(),
+                copy.deepcopy(context.teacher.module).eval(),
                 mode=[("fastnas", rules)],
                 constraints={"flops": f"{100 * (1 - share):.4g}%"},
-                dummy_input=setting.teacher.example(),
+                dummy_input=context.teacher.example(),
                 config={
                     "data_loader": batches,
                     "collect_func": lambda batch: batch[0],
@@ -130,7 +130,7 @@ def fastnas(setting: Setting, folder: Path) -> Make:
     return make
 
 
-def depth(setting: Setting, selector: Selector) -> Make:
+def depth(context: RunContext, selector: Selector) -> Make:
     skips = [
         offer.layer for offer in selector.offers if offer.operation == "identity" and len(offer.layer.members) == 1
     ]
@@ -138,12 +138,12 @@ def depth(setting: Setting, selector: Selector) -> Make:
 
     def make(share: float) -> nn.Module:
         dropped = {layer.name: "identity" for layer in by_score[: round(share * len(by_score))]}
-        return assemble(setting.teacher.module, by_score, dropped)
+        return assemble(context.teacher.module, by_score, dropped)
 
     return make
 
 
-def single_shot(setting: Setting, selector: Selector, baseline: Baseline) -> Make:
+def single_shot(context: RunContext, selector: Selector, baseline: Baseline) -> Make:
     from dataclasses import replace
 
     offers = [offer for offer in selector.offers if offer.operation in ("teacher", "identity")]
@@ -153,12 +153,12 @@ def single_shot(setting: Setting, selector: Selector, baseline: Baseline) -> Mak
         selection = alone.solve((1 - share) * baseline.teacher_ms)
         if selection is None:
             raise ValueError(f"no skips reach {1 - share:.2f}x")
-        return assemble(setting.teacher.module, unique_layers(alone.offers), selection)
+        return assemble(context.teacher.module, unique_layers(alone.offers), selection)
 
     return make
 
 
-def search(setting: Setting, name: str, make: Make, budget: float, folder: Path) -> Contender:
+def search(context: RunContext, name: str, make: Make, budget: float, folder: Path) -> Contender:
     """The network of a peer that prunes least within the budget, or its fastest; the number it was made with is kept.
 
     Latency is no monotone function of it: widths that do not fit the processor's vectors are slower than wider ones.
@@ -170,17 +170,17 @@ def search(setting: Setting, name: str, make: Make, budget: float, folder: Path)
     if not kept.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         if not found:
-            found |= measured(setting, name, make, np.linspace(0.1, 0.95, 14))
+            found |= measured(context, name, make, np.linspace(0.1, 0.95, 14))
         high = min((number for number, ratio in found.items() if ratio <= budget), default=None)
         if high is not None:
             low = max((number for number in found if number < high), default=0.0)
-            found |= measured(setting, name, make, np.linspace(low, high, 6)[1:-1])
+            found |= measured(context, name, make, np.linspace(low, high, 6)[1:-1])
         tried.write_text(json.dumps(dict(sorted(found.items())), indent=1))
         within = [number for number, ratio in found.items() if ratio <= budget]
         number = min(within) if within else min(found, key=lambda number: found[number])
         kept.write_text(json.dumps({"number": number, "ratio": found[number]}))
     chosen = json.loads(kept.read_text())
-    module = finished(setting, make(chosen["number"]))
+    module = finished(context, make(chosen["number"]))
     if chosen["ratio"] <= budget:
         return Contender(name=f"{name}-{budget:g}x", kind=name, module=module)
     note = f"does not reach {budget:g}x; this is its fastest network"
@@ -188,7 +188,7 @@ def search(setting: Setting, name: str, make: Make, budget: float, folder: Path)
     return Contender(name=f"{name}-fastest", kind=name, module=module, note=note)
 
 
-def measured(setting: Setting, name: str, make: Make, numbers: Sequence[float] | np.ndarray) -> dict[float, float]:
+def measured(context: RunContext, name: str, make: Make, numbers: Sequence[float] | np.ndarray) -> dict[float, float]:
     """Number → ratio to the teacher; numbers that the peer refuses are left out, said why."""
     made: list[tuple[float, Contender]] = []
     for number in numbers:
@@ -198,26 +198,26 @@ def measured(setting: Setting, name: str, make: Make, numbers: Sequence[float] |
             print(f"{name} at {number:.3f}: {type(error).__name__}: {str(error)[:300]}", flush=True)
     if not made:
         raise ValueError(f"{name} makes no network of this teacher")
-    measure(setting, [contender for _, contender in made], processes=3)
+    measure(context, [contender for _, contender in made], processes=3)
     found = {number: contender.ratio for number, contender in made}
     print(f"{name}: " + ", ".join(f"{number:.3f} → {ratio:.3f}x" for number, ratio in found.items()), flush=True)
     return found
 
 
-def finished(setting: Setting, module: nn.Module) -> nn.Module:
+def finished(context: RunContext, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
-    reestimate_batchnorm(module, setting.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(setting.recipe.device))
+    reestimate_batchnorm(module, context.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(context.recipe.device))
     return module.cpu().eval()
 
 
-def peers(setting: Setting, selector: Selector, baseline: Baseline, folder: Path) -> dict[str, Callable[[], Make]]:
+def peers(context: RunContext, selector: Selector, baseline: Baseline, folder: Path) -> dict[str, Callable[[], Make]]:
     return {
-        "uniform": lambda: pruner(setting, "magnitude", global_pruning=False),
-        "magnitude": lambda: pruner(setting, "magnitude", global_pruning=True),
-        "taylor": lambda: pruner(setting, "taylor", global_pruning=True),
-        "fastnas": lambda: fastnas(setting, folder),
-        "depth": lambda: depth(setting, selector),
-        "single-shot": lambda: single_shot(setting, selector, baseline),
+        "uniform": lambda: pruner(context, "magnitude", global_pruning=False),
+        "magnitude": lambda: pruner(context, "magnitude", global_pruning=True),
+        "taylor": lambda: pruner(context, "taylor", global_pruning=True),
+        "fastnas": lambda: fastnas(context, folder),
+        "depth": lambda: depth(context, selector),
+        "single-shot": lambda: single_shot(context, selector, baseline),
     }
 
 
@@ -251,26 +251,26 @@ def main(
     out: Path,
 ) -> None:
     groups: dict[float, list[Contender]] = {}
-    with open_finished(run) as (setting, baseline, selector):
-        begin(out, setting)
+    with open_finished(run) as (context, baseline, selector):
+        begin(out, context)
         folder = out / "search"
-        makes = peers(setting, selector, baseline, folder)
+        makes = peers(context, selector, baseline, folder)
         for ratio in ratios:
-            ours = student(setting, baseline, selector, ratio)
+            ours = student(context, baseline, selector, ratio)
             others = found_peers(
-                names or list(makes), makes, lambda name, make, ratio=ratio: search(setting, name, make, ratio, folder)
+                names or list(makes), makes, lambda name, make, ratio=ratio: search(context, name, make, ratio, folder)
             )
             for other in others:
                 other.target = ours.target
             groups[ratio] = [ours, *others]
         everybody = [one for group in groups.values() for one in group]
-        measure(setting, everybody, batches=batches)
+        measure(context, everybody, batches=batches)
     if elsewhere:
         leave(everybody, out / "tuned", epochs=epochs, seeds=seeds)
         return
     for seed in range(seeds):
         for one in everybody:
-            tune(setting, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
+            tune(context, one, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
             write_results(out / "peers.json", everybody, {"run": str(run), "epochs": epochs})
     print(table(everybody))
     for ratio, (ours, *others) in groups.items():

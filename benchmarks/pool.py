@@ -25,7 +25,7 @@ from lana.engines.processes import ProcessEngine
 from lana.networks.layers import Layer
 from lana.pool.candidates import Offer, pairs
 from lana.pool.stages import Operations, distill_pool, profile_pool, score_operations, score_pool, train_operations
-from lana.runs.context import Setting, prepare
+from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 
 Pairs = Sequence[tuple[Layer, str]]
@@ -53,10 +53,10 @@ def in_parts(work: Callable[[int], None], count: int) -> None:
         raise click.ClickException("\n".join([*errors, "What is finished is kept."]))
 
 
-def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:
-    folder = setting.run.pool / "operations"
+def distil(context: RunContext, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:
+    folder = context.run.pool / "operations"
     made = [folder / f"part{index}" for index in range(len(parts))]
-    in_parts(lambda i: train_operations(setting, parts[i], offers, recipe, made[i], silent), len(parts))
+    in_parts(lambda i: train_operations(context, parts[i], offers, recipe, made[i], silent), len(parts))
     for part in made:
         for layer in (entry for entry in part.iterdir() if entry.is_dir()):
             shutil.move(layer, folder / layer.name)
@@ -65,10 +65,10 @@ def distil(setting: Setting, parts: Sequence[Pairs], offers: Sequence[Offer], re
         shutil.rmtree(part)
 
 
-def score(setting: Setting, parts: Sequence[Pairs], operations: Operations, recipe: Recipe) -> None:
-    made = [setting.run.pool / f"scores{index}.csv" for index in range(len(parts))]
-    in_parts(lambda i: score_operations(setting, parts[i], operations, recipe, made[i], silent), len(parts))
-    together(made, setting.run.scores)
+def score(context: RunContext, parts: Sequence[Pairs], operations: Operations, recipe: Recipe) -> None:
+    made = [context.run.pool / f"scores{index}.csv" for index in range(len(parts))]
+    in_parts(lambda i: score_operations(context, parts[i], operations, recipe, made[i], silent), len(parts))
+    together(made, context.run.scores)
     for path in made:
         path.unlink()
 
@@ -96,17 +96,17 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     torch.set_num_threads(1)  # before the processes part: threads do not come along
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:
-        setting = prepare(opened, recipe)
-        offers, began_s = profile_pool(setting), time.monotonic()
+        context = prepare(opened, recipe)
+        offers, began_s = profile_pool(context), time.monotonic()
         trained = pairs(offers, trainable_only=True)
         if trained and not opened.stages().get("distill"):
-            distil(setting, parts_of(trained, processes), offers, recipe.replace(device=device))
+            distil(context, parts_of(trained, processes), offers, recipe.replace(device=device))
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
-        offers, operations = distill_pool(setting, offers)
+        offers, operations = distill_pool(context, offers)
         pool, began_s = pairs(offers), time.monotonic()
         if not opened.stages().get("score"):
-            score(setting, parts_of(pool, processes), operations, recipe.replace(device=device))
-        score_pool(setting, offers, operations)
+            score(context, parts_of(pool, processes), operations, recipe.replace(device=device))
+        score_pool(context, offers, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 
 

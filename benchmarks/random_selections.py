@@ -36,15 +36,15 @@ def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.7, 0.5, 0.35), show_default=True)
 @click.option("--count", default=100, show_default=True)
 def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
-    with open_finished(run) as (setting, baseline, selector):
-        operations, recipe = trained_operations(setting, selector.offers), setting.recipe
-        validation = setting.data.validation.take(IMAGES, recipe.seed + 3)
+    with open_finished(run) as (context, baseline, selector):
+        operations, recipe = trained_operations(context, selector.offers), context.recipe
+        validation = context.data.validation.take(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
-            student = assembled(setting, selector, selection, operations, IMAGES, recipe.precision)
-            return evaluate_module(student, split, setting.task).metric
+            student = assembled(context, selector, selection, operations, IMAGES, recipe.precision)
+            return evaluate_module(student, split, context.task).metric
 
-        print(f"teacher: {evaluate_module(setting.teacher.module, setting.data.test, setting.task).metric:.2%} on test")
+        print(f"teacher: {evaluate_module(context.teacher.module, context.data.test, context.task).metric:.2%} on test")
         for ratio in ratios:
             budget_ms = ratio * baseline.teacher_ms
             selector.loss_log = selector.loss_log.replay(f"ranking {ratio:g}x")
@@ -56,7 +56,7 @@ def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
             found = [metric(selection, validation) for selection in drawn]
             best = drawn[int(np.argmax(found))]
             for told, selection in {"the program's choice": choice, f"best of {len(drawn)} random ones": best}.items():
-                on_test, latency = metric(selection, setting.data.test), selector.predicted_ms(selection)
+                on_test, latency = metric(selection, context.data.test), selector.predicted_ms(selection)
                 print(f"{ratio:g}x, {told}: {on_test:.2%} on test, {latency / baseline.teacher_ms:.3f}x predicted")
             print(
                 f"{ratio:g}x, random ones on validation: median {np.median(found):.2%}, best {max(found):.2%}",

@@ -21,25 +21,25 @@ from contenders import WAITING, result_of, tune_row, tuning, tuning_setup
 
 from lana.config.recipe import Recipe
 from lana.engines.processes import ProcessEngine
-from lana.runs.context import Setting, prepare
+from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.training.finetuning import epoch_batches
 
 Row = tuple[Path, int]  # a network that waits, and a seed
 
 
-def tune_rows(setting: Setting, rows: Sequence[Row], *, epochs: float, device: str, processes: int) -> None:
+def tune_rows(context: RunContext, rows: Sequence[Row], *, epochs: float, device: str, processes: int) -> None:
     """The teacher's outputs first, once for all rows of a seed; then the rows."""
 
     def cache_outputs(task: tuple[Path, int, int]) -> None:
         folder, seed, epoch = task
-        for _ in epoch_batches(tuning_setup(setting, tuning(epochs, seed, device), folder), epoch):
+        for _ in epoch_batches(tuning_setup(context, tuning(epochs, seed, device), folder), epoch):
             pass
 
     def tune(row: Row) -> None:
         path, seed = row
         network, result = torch.load(path, weights_only=False), result_of(path.with_suffix(""), epochs, seed)
-        tune_row(setting, network, result, tuning(epochs, seed, device))
+        tune_row(context, network, result, tuning(epochs, seed, device))
 
     seeds = dict.fromkeys((path.parent, seed) for path, seed in rows)
     engine = ProcessEngine(processes=processes, start_method="fork")  # they share the decoded images
@@ -68,8 +68,8 @@ def main(
     everything = [(path, seed) for seed, path in itertools.product(range(seeds), networks)]
     rows = [(path, seed) for path, seed in everything if not result_of(path.with_suffix(""), epochs, seed).is_file()]
     with Run.open(run, recipe) as opened:
-        setting = prepare(opened, recipe)
-        tune_rows(setting, rows, epochs=epochs, device=device, processes=processes)
+        context = prepare(opened, recipe)
+        tune_rows(context, rows, epochs=epochs, device=device, processes=processes)
     missing = [row for row in rows if not result_of(row[0].with_suffix(""), epochs, row[1]).is_file()]
     print(f"{len(rows) - len(missing)} of {len(rows)} tuned")
     raise SystemExit(1 if missing else 0)

@@ -33,7 +33,7 @@ from lana.delivery.summary import Summary, nothing_to_do
 from lana.errors import UserError
 from lana.pool.stages import distill_pool, profile_pool, score_pool
 from lana.runs.baseline import Baseline, measure_baseline
-from lana.runs.context import Setting, prepare
+from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
@@ -56,27 +56,27 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
     name = name or recipe.budget
     with reporting(quiet=quiet), Run.open(out, recipe) as run:
         run.student(name)  # a name that is none is told before the work
-        setting = prepare(run, recipe)
-        setting = dataclasses.replace(setting, recipe=fit_to_time(setting))
-        recipe, baseline = setting.recipe, measure_baseline(setting)
+        context = prepare(run, recipe)
+        context = dataclasses.replace(context, recipe=fit_to_time(context))
+        recipe, baseline = context.recipe, measure_baseline(context)
         budget_ms = baseline.budget_ms(recipe)
         logger.info(
-            f"Teacher: {setting.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
+            f"Teacher: {context.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
             f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
         )
         if budget_ms >= baseline.teacher_ms:
-            return nothing_to_do(setting, baseline, budget_ms)
-        selector = make_pool(setting, baseline)
-        student = select_student(setting, selector, baseline, recipe, name)
-        finetune_student(setting, student, recipe)
-        return deliver(setting, baseline, student, recipe)
+            return nothing_to_do(context, baseline, budget_ms)
+        selector = make_pool(context, baseline)
+        student = select_student(context, selector, baseline, recipe, name)
+        finetune_student(context, student, recipe)
+        return deliver(context, baseline, student, recipe)
 
 
-def make_pool(setting: Setting, baseline: Baseline) -> Selector:
+def make_pool(context: RunContext, baseline: Baseline) -> Selector:
     """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = distill_pool(setting, profile_pool(setting))
-    losses = score_pool(setting, offers, operations)
-    return make_selector(setting, offers, operations, losses, baseline)
+    offers, operations = distill_pool(context, profile_pool(context))
+    losses = score_pool(context, offers, operations)
+    return make_selector(context, offers, operations, losses, baseline)
 
 
 def dry_run(recipe: Recipe) -> Plan:
@@ -86,8 +86,8 @@ def dry_run(recipe: Recipe) -> Plan:
         UserError: as `compress`, for what shows before the work begins.
     """
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
-        setting = prepare(run, recipe)
-        return estimate(setting, fit_to_time(setting))
+        context = prepare(run, recipe)
+        return estimate(context, fit_to_time(context))
 
 
 def select(
@@ -112,23 +112,23 @@ def select(
             that selecting does not have.
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
-    with open_finished(out, quiet=quiet, **options) as (setting, baseline, found):
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, found):
         selector = dataclasses.replace(found, pins=pins or {})
         chosen = None if max_loss is None else selector.fastest_within(max_loss)
         if chosen is not None:
             budget = f"{budget_of(selector, chosen, verify=verify):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
-        recipe = setting.recipe.replace(budget=budget)
+        recipe = context.recipe.replace(budget=budget)
         budget_ms = baseline.budget_ms(recipe)
         if budget_ms >= baseline.teacher_ms:
-            return nothing_to_do(setting, baseline, budget_ms)
+            return nothing_to_do(context, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
-        name = _new_name(setting.run, name, otherwise, recipe)
+        name = _new_name(context.run, name, otherwise, recipe)
         student = select_student(
-            setting, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
+            context, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
         )
-        return deliver(setting, baseline, student, recipe, verify=verify)
+        return deliver(context, baseline, student, recipe, verify=verify)
 
 
 def select_for(
@@ -151,16 +151,16 @@ def select_for(
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
     devices.check_devices(list(budgets_ms), measured)
-    with open_finished(out, quiet=quiet, **options) as (setting, baseline, selector):
-        opened = [devices.open_device(setting, selector, table, ms, measured) for table, ms in budgets_ms.items()]
-        name = _new_name(setting.run, name, "+".join(device.name for device in opened), setting.recipe)
-        return devices.deliver(setting, baseline, opened, name)
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, selector):
+        opened = [devices.open_device(context, selector, table, ms, measured) for table, ms in budgets_ms.items()]
+        name = _new_name(context.run, name, "+".join(device.name for device in opened), context.recipe)
+        return devices.deliver(context, baseline, opened, name)
 
 
 @contextlib.contextmanager
 def open_finished(
     out: Path | str, *, quiet: bool = False, **options: Any
-) -> Iterator[tuple[Setting, Baseline, Selector]]:
+) -> Iterator[tuple[RunContext, Baseline, Selector]]:
     """A run whose pool is finished, ready to select from by `options`; students of it are not fine-tuned.
 
     Raises:
@@ -171,9 +171,9 @@ def open_finished(
             raise UserError(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
-        setting = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
-        baseline = measure_baseline(setting)
-        yield setting, baseline, make_pool(setting, baseline)
+        context = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
+        baseline = measure_baseline(context)
+        yield context, baseline, make_pool(context, baseline)
 
 
 def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str:
@@ -209,10 +209,10 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         if not recipe.epochs:
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
-        setting = prepare(run, recipe)
-        baseline, before = measure_baseline(setting), metric_before(folder)
-        finetune_student(setting, folder, recipe)
-        summary = deliver(setting, baseline, folder, recipe)
+        context = prepare(run, recipe)
+        baseline, before = measure_baseline(context), metric_before(folder)
+        finetune_student(context, folder, recipe)
+        summary = deliver(context, baseline, folder, recipe)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
             logger.info(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary

@@ -24,7 +24,7 @@ from lana.models.selection import Selection
 from lana.models.student import count_parameters
 from lana.models.student_files import WEIGHTS, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_form
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.measurement import compared
 from lana.selection.measurement_log import Log
 
@@ -34,7 +34,7 @@ MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is 
 
 
 def deliver(
-    setting: Setting,
+    context: RunContext,
     baseline: Baseline,
     folder: Path,
     recipe: Recipe,
@@ -48,8 +48,8 @@ def deliver(
     if (folder / "summary.json").is_file():
         return Summary.read(folder / "summary.json")
     start_s, student = time.monotonic(), load_student_as_teacher(folder).module
-    example = setting.teacher.example(recipe.batch)
-    form, parity, measured = runtime_form(recipe.runtime, setting.runtime_settings), None, None
+    example = context.teacher.example(recipe.batch)
+    form, parity, measured = runtime_form(recipe.runtime, context.runtime_settings), None, None
     delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
     # What the runtime runs must be there; beside it, a form that the network cannot take is not missed.
     beside: Callable[..., Path] = export_program if form == "onnx" else export_onnx
@@ -60,7 +60,7 @@ def deliver(
             logger.info(f"{folder.name} is delivered in one form less: {error}")
     if (file := folder / "model.onnx").is_file():
         try:
-            parity = onnx_parity(student, file, examples(setting), limit_s=PARITY_S)
+            parity = onnx_parity(student, file, examples(context), limit_s=PARITY_S)
             whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
             check_parity(file, parity, whole)
         except Exception as error:  # ONNX Runtime's own are of many kinds
@@ -75,14 +75,14 @@ def deliver(
         selection = Selection(chosen["selection"])
         for _ in range(MORE_MEASUREMENTS):
             with Progress("Measuring the delivered file") as progress:
-                log.add([selection], compared(setting, [delivered], PROCESSES))
+                log.add([selection], compared(context, [delivered], PROCESSES))
                 progress.update(1)
             measured = log.of(selection)
             if measured is not None and measured.ratio_upper95 <= limit:
                 break
-    metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
+    metric = evaluate_module(student, context.data.test, context.task, device=recipe.device).metric
     summary = summarise(
-        setting,
+        context,
         baseline,
         folder,
         recipe,

@@ -15,7 +15,7 @@ from lana.common.progress import Progress
 from lana.config.recipe import FINETUNING, Recipe
 from lana.delivery.summary import Summary
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.launch import finetune_in_group
@@ -24,7 +24,7 @@ from lana.training.settings import FineTuning
 logger = logging.getLogger(__name__)
 
 
-def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
+def finetune_student(context: RunContext, folder: Path, recipe: Recipe) -> None:
     """Fine-tune the student in `folder`, as it was selected, in as many processes as the recipe says.
 
     A student that was fine-tuned with these settings before stays as it is.
@@ -37,7 +37,7 @@ def finetune_student(setting: Setting, folder: Path, recipe: Recipe) -> None:
     if recipe.processes > 1:
         finetune_in_group(folder, recipe)
     else:
-        train_student(setting, folder, recipe, SingleProcess(recipe.device))
+        train_student(context, folder, recipe, SingleProcess(recipe.device))
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
@@ -54,18 +54,18 @@ def settings_of(recipe: Recipe) -> FineTuning:
     return FineTuning(**options, seed=recipe.seed, device=recipe.device)
 
 
-def train_student(setting: Setting, folder: Path, recipe: Recipe, group: SingleProcess) -> None:
+def train_student(context: RunContext, folder: Path, recipe: Recipe, group: SingleProcess) -> None:
     """Do this process's part of fine-tuning; the main process replaces the weights at the end and writes the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
     start = copy.deepcopy(student.state_dict())
     with Progress(f"Fine-tuning {folder.name}") as progress:
         setup = TrainingSetup(
-            teacher=setting.teacher.module,
-            data=setting.data,
-            task=setting.task,
+            teacher=context.teacher.module,
+            data=context.data,
+            task=context.task,
             settings=settings_of(recipe),
             group=group,
-            cached_outputs=setting.run.pool / "teacher_outputs",
+            cached_outputs=context.run.pool / "teacher_outputs",
         )
         curve = finetune(student, setup, checkpoint=folder / "training.pt", on_progress=progress.update)
     if group.is_main and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):

@@ -26,8 +26,8 @@ def main(student: str, recipe_path: str) -> NoReturn:
     group = DistributedGroup(recipe.device)
     if not group.is_main:
         silence()
-    setting = prepare(Run(folder.parent.parent), recipe)
-    train_student(setting, folder, recipe, group)
+    context = prepare(Run(folder.parent.parent), recipe)
+    train_student(context, folder, recipe, group)
     group.end()
 
 

@@ -34,7 +34,7 @@ from lana.models.student_files import save_student
 from lana.pool.candidates import Offer, with_latencies
 from lana.pool.stages import Operations
 from lana.runs.baseline import PROCESSES, Baseline
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.latency_model import plain_sum_ms, total
 from lana.selection.measurement import assembled, trained_operations, unique_layers
 from lana.selection.measurement_log import Log
@@ -103,7 +103,7 @@ def check_devices(tables: Sequence[Path], measurements: Sequence[Path]) -> None:
 
 
 def open_device(
-    setting: Setting, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
+    context: RunContext, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
 ) -> Device:
     """A device's selector over the run's pool; those of the `measurements` that came from it are taken into its log.
 
@@ -114,7 +114,7 @@ def open_device(
     """
     read, name = LatencyTable.read(table), device_name(table)
     form_on_device(read.header.runtime)
-    folder = setting.run.path / "devices" / name
+    folder = context.run.path / "devices" / name
     _check_same(read, folder)
     log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
     for back in measurements:
@@ -223,7 +223,7 @@ def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence
     return joint, selectors[0].offers
 
 
-def choose(setting: Setting, devices: Sequence[Device], operations: Operations, count: int) -> Chosen:
+def choose(context: RunContext, devices: Sequence[Device], operations: Operations, count: int) -> Chosen:
     """The best selection that every device measured within its budget, or the best by prediction, to be measured.
 
     Raises:
@@ -239,24 +239,24 @@ def choose(setting: Setting, devices: Sequence[Device], operations: Operations, 
     minimum = max(1, round(0.1 * problem.layers))
     found = solve_diverse(problem, count=count, minimum_distance=minimum)
     selections = [Selection(offers[i].pair for i in solution.chosen) for solution in found]
-    archives = tuple(_send(setting, device, operations, selections) for device in devices)
+    archives = tuple(_send(context, device, operations, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
 
 
-def _send(setting: Setting, device: Device, operations: Operations, selections: Sequence[Selection]) -> Path:
+def _send(context: RunContext, device: Device, operations: Operations, selections: Sequence[Selection]) -> Path:
     """An archive that measures students beside the teacher on the device."""
     selector, wanted, form = device.selector, list(selections), form_on_device(device.table.header.runtime)
     if not device.measured:
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
     known = _sent(device.folder)
-    example, layers = setting.teacher.example(setting.recipe.batch), unique_layers(selector.offers)
+    example, layers = context.teacher.example(context.recipe.batch), unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
-        networks = [to_computation(setting.teacher.module, example, Path(folder), name="teacher", form=form)]
+        networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", form=form)]
         for selection in wanted:
             name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
             known[name] = selection
-            student = assemble(setting.teacher.module, layers, selection, operations)
+            student = assemble(context.teacher.module, layers, selection, operations)
             networks.append(to_computation(student, example, Path(folder), name=name, form=form))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", _identity(device.table))
@@ -310,15 +310,15 @@ class DeviceSummary:
             console.print(f"  unzip {shlex.quote(str(archive))} and run python run.py there", soft_wrap=True)
 
 
-def deliver(setting: Setting, baseline: Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
+def deliver(context: RunContext, baseline: Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
     """Choose for devices, save the student, export it, and say what is known of it."""
     first = devices[0].selector
-    operations = trained_operations(setting, first.offers)
-    chosen = choose(setting, devices, operations, setting.recipe.candidates)
-    folder, selection = setting.run.student(name), chosen.selection
-    student = assembled(setting, first, selection, operations)
-    save_student(student, folder, setting.teacher, unique_layers(first.offers), selection)
-    example = setting.teacher.example(setting.recipe.batch)
+    operations = trained_operations(context, first.offers)
+    chosen = choose(context, devices, operations, context.recipe.candidates)
+    folder, selection = context.run.student(name), chosen.selection
+    student = assembled(context, first, selection, operations)
+    save_student(student, folder, context.teacher, unique_layers(first.offers), selection)
+    example = context.teacher.example(context.recipe.batch)
     forms = {form_on_device(device.table.header.runtime) for device in devices}
     for form in forms:
         to_computation(student, example, folder, name=name, form=form, stem="model")
@@ -332,7 +332,7 @@ def deliver(setting: Setting, baseline: Baseline, devices: Sequence[Device], nam
         verified=chosen.verified,
         teacher_accuracy=baseline.metric,
         selected_accuracy=evaluate_module(
-            student, setting.data.test, setting.task, device=setting.recipe.device
+            student, context.data.test, context.task, device=context.recipe.device
         ).metric,
         expected_loss=first.expected_loss(selection, devices[0].budget_ms),
         budgets_ms={device.name: device.budget_ms for device in devices},
@@ -340,7 +340,7 @@ def deliver(setting: Setting, baseline: Baseline, devices: Sequence[Device], nam
         measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
         measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
         archives=[str(path) for path in chosen.archives],
-        selection=selection.in_full(layer.name for layer in setting.scan.layers),
+        selection=selection.in_full(layer.name for layer in context.scan.layers),
     )
     write_json(folder / "devices.json", dataclasses.asdict(summary))
     return summary

@@ -18,7 +18,7 @@ from lana.common.progress import counted
 from lana.config.recipe import Recipe
 from lana.models.student import count_parameters
 from lana.runs.baseline import Baseline
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.measurement_log import Measured
 from lana.version import __version__
 
@@ -142,7 +142,7 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
 
 
 def summarise(
-    setting: Setting,
+    context: RunContext,
     baseline: Baseline,
     folder: Path,
     recipe: Recipe,
@@ -171,7 +171,7 @@ def summarise(
         }
     tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
     return Summary(
-        **_common(setting, baseline, folder.name, budget_ms),
+        **_common(context, baseline, folder.name, budget_ms),
         **figures,
         max_loss=chosen.get("max_loss"),
         predicted_ms=chosen["predicted_ms"],
@@ -182,7 +182,7 @@ def summarise(
         prediction_error=chosen.get("prediction_error"),
         selection=chosen["selection"],
         seconds={
-            **setting.run.seconds(),
+            **context.run.seconds(),
             "select": chosen["seconds"],
             "finetune": tuning,
             "deliver": seconds,
@@ -190,13 +190,13 @@ def summarise(
     )
 
 
-def nothing_to_do(setting: Setting, baseline: Baseline, budget_ms: float) -> Summary:
+def nothing_to_do(context: RunContext, baseline: Baseline, budget_ms: float) -> Summary:
     """The teacher meets the budget already."""
-    return Summary(**_common(setting, baseline, "teacher", budget_ms), changed=False)
+    return Summary(**_common(context, baseline, "teacher", budget_ms), changed=False)
 
 
-def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -> dict[str, Any]:
-    recipe = setting.recipe
+def _common(context: RunContext, baseline: Baseline, name: str, budget_ms: float) -> dict[str, Any]:
+    recipe = context.recipe
     return {
         "student": name,
         "model": recipe.model,
@@ -205,10 +205,10 @@ def _common(setting: Setting, baseline: Baseline, name: str, budget_ms: float) -
         "batch": recipe.batch,
         "budget_ms": budget_ms,
         "teacher_ms": baseline.teacher_ms,
-        "metric": setting.task.metric_name,
+        "metric": context.task.metric_name,
         "teacher_accuracy": baseline.metric,
         "test_examples": baseline.examples,
-        "teacher_parameters": count_parameters(setting.teacher.module),
+        "teacher_parameters": count_parameters(context.teacher.module),
         "seed": recipe.seed,
         "versions": {
             "lana": __version__,

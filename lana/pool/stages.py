@@ -26,21 +26,21 @@ from lana.pool.builder import Builder
 from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, with_latencies, write_offers
 from lana.pool.shortlist import keep_promising
 from lana.runs.baseline import runtime_form
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.runs.run import POOL
 from profilers import LatencyTable
 from profilers import profile as measure_table
 from profilers.library import search_path
 
 
-def profile_pool(setting: Setting) -> list[Offer]:
+def profile_pool(context: RunContext) -> list[Offer]:
     """The pool with measured latencies, in `pool/offers.csv`; the table in `pool/table.csv`."""
-    run, recipe = setting.run, setting.recipe
+    run, recipe = context.run, context.recipe
     path, wanted = run.pool / "offers.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
             folder, libraries = run.pool / "computations", search_path()
-            offers, table = measured_offers(run.table, folder, setting.teacher, setting.scan, recipe, libraries)
+            offers, table = measured_offers(run.table, folder, context.teacher, context.scan, recipe, libraries)
             write_offers(path, keep_promising(with_latencies(offers, table)))
             shutil.rmtree(folder, ignore_errors=True)
     return read_offers(path)
@@ -92,12 +92,12 @@ Pairs = Sequence[tuple[Layer, str]]
 OnProgress = Callable[[float, str], None]
 
 
-def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
+def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
     """Every kept operation, trained to imitate its layer; weights under `pool/operations/`.
 
     Those that distilling gave up are not kept, with the reason.
     """
-    run, recipe, pool = setting.run, setting.recipe, pairs(offers, trainable_only=True)
+    run, recipe, pool = context.run, context.recipe, pairs(offers, trainable_only=True)
     folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
     wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
     if not run.finished("distill", wanted):
@@ -106,7 +106,7 @@ def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer]
             run.stage("distill", wanted),
             Progress(f"Distilling {len(pool)} operations") as progress,
         ):
-            train_operations(setting, pool, offers, recipe, folder, progress.update)
+            train_operations(context, pool, offers, recipe, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     offers = [
         dataclasses.replace(offer, kept=False, reason=given_up[offer.pair])
@@ -115,8 +115,8 @@ def distill_pool(setting: Setting, offers: Sequence[Offer]) -> tuple[list[Offer]
         for offer in offers
     ]
     identities = [(layer, name) for layer, name in pairs(offers) if name == "identity"]
-    plain = {(layer.name, name): build_operation(layer, setting.teacher.module, name) for layer, name in identities}
-    trained = distilling.load_pool(setting.teacher.module, pairs(offers, trainable_only=True), folder)
+    plain = {(layer.name, name): build_operation(layer, context.teacher.module, name) for layer, name in identities}
+    trained = distilling.load_pool(context.teacher.module, pairs(offers, trainable_only=True), folder)
     return offers, {**plain, **trained}
 
 
@@ -129,13 +129,13 @@ def _begin_alike(folder: Path, how: str) -> None:
 
 
 def train_operations(
-    setting: Setting, pool: Pairs, offers: Sequence[Offer], recipe: Recipe, folder: Path, on_progress: OnProgress
+    context: RunContext, pool: Pairs, offers: Sequence[Offer], recipe: Recipe, folder: Path, on_progress: OnProgress
 ) -> None:
     """Distil a part of the pool as the recipe says, into `folder`."""
     distilling.distill(
-        setting.teacher.module,
+        context.teacher.module,
         pool,
-        setting.data,
+        context.data,
         folder,
         Distillation(
             epochs=recipe.distill_epochs,
@@ -149,24 +149,24 @@ def train_operations(
     )
 
 
-def score_pool(setting: Setting, offers: Sequence[Offer], operations: Operations) -> dict[Pair, float]:
+def score_pool(context: RunContext, offers: Sequence[Offer], operations: Operations) -> dict[Pair, float]:
     """What the network is expected to lose with each operation, in `pool/scores.csv`."""
-    run, recipe, pool = setting.run, setting.recipe, pairs(offers)
+    run, recipe, pool = context.run, context.recipe, pairs(offers)
     wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring") as progress:
-            score_operations(setting, pool, operations, recipe, run.scores, progress.update)
+            score_operations(context, pool, operations, recipe, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
 
 
 def score_operations(
-    setting: Setting, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
+    context: RunContext, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
 ) -> None:
     """Score a part of the pool as the recipe says, into the file `path`."""
     scorer = scoring.Scorer(
-        teacher=setting.teacher.module,
-        split=setting.data.train.take(recipe.score_images, recipe.seed),
-        task=setting.task,
+        teacher=context.teacher.module,
+        split=context.data.train.take(recipe.score_images, recipe.seed),
+        task=context.task,
         compute=Compute(recipe.device, recipe.precision),
     )
     scorer.score(pool, operations, path=path, on_progress=on_progress)

@@ -25,7 +25,7 @@ from lana.evaluation.distance import DistanceToTeacher
 from lana.models.selection import Selection
 from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled, trained_operations
 from lana.selection.search import Selector
 
@@ -101,14 +101,14 @@ def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = 
     Raises:
         UserError: the run is not finished, or has too few selections at a latency to rank anything.
     """
-    with open_finished(out, quiet=quiet) as (setting, _, selector):
-        drawn = {f"{budget:g}x": draw(selector, budget, students, setting.recipe.seed) for budget in budgets}
+    with open_finished(out, quiet=quiet) as (context, _, selector):
+        drawn = {f"{budget:g}x": draw(selector, budget, students, context.recipe.seed) for budget in budgets}
         few = [budget for budget, selections in drawn.items() if len(selections) < FEWEST]
         if few:
             raise UserError(f"At {', '.join(few)} there are fewer than {FEWEST} students: nothing can be ranked there.")
-        measured = _measure(setting, selector, drawn)
+        measured = _measure(context, selector, drawn)
         ranking = Ranking(bands=[judge([s for s in measured if s.budget == b]) for b in drawn], students=measured)
-        write_json(setting.run.pool / "ranking.json", dataclasses.asdict(ranking))
+        write_json(context.run.pool / "ranking.json", dataclasses.asdict(ranking))
         return ranking
 
 
@@ -124,18 +124,18 @@ def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selec
     return ([chosen] if chosen else []) + fresh[: count - 1]
 
 
-def _measure(setting: Setting, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
-    operations, recipe = trained_operations(setting, selector.offers), setting.recipe
-    split = setting.data.train.take(LOSS_IMAGES, recipe.seed + 4)
+def _measure(context: RunContext, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
+    operations, recipe = trained_operations(context, selector.offers), context.recipe
+    split = context.data.train.take(LOSS_IMAGES, recipe.seed + 4)
     compute = Compute(recipe.device, recipe.precision)
-    distance = DistanceToTeacher(setting.teacher.module, split, setting.task, compute)
+    distance = DistanceToTeacher(context.teacher.module, split, context.task, compute)
     measured: list[Student] = []
     total = sum(map(len, drawn.values()))
     with Progress(f"Measuring the loss of {total} students", total) as progress:
         for budget, selections in drawn.items():
             losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):
-                student = assembled(setting, selector, selection, operations, NORM_IMAGES, recipe.precision)
+                student = assembled(context, selector, selection, operations, NORM_IMAGES, recipe.precision)
                 measured.append(
                     Student(
                         budget=budget,

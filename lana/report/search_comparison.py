@@ -82,15 +82,15 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
     Raises:
         UserError: the run is not finished; the budget is no budget.
     """
-    with open_finished(out, quiet=quiet) as (setting, baseline, selector):
-        budget_ms = baseline.budget_ms(setting.recipe.replace(budget=budget))
+    with open_finished(out, quiet=quiet) as (context, baseline, selector):
+        budget_ms = baseline.budget_ms(context.recipe.replace(budget=budget))
         problem = selector.problem(budget_ms)
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
-        operations = trained_operations(setting, selector.offers)
-        distance_to_teacher = reference(setting)
+        operations = trained_operations(context, selector.offers)
+        distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
         found = []
-        for method, search in searches(simple, setting.recipe.seed).items():
+        for method, search in searches(simple, context.recipe.seed).items():
             solution = search(problem)
             if not solution.found:
                 nothing = {"expected_loss": None, "measured_loss": None, "predicted_ms": None}
@@ -98,7 +98,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                 continue
             selection = selector.selection_of(solution)
             if selection not in losses:
-                student = assembled(setting, selector, selection, operations)
+                student = assembled(context, selector, selection, operations)
                 losses[selection] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(
@@ -107,7 +107,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                     measured_loss=losses[selection],
                     predicted_ms=selector.predicted_ms(selection),
                     seconds=solution.runtime_s,
-                    selection=selection.in_full(layer.name for layer in setting.scan.layers),
+                    selection=selection.in_full(layer.name for layer in context.scan.layers),
                 )
             )
         if not losses:

@@ -21,7 +21,7 @@ from lana.evaluation.checks import check_teacher
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
 from lana.exporters.parity import TOLERANCE, onnx_parity
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from profilers import Computation, RuntimeSettings, compare, create_runtime
 from profilers.sweep import device_of
 from profilers.table_file import read_begun
@@ -50,29 +50,29 @@ class Baseline:
         return ratio * self.teacher_ms if ratio is not None else recipe.budget_ms or 0.0
 
 
-def measure_baseline(setting: Setting) -> Baseline:
+def measure_baseline(context: RunContext) -> Baseline:
     """Evaluate and measure the teacher, once per run.
 
     Raises:
         UserError: its metric is that of a guess; behind the same references there are other weights or data now.
     """
-    run, recipe, teacher = setting.run, setting.recipe, setting.teacher
+    run, recipe, teacher = context.run, context.recipe, context.teacher
     path, wanted = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
-    now = digest(setting)
+    now = digest(context)
     if not run.finished("teacher", wanted):
-        runtime = create_runtime(recipe.runtime, setting.runtime_settings)  # not installed? then say so at once
+        runtime = create_runtime(recipe.runtime, context.runtime_settings)  # not installed? then say so at once
         with run.stage("teacher", wanted):
-            evaluation = evaluate_module(teacher.module, setting.data.test, setting.task, device=recipe.device)
-            check_teacher(evaluation, teacher, setting.data, setting.task)
+            evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.device)
+            check_teacher(evaluation, teacher, context.data, context.task)
             shutil.rmtree(run.pool / "wholes", ignore_errors=True)  # of other weights, where this was begun with them
-            itself = teacher_computation(setting)
+            itself = teacher_computation(context)
             if itself.form == "onnx":
-                check_file(setting, itself.file)
+                check_file(context, itself.file)
             reference = compare(
                 itself,
                 [itself],
                 runtime=recipe.runtime,
-                settings=setting.runtime_settings,
+                settings=context.runtime_settings,
                 processes=PROCESSES,
             )[0]
             found = Baseline(
@@ -89,58 +89,58 @@ def measure_baseline(setting: Setting) -> Baseline:
             f"The run directory {run.path} was made with other weights of {recipe.model} or other examples of "
             f"{recipe.data} than there are now. Give another --out, or put back what was there."
         )
-    _tell_other_device(setting)
+    _tell_other_device(context)
     return kept
 
 
-def _tell_other_device(setting: Setting) -> None:
+def _tell_other_device(context: RunContext) -> None:
     """Say so where the run was measured on another machine: what was distilled is good here, what was measured not."""
-    begun = read_begun(setting.run.table)
-    here = device_of(create_runtime(setting.recipe.runtime, setting.runtime_settings))
+    begun = read_begun(context.run.table)
+    here = device_of(create_runtime(context.recipe.runtime, context.runtime_settings))
     if begun is not None and begun.device != here:
         logger.info(
-            f"The latencies of {setting.run.path} were measured on {begun.device}, and this is {here}: its budgets "
+            f"The latencies of {context.run.path} were measured on {begun.device}, and this is {here}: its budgets "
             "hold there. For one of this machine begin another run (--out), or give lana select its table (--table)."
         )
 
 
-def examples(setting: Setting) -> Iterator[Tensor]:
+def examples(context: RunContext) -> Iterator[Tensor]:
     """Inputs of the recipe's batch, on which a file must compute what its network does: random ones, then real ones."""
-    batch = setting.recipe.batch
-    yield setting.teacher.example(batch)
-    real = setting.data.test.take(max(PARITY_IMAGES, batch), setting.recipe.seed).batches(batch)
+    batch = context.recipe.batch
+    yield context.teacher.example(batch)
+    real = context.data.test.take(max(PARITY_IMAGES, batch), context.recipe.seed).batches(batch)
     yield from (inputs for inputs, _ in real if len(inputs) == batch)
 
 
-def check_file(setting: Setting, file: Path) -> None:
+def check_file(context: RunContext, file: Path) -> None:
     """Refuse a network that decides by values what it computes: a file holds one of its ways."""
-    error = onnx_parity(setting.teacher.module, file, examples(setting), limit_s=PARITY_S)
+    error = onnx_parity(context.teacher.module, file, examples(context), limit_s=PARITY_S)
     if not error <= TOLERANCE:
         raise UserError(
-            f"The ONNX file of {setting.recipe.model} gives other outputs on real examples than PyTorch does (by "
+            f"The ONNX file of {context.recipe.model} gives other outputs on real examples than PyTorch does (by "
             f"{error:.1e} of the largest): its forward branches on values, or draws random numbers, and a file holds "
             "one way. Write it without that, e.g. with torch.where."
         )
 
 
-def digest(setting: Setting) -> str:
+def digest(context: RunContext) -> str:
     """Of the teacher's weights and of the labels, in order."""
     found = hashlib.sha256()
-    for name, tensor in setting.teacher.module.state_dict().items():
+    for name, tensor in context.teacher.module.state_dict().items():
         found.update(name.encode())
         if isinstance(tensor, Tensor):  # a module may keep more than tensors
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    for split in (setting.data.train, setting.data.validation, setting.data.test):
+    for split in (context.data.train, context.data.validation, context.data.test):
         found.update(f"{len(split)}".encode())
         if split.labels is not None:
             found.update(np.ascontiguousarray(split.labels).data)
     return found.hexdigest()[:16]
 
 
-def teacher_computation(setting: Setting) -> Computation:
-    example = setting.teacher.example(setting.recipe.batch)
-    form = runtime_form(setting.recipe.runtime, setting.runtime_settings)
-    return to_computation(setting.teacher.module, example, setting.run.pool / "wholes", name="teacher", form=form)
+def teacher_computation(context: RunContext) -> Computation:
+    example = context.teacher.example(context.recipe.batch)
+    form = runtime_form(context.recipe.runtime, context.runtime_settings)
+    return to_computation(context.teacher.module, example, context.run.pool / "wholes", name="teacher", form=form)
 
 
 def runtime_form(runtime: str, settings: RuntimeSettings) -> str:

@@ -1,4 +1,4 @@
-"""What every stage works on: the run, what it was told, and the teacher, data, task and layers that this names."""
+"""RunContext: a run with its recipe, and the teacher, data, task and layers that the recipe names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from profilers import RuntimeSettings, create_runtime
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
+class RunContext:
     """A run, its recipe, and what the recipe names, loaded."""
 
     run: Run
@@ -34,7 +34,7 @@ class Setting:
         return self.recipe.runtime_settings
 
 
-def prepare(run: Run, recipe: Recipe) -> Setting:
+def prepare(run: Run, recipe: Recipe) -> RunContext:
     """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
     check_device(recipe.device)
     pool_names(recipe.pool)
@@ -45,7 +45,7 @@ def prepare(run: Run, recipe: Recipe) -> Setting:
     check_labels(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
     run.begin(recipe)
-    return Setting(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan)
+    return RunContext(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan)
 
 
 def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:

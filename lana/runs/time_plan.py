@@ -13,7 +13,7 @@ from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
 from lana.models.student import own_module
 from lana.operations.presets import offered
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.runs.run import POOL, Run
 
 TRIAL_IMAGES = 32
@@ -57,12 +57,12 @@ class Plan:
         ]
 
 
-def estimate(setting: Setting, recipe: Recipe) -> Plan:
+def estimate(context: RunContext, recipe: Recipe) -> Plan:
     """Time one pass of the teacher and scale: a training step costs three forward passes of what is trained.
 
     An operation kept for training is taken to do half of its layer's work, a student half of the teacher's.
     """
-    teacher, scan, data = setting.teacher, setting.scan, setting.data
+    teacher, scan, data = context.teacher, context.scan, context.data
     places = [*scan.layers, *scan.spans]
     offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.pool) for layer in places}
     most = {layer.name: STEPS_OF_LATENCY if len(layer.members) == 1 else STEPS_OF_A_SPAN for layer in places}
@@ -95,7 +95,7 @@ def estimate(setting: Setting, recipe: Recipe) -> Plan:
     )
 
 
-def fit_to_time(setting: Setting) -> Recipe:
+def fit_to_time(context: RunContext) -> Recipe:
     """The recipe with less distilling and fine-tuning where `max_minutes` asks for it; decided once for these options.
 
     A pool that is finished stays as it is: only what is left is fitted.
@@ -103,16 +103,16 @@ def fit_to_time(setting: Setting) -> Recipe:
     Raises:
         UserError: what cannot be shortened takes longer than that.
     """
-    run, path, done = setting.run, setting.run.path / "plan.json", setting.run.stages()
-    recipe = as_distilled(run, setting.recipe) if "distill" in done else setting.recipe
+    run, path, done = context.run, context.run.path / "plan.json", context.run.stages()
+    recipe = as_distilled(run, context.recipe) if "distill" in done else context.recipe
     if recipe.max_minutes is None:
         if "distill" not in done:
             path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
-    asked = fingerprint([run.parts(setting.recipe, *POOL), recipe.epochs, recipe.max_minutes])
+    asked = fingerprint([run.parts(context.recipe, *POOL), recipe.epochs, recipe.max_minutes])
     kept = read_json(path, {})
     if kept.get("asked") != asked:
-        plan = estimate(setting, recipe)
+        plan = estimate(context, recipe)
         left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
         fixed_s = left_s["profile"] + left_s["score"] + plan.select_s
         training_s = left_s["distill"] + plan.finetune_s

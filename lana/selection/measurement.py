@@ -15,7 +15,7 @@ from lana.networks.mixed_precision import Compute
 from lana.pool.candidates import Offer, pairs
 from lana.pool.stages import Operations
 from lana.runs.baseline import teacher_computation
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.selection.search import Selector
 from lana.training.batchnorm import reestimate_batchnorm
 from profilers import Comparison, Computation, compare
@@ -29,14 +29,14 @@ def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
     return list({offer.layer.name: offer.layer for offer in offers}.values())
 
 
-def reference(setting: Setting, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
+def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
     """What students are compared with, on images that neither distilling nor scoring has seen."""
-    split = setting.data.validation.take(images, setting.recipe.seed + 3)
-    return DistanceToTeacher(setting.teacher.module, split, setting.task, Compute(setting.recipe.device, precision))
+    split = context.data.validation.take(images, context.recipe.seed + 3)
+    return DistanceToTeacher(context.teacher.module, split, context.task, Compute(context.recipe.device, precision))
 
 
 def assembled(
-    setting: Setting,
+    context: RunContext,
     make_selector: Selector,
     selection: Selection,
     operations: Operations,
@@ -44,24 +44,24 @@ def assembled(
     precision: str = "fp32",
 ) -> nn.Module:
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
-    student = assemble(setting.teacher.module, unique_layers(make_selector.offers), selection, operations)
-    split = setting.data.train.take(images, setting.recipe.seed + 2)
-    reestimate_batchnorm(student, split, compute=Compute(setting.recipe.device, precision))
+    student = assemble(context.teacher.module, unique_layers(make_selector.offers), selection, operations)
+    split = context.data.train.take(images, context.recipe.seed + 2)
+    reestimate_batchnorm(student, split, compute=Compute(context.recipe.device, precision))
     return student.cpu()
 
 
-def trained_operations(setting: Setting, offers: Sequence[Offer]) -> Operations:
+def trained_operations(context: RunContext, offers: Sequence[Offer]) -> Operations:
     return distilling.load_pool(
-        setting.teacher.module, pairs(offers, trainable_only=True), setting.run.pool / "operations"
+        context.teacher.module, pairs(offers, trainable_only=True), context.run.pool / "operations"
     )
 
 
-def compared(setting: Setting, students: Sequence[Computation], processes: int) -> list[Comparison]:
+def compared(context: RunContext, students: Sequence[Computation], processes: int) -> list[Comparison]:
     """Whole networks beside the teacher, in fresh processes."""
     return compare(
-        teacher_computation(setting),
+        teacher_computation(context),
         students,
-        runtime=setting.recipe.runtime,
-        settings=setting.runtime_settings,
+        runtime=context.recipe.runtime,
+        settings=context.runtime_settings,
         processes=processes,
     )

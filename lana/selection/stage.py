@@ -21,7 +21,7 @@ from lana.models.student_files import save_student
 from lana.pool.candidates import Offer
 from lana.pool.stages import Operations
 from lana.runs.baseline import PROCESSES, Baseline, runtime_form
-from lana.runs.context import Setting
+from lana.runs.context import RunContext
 from lana.runs.student_names import changed_options
 from lana.selection.measurement import (
     LOSS_IMAGES,
@@ -38,23 +38,23 @@ from profilers import Comparison
 
 
 def make_selector(
-    setting: Setting,
+    context: RunContext,
     offers: Sequence[Offer],
     operations: Operations,
     losses: Mapping[Pair, float],
     baseline: Baseline,
 ) -> Selector:
     """The closed loop over this run's pool, measuring whole students beside the teacher."""
-    run, recipe = setting.run, setting.recipe
+    run, recipe = context.run, context.recipe
     kept = [offer for offer in offers if offer.kept and offer.pair in losses]
     layers = unique_layers(kept)
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
-        form = runtime_form(recipe.runtime, setting.runtime_settings)
+        form = runtime_form(recipe.runtime, context.runtime_settings)
         students = [
             to_computation(
-                assemble(setting.teacher.module, layers, selection, operations),
-                setting.teacher.example(recipe.batch),
+                assemble(context.teacher.module, layers, selection, operations),
+                context.teacher.example(recipe.batch),
                 run.pool / "wholes",
                 name=f"student {number}",
                 form=form,
@@ -62,23 +62,23 @@ def make_selector(
             for number, selection in enumerate(selections)
         ]
         with Progress(f"Measuring {counted(len(students), 'student')}") as progress:
-            comparisons = compared(setting, students, processes)
+            comparisons = compared(context, students, processes)
             progress.update(1)
         for student in students:
             student.file.unlink(missing_ok=True)
         return comparisons
 
     def measure_loss(selections: Sequence[Selection]) -> list[float]:
-        distance, found = reference(setting, LOSS_IMAGES, precision="auto"), []
+        distance, found = reference(context, LOSS_IMAGES, precision="auto"), []
         with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
             for selection in selections:
-                student = assembled(setting, made, selection, operations, NORM_IMAGES, precision="auto")
+                student = assembled(context, made, selection, operations, NORM_IMAGES, precision="auto")
                 found.append(float(distance.of(student).mean()))
                 progress.update(len(found))
         return found
 
     made = Selector(
-        layers=[layer.name for layer in setting.scan.layers],
+        layers=[layer.name for layer in context.scan.layers],
         offers=kept,
         losses=losses,
         teacher_ms=baseline.teacher_ms,
@@ -94,7 +94,7 @@ def make_selector(
 
 
 def select_student(
-    setting: Setting,
+    context: RunContext,
     make_selector: Selector,
     baseline: Baseline,
     recipe: Recipe,
@@ -108,7 +108,7 @@ def select_student(
 
     With `max_loss` it is the one that was `chosen` by that, and the budget its own.
     """
-    run, start_s = setting.run, time.monotonic()
+    run, start_s = context.run, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
         _check_same(folder, recipe, make_selector.pins, verify)
@@ -123,9 +123,9 @@ def select_student(
         if selection is None:
             raise make_selector.unreachable(budget_ms)
         accepted = [Measured(selection=selection, ratios=())]
-    best, student = _look(setting, make_selector, accepted)
-    save_student(student, folder, setting.teacher, unique_layers(make_selector.offers), best.selection)
-    metric = evaluate_module(student, setting.data.test, setting.task, device=recipe.device).metric
+    best, student = _look(context, make_selector, accepted)
+    save_student(student, folder, context.teacher, unique_layers(make_selector.offers), best.selection)
+    metric = evaluate_module(student, context.data.test, context.task, device=recipe.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(
         path,
@@ -138,7 +138,7 @@ def select_student(
             "pins": dict(make_selector.pins),
             "verify": verify,
             "selected_metric": metric,
-            "selection": best.selection.in_full(layer.name for layer in setting.scan.layers),
+            "selection": best.selection.in_full(layer.name for layer in context.scan.layers),
             "seconds": round(time.monotonic() - start_s, 2),
         },
     )
@@ -157,15 +157,15 @@ def budget_of(make_selector: Selector, selection: Selection, *, verify: bool) ->
     )
 
 
-def _look(setting: Setting, make_selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
+def _look(context: RunContext, make_selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
     """Of several accepted selections, the one that is `preferred` on images (the paper, section 3.3)."""
     if not accepted:
         raise LanaError("No accepted selection was given to choose from.")
-    operations = trained_operations(setting, make_selector.offers)
-    students = [assembled(setting, make_selector, measured.selection, operations) for measured in accepted]
+    operations = trained_operations(context, make_selector.offers)
+    students = [assembled(context, make_selector, measured.selection, operations) for measured in accepted]
     if len(students) == 1:
         return accepted[0], students[0]
-    distance_to_teacher = reference(setting)
+    distance_to_teacher = reference(context)
     distances = [float(distance_to_teacher.of(student).mean()) for student in students]
     best = preferred(distances, [measured.ratio for measured in accepted])
     return accepted[best], students[best]

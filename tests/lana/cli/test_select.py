@@ -70,11 +70,11 @@ def test_as_many_students_are_measured_for_the_correction_as_the_recipe_says(poo
 
 
 def test_the_fastest_within_a_loss_is_delivered_though_it_measures_slower_at_the_end(pool, monkeypatch):
-    def slower_at_the_end(setting, students, processes):
+    def slower_at_the_end(context, students, processes):
         factor = 1.1 if students[0].name == "quick" else 1.0
         return [
             dataclasses.replace(found, ratios=tuple(factor * ratio for ratio in found.ratios))
-            for found in compared(setting, students, processes)
+            for found in compared(context, students, processes)
         ]
 
     monkeypatch.setattr("lana.delivery.deliver.compared", slower_at_the_end)
@@ -128,13 +128,13 @@ def test_a_run_that_was_measured_elsewhere_is_told_of(pool, tmp_path, capsys):
 
 
 def test_the_digest_is_of_weights_and_labels(pool):
-    with open_finished(pool, quiet=True) as (setting, _, _):
-        before, split = digest(setting), setting.data.test
-        fewer = dataclasses.replace(setting.data, test=split.part(range(10)))
-        assert digest(dataclasses.replace(setting, data=fewer)) != before
+    with open_finished(pool, quiet=True) as (context, _, _):
+        before, split = digest(context), context.data.test
+        fewer = dataclasses.replace(context.data, test=split.part(range(10)))
+        assert digest(dataclasses.replace(context, data=fewer)) != before
         with torch.no_grad():
-            next(setting.teacher.module.parameters()).view(-1)[0] += 1e-3
-        assert digest(setting) != before
+            next(context.teacher.module.parameters()).view(-1)[0] += 1e-3
+        assert digest(context) != before
 
 
 def test_what_a_runtime_of_torch_delivers_needs_no_onnx(pool, monkeypatch, capsys):
@@ -146,9 +146,9 @@ def test_what_a_runtime_of_torch_delivers_needs_no_onnx(pool, monkeypatch, capsy
     for name in ("summary.json", "model.onnx", "model.pt2"):
         (folder / name).unlink()
     monkeypatch.setattr("lana.delivery.deliver.export_onnx", cannot)
-    with open_finished(pool, quiet=True) as (setting, baseline, _):
-        recipe = setting.recipe.replace(runtime="torch-cpu")
-        there = dataclasses.replace(setting, recipe=recipe)
+    with open_finished(pool, quiet=True) as (context, baseline, _):
+        recipe = context.recipe.replace(runtime="torch-cpu")
+        there = dataclasses.replace(context, recipe=recipe)
         summary = deliver(there, baseline, folder, recipe, verify=False)
     assert (folder / "model.pt2").is_file()
     assert summary.onnx_max_relative_error is None
@@ -160,11 +160,11 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
     shutil.copytree(pool / "students" / "0.6x", folder)
     (folder / "summary.json").unlink()
     monkeypatch.setattr("lana.delivery.deliver.onnx_parity", lambda *arguments, **options: float("nan"))
-    with open_finished(pool) as (setting, baseline, _):
+    with open_finished(pool) as (context, baseline, _):
         with pytest.raises(ExportFailed, match="do not use it"):
-            deliver(setting, baseline, folder, setting.recipe, verify=False)
-        recipe = setting.recipe.replace(runtime="torch-cpu")
-        summary = deliver(dataclasses.replace(setting, recipe=recipe), baseline, folder, recipe, verify=False)
+            deliver(context, baseline, folder, context.recipe, verify=False)
+        recipe = context.recipe.replace(runtime="torch-cpu")
+        summary = deliver(dataclasses.replace(context, recipe=recipe), baseline, folder, recipe, verify=False)
     assert summary.onnx_max_relative_error is None
     assert not (folder / "model.onnx").exists()
     assert "in one form less" in capsys.readouterr().err
@@ -172,16 +172,16 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
 
 def test_operations_that_were_trained_otherwise_begin_anew(pool):
     """As `--max-minutes` makes of an interrupted attempt: some of few epochs beside others of many."""
-    with open_finished(pool, quiet=True) as (setting, _, selector):
+    with open_finished(pool, quiet=True) as (context, _, selector):
         stages_file = pool / "stages.json"
         kept = stages_file.read_text()
         stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
         weights = next((pool / "pool" / "operations").rglob("pruned_w0.25.safetensors"))
         before = weights.stat().st_mtime_ns
-        distill_pool(setting, selector.offers)
+        distill_pool(context, selector.offers)
         assert weights.stat().st_mtime_ns == before
         stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
-        longer = dataclasses.replace(setting, recipe=setting.recipe.replace(distill_epochs=0.75))
+        longer = dataclasses.replace(context, recipe=context.recipe.replace(distill_epochs=0.75))
         distill_pool(longer, selector.offers)
         assert weights.stat().st_mtime_ns > before
 
@@ -199,9 +199,9 @@ def test_a_network_that_decides_by_values_is_refused(tmp_path):
     )
     recipe = Recipe(model=f"{tmp_path}/net.py:net", data="digits", budget="0.5x", max_span=1)
     with Run.open(tmp_path / "run", recipe) as run:
-        setting = prepare(run, recipe)
+        context = prepare(run, recipe)
         with pytest.raises(UserError, match=r"net\.py:net gives other outputs on real examples .*branches on values"):
-            check_file(setting, teacher_computation(setting).file)
+            check_file(context, teacher_computation(context).file)
 
 
 def test_a_pin_stands(pool):
@@ -395,10 +395,10 @@ def test_fine_tuning_begins_with_what_was_selected(pool):
     """The same options give the same student, whatever it was tuned with before."""
     select(pool, "0.4x", name="tuned", verify=False, quiet=True)
     folder, found = pool / "students" / "tuned", []
-    with open_finished(pool, quiet=True) as (setting, _, _):
+    with open_finished(pool, quiet=True) as (context, _, _):
         for epochs in (0.5, 1.0, 0.5):
             recipe = student_recipe(folder).replace(epochs=epochs)
-            finetune_student(setting, folder, recipe)
+            finetune_student(context, folder, recipe)
             found.append((folder / "model.safetensors").read_bytes())
     assert found[0] == found[2] != found[1]
     assert not (folder / "summary.json").exists()  # it was of another network

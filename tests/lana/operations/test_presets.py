@@ -110,7 +110,7 @@ def test_user_operations_are_checked_before_anything_else(tmp_path, monkeypatch)
     import lana
     from lana.config.recipe import Recipe
 
-    monkeypatch.setattr("lana.pipeline.measure_baseline", lambda setting: pytest.fail("the teacher was measured first"))
+    monkeypatch.setattr("lana.pipeline.measure_baseline", lambda context: pytest.fail("the teacher was measured first"))
     (tmp_path / "bad.py").write_text(OWN.format(padding=1))
     recipe = Recipe(model="digits-resnet", data="digits", budget="0.5x", pool=f"skip,{tmp_path}/bad.py")
     with pytest.raises(UserError, match=r"'blur' turns .* Return None where it does not fit"):

@@ -8,7 +8,7 @@ import lana
 from lana import pipeline
 from lana.config.recipe import Recipe
 from lana.errors import UserError
-from lana.runs import context as setting
+from lana.runs import context as context
 
 RECIPE = Recipe(
     model="digits-resnet",
@@ -32,7 +32,7 @@ SPAN = "blocks.0+blocks.1"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The run's folder, and the teacher's state before and after."""
-    found, load = [], setting.teacher_of
+    found, load = [], context.teacher_of
 
     def keep(*args, **kwargs):
         teacher = load(*args, **kwargs)
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("spans") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setting, "teacher_of", keep)
+        patch.setattr(context, "teacher_of", keep)
         lana.compress(RECIPE, out=folder, quiet=True)
     return folder, found
 

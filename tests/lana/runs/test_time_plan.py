@@ -15,7 +15,7 @@ RECIPE = Recipe(model="digits-resnet", data="digits", layers="blocks.*", max_spa
 
 @pytest.fixture
 def run(tmp_path):
-    """A run, in which a setting is made for other options."""
+    """A run, in which a context is made for other options."""
     with Run.open(tmp_path / "run", RECIPE) as opened:
         yield lambda **options: prepare(opened, RECIPE.replace(**options))
 
@@ -25,13 +25,13 @@ def _an_hour_of_which_half_is_training(monkeypatch):
     plan = Plan(
         layers=9, spans=0, operations=9, profile_s=900, distill_s=900, score_s=600, select_s=300, finetune_s=900
     )
-    monkeypatch.setattr("lana.runs.time_plan.estimate", lambda setting, recipe: plan)
+    monkeypatch.setattr("lana.runs.time_plan.estimate", lambda context, recipe: plan)
 
 
-def finish(setting, *stages):
+def finish(context, *stages):
     """As if these were."""
     entry = {"fingerprint": "", "seconds": 1}
-    (setting.run.path / "stages.json").write_text(json.dumps(dict.fromkeys(stages, entry)))
+    (context.run.path / "stages.json").write_text(json.dumps(dict.fromkeys(stages, entry)))
 
 
 def test_less_is_distilled_and_tuned_and_that_stays_so(run):
@@ -44,15 +44,15 @@ def test_less_is_distilled_and_tuned_and_that_stays_so(run):
 
 def test_a_plan_for_other_options_is_not_kept(run):
     assert fit_to_time(run(max_minutes=40)).epochs < fit_to_time(run(max_minutes=50)).epochs < RECIPE.epochs
-    setting = run()
-    assert fit_to_time(setting).epochs == RECIPE.epochs
-    assert as_distilled(setting.run, setting.recipe).distill_epochs == RECIPE.distill_epochs
+    context = run()
+    assert fit_to_time(context).epochs == RECIPE.epochs
+    assert as_distilled(context.run, context.recipe).distill_epochs == RECIPE.distill_epochs
 
 
 def test_a_finished_pool_stays_as_it_was_made_and_takes_no_more_time(run):
-    setting = run(max_minutes=45)
-    short = fit_to_time(setting)
-    finish(setting, "teacher", "profile", "distill", "score")
+    context = run(max_minutes=45)
+    short = fit_to_time(context)
+    finish(context, "teacher", "profile", "distill", "score")
     assert fit_to_time(run()).distill_epochs == short.distill_epochs
     assert fit_to_time(run()).epochs == RECIPE.epochs
     again = fit_to_time(run(max_minutes=14))  # five of them for selecting
