@@ -29,7 +29,7 @@ from torch import nn
 
 from lana.models.student import build_operation
 from lana.networks.mixed_precision import Compute
-from lana.pool.block_training import Distillation, Job, train
+from lana.pool.block_training import BlockTraining, Distillation, train
 from lana.pool.candidates import pairs, read_offers
 from lana.pool.distillation import GROUP_BYTES
 from lana.runs.context import RunContext, prepare
@@ -39,27 +39,29 @@ BATCH = 64
 SAMPLE = 12  # operations that the first way is timed on
 
 
-def jobs_of(context: RunContext, count: int | None = None) -> list[Job]:
+def blocks_of(context: RunContext, count: int | None = None) -> list[BlockTraining]:
     chosen = pairs(read_offers(context.run.pool / "offers.csv"), trainable_only=True)
     if count:
         chosen = chosen[:: max(1, len(chosen) // count)][:count]
     return [
-        Job(layer=layer, operation=name, module=build_operation(layer, context.teacher.module, name), start_error=1.0)
+        BlockTraining(
+            layer=layer, operation=name, module=build_operation(layer, context.teacher.module, name), start_error=1.0
+        )
         for layer, name in chosen
     ]
 
 
-def one_a_layer(jobs: Sequence[Job]) -> list[list[Job]]:
+def one_a_layer(blocks: Sequence[BlockTraining]) -> list[list[BlockTraining]]:
     """The paper's passes: the first operation of each layer, the second …"""
-    passes: dict[int, list[Job]] = defaultdict(list)
+    passes: dict[int, list[BlockTraining]] = defaultdict(list)
     seen: dict[str, int] = defaultdict(int)
-    for job in jobs:
-        passes[seen[job.layer.name]].append(job)
-        seen[job.layer.name] += 1
+    for block in blocks:
+        passes[seen[block.layer.name]].append(block)
+        seen[block.layer.name] += 1
     return list(passes.values())
 
 
-def seconds(context: RunContext, groups: Sequence[Sequence[Job]], steps: int, precision: str) -> float:
+def seconds(context: RunContext, groups: Sequence[Sequence[BlockTraining]], steps: int, precision: str) -> float:
     """Wall-clock time of an operation's step, on average over all operations of the groups."""
     split = context.data.train.take(BATCH * steps, 0)
     settings = Distillation(batch_size=BATCH, compute=Compute("cpu", precision))
@@ -113,19 +115,19 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
     torch.set_num_threads(threads)
     with Run.open(run) as opened:
         context = prepare(opened, opened.recipe())
-        jobs, sample = jobs_of(context), jobs_of(context, SAMPLE)
+        blocks, sample = blocks_of(context), blocks_of(context, SAMPLE)
         ways = {
-            "one at a time": ([[job] for job in sample], "fp32"),
-            "one a layer (the paper)": (one_a_layer(jobs), "fp32"),
-            "all at once, 32 bits": ([jobs], "fp32"),
-            "all at once (lana)": ([jobs], "auto"),
+            "one at a time": ([[block] for block in sample], "fp32"),
+            "one a layer (the paper)": (one_a_layer(blocks), "fp32"),
+            "all at once, 32 bits": ([blocks], "fp32"),
+            "all at once (lana)": ([blocks], "auto"),
         }
         found: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
             for name, (groups, precision) in ways.items():
                 found[name].append(seconds(context, groups, steps, precision))
     ours = statistics.median(found["all at once (lana)"])
-    print(f"{len(jobs)} operations, batches of {BATCH}, {threads} threads")
+    print(f"{len(blocks)} operations, batches of {BATCH}, {threads} threads")
     for name, times in found.items():
         took = statistics.median(times)
         print(f"{name:26} {BATCH / took:8.0f} operations × images a second; lana is {took / ours:5.2f} times faster")

@@ -3,7 +3,7 @@
     teacher + data
         │ layers      where may something be replaced, with which shapes
         │ profile     how fast is every operation here → latency table; drop what cannot help
-        │ distill     train each surviving operation to imitate its layer
+        │ distill     train each surviving operation on its layer's outputs
         │ score       how much does the network lose with it swapped in
         │ select      integer program under the budget → student → measure → correct → solve again
         │ finetune    the student learns from the teacher end to end

@@ -1,4 +1,4 @@
-"""The loop of distilling: one pass of the teacher a step, from which every operation in training takes its part."""
+"""Block-wise distillation: one pass of the teacher a step gives every operation in training its input and target."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lana.training.schedule import learning_rate
 CHECKPOINT_EVERY_S = 30.0
 CLIP_NORM = 1.0
 FIRST_STEPS = 10  # while the learning rate warms up
-RACE_STEPS = 12  # of each learning rate that is tried
-RACE_RATES = (5e-4, 4e-3, 1.6e-2)
-JUDGED_AT = (0.25, 0.5)  # shares of the training at which dominated operations are stopped
-CLEARLY = (1.5, 1.2)  # how much larger the loss of a dominated one must be then
-SETTLED = 0.97  # of the loss in the first steps: what is above it then is at its optimum (closed forms are) and rests
-SETTLED_FROM = 40  # steps: sooner a running mean over some ten says little of where it goes
+RATE_SEARCH_STEPS = 12  # of each learning rate that is tried
+LEARNING_RATES = (5e-4, 4e-3, 1.6e-2)
+DOMINANCE_CHECKS = (0.25, 0.5)  # shares of the training, after which dominated operations are stopped
+DOMINANCE_RATIOS = (1.5, 1.2)  # at these checks: the loss of a dominated operation to that of a better one
+CONVERGED_RATIO = 0.97  # of the loss in the first steps: above it an operation has converged, and is frozen
+CONVERGED_MIN_STEPS = 40  # before, a running mean over ten steps says little
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How operations are trained: passes over the images, how many images at most and a step, the seed, and where."""
+    """How operations are trained: passes over the images, the most images in all and a step, the seed, the device."""
 
     epochs: float = 2.0
     images: int = 10_000
@@ -44,24 +44,24 @@ class Distillation:
 
 
 @dataclass(kw_only=True, eq=False)
-class Job:
-    """One operation in training at one layer.
+class BlockTraining:
+    """The block-wise distillation of one operation at one layer.
 
-    `latency_ms` and `skip_error` (what skipping the layer would give; infinite where it cannot be skipped) say
-    whether it can still become worth having. `loss` is a running mean.
+    `latency_ms` and `skip_error` (the error of skipping the layer, infinite where it cannot be skipped) decide whether
+    the training is stopped early. `loss` is a running mean.
     """
 
     layer: Layer
     operation: str
     module: nn.Module
-    peak_lr: float = RACE_RATES[1]
+    peak_lr: float = LEARNING_RATES[1]
     latency_ms: float = math.nan
     skip_error: float = math.inf
     start_error: float = math.nan
     end_error: float = math.nan
     loss: float = math.nan
     first_loss: float = math.nan
-    settled: bool = False
+    converged: bool = False
     restarts: int = 0
     dropped: str = ""
     works_in_place: bool = False
@@ -80,74 +80,74 @@ class Job:
         return [p for p in self.module.parameters() if p.requires_grad]
 
 
-def layers_of(jobs: Sequence[Job]) -> list[Layer]:
-    return list({job.layer.name: job.layer for job in jobs}.values())
+def layers_of(blocks: Sequence[BlockTraining]) -> list[Layer]:
+    return list({block.layer.name: block.layer for block in blocks}.values())
 
 
 def power(target: Tensor) -> Tensor:
-    """Mean square, what errors are normalised by."""
+    """The mean square, which normalises errors."""
     return target.float().square().mean().clamp(min=1e-12)
 
 
-def errors_of(teacher: nn.Module, jobs: Sequence[Job], split: Split, device: str) -> dict[str, float]:
+def errors_of(teacher: nn.Module, blocks: Sequence[BlockTraining], split: Split, device: str) -> dict[str, float]:
     """Each operation's normalised error over a split, in evaluation mode.
 
-    Notes in the jobs which of them work in place, and the error of skipping their layers.
+    Sets which of the blocks work in place, and the error of skipping their layers.
     """
-    sums = {job.name: 0.0 for job in jobs}
-    skips = {layer.name: 0.0 for layer in layers_of(jobs)}
-    powers = {layer.name: 0.0 for layer in layers_of(jobs)}
-    for job in jobs:
-        job.module.eval()
-    with torch.no_grad(), captured(teacher, layers_of(jobs)) as features:
+    sums = {block.name: 0.0 for block in blocks}
+    skips = {layer.name: 0.0 for layer in layers_of(blocks)}
+    powers = {layer.name: 0.0 for layer in layers_of(blocks)}
+    for block in blocks:
+        block.module.eval()
+    with torch.no_grad(), captured(teacher, layers_of(blocks)) as features:
         for inputs, _ in split.batches(128, device=device):
             features.clear()
             forward_until(teacher, inputs)
             for name, (source, target) in features.items():
                 powers[name] += float(target.square().sum())
                 skips[name] += float((source - target).square().sum()) if source.shape == target.shape else math.inf
-            for job in jobs:
-                source, target = features[job.layer.name]
-                given = source.clone()
-                sums[job.name] += float((job.module(given) - target).square().sum())
-                job.works_in_place |= given._version > 0
-    for job in jobs:
-        job.skip_error = skips[job.layer.name] / max(powers[job.layer.name], 1e-12)
-    return {job.name: sums[job.name] / max(powers[job.layer.name], 1e-12) for job in jobs}
+            for block in blocks:
+                source, target = features[block.layer.name]
+                block_inputs = source.clone()
+                sums[block.name] += float((block.module(block_inputs) - target).square().sum())
+                block.works_in_place |= block_inputs._version > 0
+    for block in blocks:
+        block.skip_error = skips[block.layer.name] / max(powers[block.layer.name], 1e-12)
+    return {block.name: sums[block.name] / max(powers[block.layer.name], 1e-12) for block in blocks}
 
 
-def find_rates(
+def search_learning_rates(
     teacher: nn.Module,
-    jobs: Sequence[Job],
+    blocks: Sequence[BlockTraining],
     split: Split,
     settings: Distillation,
     *,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Set each job's peak rate to the one, of three, that lowers its loss most in a short race."""
-    entrants = [
-        Job(
-            layer=job.layer,
-            operation=f"{job.operation} {rate}",
-            module=copy.deepcopy(job.module),
+    """Set each block's peak rate to the one, of three, that lowers its loss most in a short training."""
+    trials = [
+        BlockTraining(
+            layer=block.layer,
+            operation=f"{block.operation} {rate}",
+            module=copy.deepcopy(block.module),
             peak_lr=rate,
-            start_error=job.start_error,
-            works_in_place=job.works_in_place,
-            started_from=job.started_from,
+            start_error=block.start_error,
+            works_in_place=block.works_in_place,
+            started_from=block.started_from,
         )
-        for job in jobs
-        for rate in RACE_RATES
+        for block in blocks
+        for rate in LEARNING_RATES
     ]
-    train(teacher, entrants, split, RACE_STEPS, settings, on_step=on_step)
-    for index, job in enumerate(jobs):
-        tried = entrants[len(RACE_RATES) * index : len(RACE_RATES) * (index + 1)]
+    train(teacher, trials, split, RATE_SEARCH_STEPS, settings, on_step=on_step)
+    for index, block in enumerate(blocks):
+        tried = trials[len(LEARNING_RATES) * index : len(LEARNING_RATES) * (index + 1)]
         finished = [e for e in tried if not e.restarts and math.isfinite(e.loss)]
-        job.peak_lr = min(finished, key=lambda e: e.loss).peak_lr if finished else min(e.peak_lr for e in tried)
+        block.peak_lr = min(finished, key=lambda e: e.loss).peak_lr if finished else min(e.peak_lr for e in tried)
 
 
 def train(
     teacher: nn.Module,
-    jobs: Sequence[Job],
+    blocks: Sequence[BlockTraining],
     split: Split,
     steps: int,
     settings: Distillation,
@@ -155,60 +155,60 @@ def train(
     checkpoint: Path | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Train all jobs at once: one pass of the teacher a step, one optimiser with a group of parameters a job.
+    """Train all blocks at once: one pass of the teacher a step, one optimizer with a group of parameters a block.
 
-    A diverging job begins again at a lower rate and is given up at the third time; one that another of its layer
-    dominates is stopped. Interrupted and called again, it goes on from `checkpoint` and ends with the same weights.
+    A diverging block starts again at a lower rate, and is dropped the third time. A block that another of its layer
+    dominates is stopped. The same call resumes from `checkpoint` and ends with the same weights.
     """
-    trained, compute, seed = [job for job in jobs if job.parameters], settings.compute, settings.seed
+    trained, compute, seed = [block for block in blocks if block.parameters], settings.compute, settings.seed
     if not trained or not steps:
         return
-    optimiser = torch.optim.Adam([{"params": job.parameters} for job in trained], lr=0.0, fused=True)
-    first = _resume(checkpoint, trained, optimiser) if checkpoint else 0
-    saved_s, judged = time.monotonic(), [round(share * steps) for share in JUDGED_AT] if checkpoint else []
+    optimizer = torch.optim.Adam([{"params": block.parameters} for block in trained], lr=0.0, fused=True)
+    first = _resume(checkpoint, trained, optimizer) if checkpoint else 0
+    saved_s, checks = time.monotonic(), [round(share * steps) for share in DOMINANCE_CHECKS] if checkpoint else []
     batches = _batches(split, settings, first)
-    modules = [job.module for job in trained]
+    modules = [block.module for block in trained]
     laid_out = compute.channels_last([teacher, *modules])
     with strides_as_slices(modules), laid_out, captured(teacher, layers_of(trained)) as features:
         for step in range(first, steps):
-            if step in judged:
-                stop_dominated(trained, CLEARLY[judged.index(step)])
-                _rest_settled(trained, step)
+            if step in checks:
+                stop_dominated(trained, DOMINANCE_RATIOS[checks.index(step)])
+                _freeze_converged(trained, step)
             inputs = next(batches)
             torch.manual_seed(seed * 1_000_003 + step)  # dropout: a step draws the same numbers when resumed
             features.clear()
             with torch.no_grad(), compute.autocast():
                 forward_until(teacher, inputs)
             powers = {name: float(power(target)) for name, (_, target) in features.items()}
-            for job, group in zip(trained, optimiser.param_groups, strict=True):
-                if job.dropped or job.settled:
+            for block, group in zip(trained, optimizer.param_groups, strict=True):
+                if block.dropped or block.converged:
                     continue
-                group["lr"] = learning_rate(step, steps, job.peak_lr)
-                if not _backward(job, features[job.layer.name], powers[job.layer.name], compute):
-                    _restart(job, optimiser)
+                group["lr"] = learning_rate(step, steps, block.peak_lr)
+                if not _backward(block, features[block.layer.name], powers[block.layer.name], compute):
+                    _restart(block, optimizer)
                     continue
-                job.first_loss = job.loss if step < FIRST_STEPS else job.first_loss
+                block.first_loss = block.loss if step < FIRST_STEPS else block.first_loss
                 nn.utils.clip_grad_norm_(group["params"], CLIP_NORM)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             on_step(step + 1)
             if checkpoint and time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
-                _checkpoint(checkpoint, trained, optimiser, step + 1)
+                _checkpoint(checkpoint, trained, optimizer, step + 1)
                 saved_s = time.monotonic()
 
 
-def _backward(job: Job, features: tuple[Tensor, Tensor], power: float, compute: Compute) -> bool:
-    """The gradient of the normalised squared error of a layer's (input, output); false where the job diverges."""
+def _backward(block: BlockTraining, features: tuple[Tensor, Tensor], power: float, compute: Compute) -> bool:
+    """The gradient of the normalised squared error of a layer's (input, output); false where the block diverges."""
     source, target = features
     with compute.autocast():
-        output = job.module.train()(source.clone() if job.works_in_place else source)
+        output = block.module.train()(source.clone() if block.works_in_place else source)
     difference = output.detach() - target.to(output.dtype)
     scale = power * difference.numel()
     value = float(torch.linalg.vector_norm(difference, dtype=torch.float32)) ** 2 / scale
-    if not value <= 100 * max(job.start_error, 0.1):  # nan and infinity too
+    if not value <= 100 * max(block.start_error, 0.1):  # nan and infinity too
         return False
-    job.loss = value if math.isnan(job.loss) else 0.9 * job.loss + 0.1 * value
-    output.backward(difference.mul_(2 / scale))  # by hand: torch's own gradient loses the channels-last order
+    block.loss = value if math.isnan(block.loss) else 0.9 * block.loss + 0.1 * value
+    output.backward(difference.mul_(2 / scale))  # torch's own gradient of the loss would lose the channels-last order
     return True
 
 
@@ -225,73 +225,76 @@ def _batches(split: Split, settings: Distillation, first: int) -> Iterator[Tenso
         epoch, skipped = epoch + 1, 0
 
 
-def stop_dominated(jobs: Sequence[Job], clearly: float) -> None:
-    """Give up what cannot be worth having: an operation no faster than another of its layer that imitates it clearly
-    better so far, or one that imitates its layer clearly worse than skipping it does."""
-    running = [job for job in jobs if not job.dropped]
-    for job in running:
+def stop_dominated(blocks: Sequence[BlockTraining], ratio: float) -> None:
+    """Drop operations that cannot pay off: one that is no faster than another of its layer, whose loss is lower by
+    `ratio`, and one whose loss is higher by it than the error of skipping the layer."""
+    running = [block for block in blocks if not block.dropped]
+    for block in running:
         rivals = [
             other
             for other in running
-            if other.layer.name == job.layer.name
-            and other is not job
-            and other.latency_ms <= job.latency_ms
-            and other.loss * clearly < job.loss
+            if other.layer.name == block.layer.name
+            and other is not block
+            and other.latency_ms <= block.latency_ms
+            and other.loss * ratio < block.loss
         ]
         if rivals:
             best = min(rivals, key=lambda other: other.loss)
-            job.dropped = (
-                f"stopped early: {best.operation} is no slower and imitates better ({best.loss:.3g} to {job.loss:.3g})"
+            block.dropped = (
+                f"stopped early: {best.operation} is no slower and learns better ({best.loss:.3g} to {block.loss:.3g})"
             )
-        elif job.skip_error * clearly < job.loss:
-            job.dropped = (
-                f"stopped early: skipping the layer imitates it better ({job.skip_error:.3g} to {job.loss:.3g})"
+        elif block.skip_error * ratio < block.loss:
+            block.dropped = (
+                f"stopped early: skipping the layer has a lower error ({block.skip_error:.3g} to {block.loss:.3g})"
             )
 
 
-def _rest_settled(jobs: Sequence[Job], step: int) -> None:
-    """Rest the jobs whose loss has hardly fallen since the first steps: they are at their optimum."""
-    for job in jobs:
-        job.settled |= step >= SETTLED_FROM and job.loss > SETTLED * job.first_loss
+def _freeze_converged(blocks: Sequence[BlockTraining], step: int) -> None:
+    """Freeze the blocks whose loss has hardly fallen since the first steps: they are at their optimum."""
+    for block in blocks:
+        block.converged |= step >= CONVERGED_MIN_STEPS and block.loss > CONVERGED_RATIO * block.first_loss
 
 
-def _restart(job: Job, optimiser: torch.optim.Optimizer) -> None:
-    """Begin a diverging operation again at a quarter of the rate; give it up at the third time."""
-    job.restarts += 1
-    job.module.load_state_dict(job.started_from)
-    for parameter in job.module.parameters():
-        optimiser.state.pop(parameter, None)
+def _restart(block: BlockTraining, optimizer: torch.optim.Optimizer) -> None:
+    """Start a diverging operation again at a quarter of the rate; drop it the third time."""
+    block.restarts += 1
+    block.module.load_state_dict(block.started_from)
+    for parameter in block.module.parameters():
+        optimizer.state.pop(parameter, None)
         parameter.grad = None
-    job.peak_lr /= 4
-    job.loss = math.nan
-    if job.restarts > 2:
-        job.dropped = "its training diverged three times"
+    block.peak_lr /= 4
+    block.loss = math.nan
+    if block.restarts > 2:
+        block.dropped = "its training diverged three times"
 
 
-def _checkpoint(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimizer, step: int) -> None:
+def _checkpoint(path: Path, blocks: Sequence[BlockTraining], optimizer: torch.optim.Optimizer, step: int) -> None:
     state = {
         "step": step,
-        "names": [job.name for job in jobs],
-        "modules": [job.module.state_dict() for job in jobs],
-        "jobs": [(job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped) for job in jobs],
-        "optimiser": optimiser.state_dict(),
+        "names": [block.name for block in blocks],
+        "modules": [block.module.state_dict() for block in blocks],
+        "blocks": [
+            (block.peak_lr, block.loss, block.first_loss, block.converged, block.restarts, block.dropped)
+            for block in blocks
+        ],
+        "optimizer": optimizer.state_dict(),
     }
     save_torch(path, state)
 
 
-def begun(path: Path, jobs: Sequence[Job]) -> bool:
-    """Whether the checkpoint is of these jobs."""
-    trained = [job.name for job in jobs if job.parameters]
+def has_checkpoint(path: Path, blocks: Sequence[BlockTraining]) -> bool:
+    """True where the checkpoint is of these blocks."""
+    trained = [block.name for block in blocks if block.parameters]
     return path.is_file() and torch.load(path, map_location="cpu", weights_only=True)["names"] == trained
 
 
-def _resume(path: Path, jobs: Sequence[Job], optimiser: torch.optim.Optimizer) -> int:
-    """Continue a killed training of the same jobs; the step to begin with."""
-    if not begun(path, jobs):
+def _resume(path: Path, blocks: Sequence[BlockTraining], optimizer: torch.optim.Optimizer) -> int:
+    """Resume a killed training of the same blocks; return the first step."""
+    if not has_checkpoint(path, blocks):
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
-    for job, module, values in zip(jobs, state["modules"], state["jobs"], strict=True):
-        job.module.load_state_dict(module)
-        job.peak_lr, job.loss, job.first_loss, job.settled, job.restarts, job.dropped = values
-    optimiser.load_state_dict(state["optimiser"])
+    for block, module, values in zip(blocks, state["modules"], state["blocks"], strict=True):
+        block.module.load_state_dict(module)
+        block.peak_lr, block.loss, block.first_loss, block.converged, block.restarts, block.dropped = values
+    optimizer.load_state_dict(state["optimizer"])
     return state["step"]

@@ -1,9 +1,8 @@
-"""Train every operation to imitate its layer: one teacher pass feeds many operations.
+"""Block-wise distillation of the pool: every operation learns its layer's outputs, many from one teacher pass.
 
-The loss is the mean squared error normalised by the target's power (Puzzle, section 3; the paper has it without the
-normalisation), on the teacher's own input features, so the problems are independent of each other.
-`lana.pool.block_training` has the loop. Here are its inputs and outputs: groups that fit in memory, starts, results on
-disk.
+The loss is the mean squared error normalised by the target's power (Puzzle, section 3; the paper does not normalise).
+The inputs are the teacher's own features, so that operations are trained independently. `lana.pool.block_training`
+holds the loop, this module its inputs and outputs: groups that fit in memory, starts, results on disk.
 """
 
 from __future__ import annotations
@@ -26,20 +25,29 @@ from lana.models.student import build_operation
 from lana.models.student_files import load_operation, save_operation
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
-from lana.pool.block_training import RACE_RATES, RACE_STEPS, Distillation, Job, begun, errors_of, find_rates, train
+from lana.pool.block_training import (
+    LEARNING_RATES,
+    RATE_SEARCH_STEPS,
+    BlockTraining,
+    Distillation,
+    errors_of,
+    has_checkpoint,
+    search_learning_rates,
+    train,
+)
 
 START_IMAGES = 256  # whose features the closed-form starts are solved on
 CHECK_IMAGES = 256  # of the validation part, on which start and end are compared
-MOST_RACED = 10  # a training must be this many times longer than the race for its learning rate
+MIN_TRAINING_PER_SEARCH = 10  # steps of a training to those of a learning rate that is tried; shorter ones do without
 GROUP_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """How well an operation imitates its layer on images that it was not trained on.
+    """The error of an operation against its layer, on images that it was not trained on.
 
-    Errors are normalised by the target's power: 0 is perfect, 1 is as bad as giving zeros. `dropped` says why an
-    operation is not offered any more, where that is so.
+    Errors are normalised by the target's power: 0 is perfect, 1 is as bad as giving zeros. `dropped` is the
+    reason why an operation left the pool, if it did.
     """
 
     layer: str
@@ -51,15 +59,15 @@ class Distilled:
     dropped: str
 
     @classmethod
-    def of(cls, job: Job) -> Distilled:
+    def of(cls, block: BlockTraining) -> Distilled:
         return cls(
-            layer=job.layer.name,
-            operation=job.operation,
-            start_error=job.start_error,
-            end_error=job.end_error,
-            peak_lr=job.peak_lr,
-            restarts=job.restarts,
-            dropped=job.dropped,
+            layer=block.layer.name,
+            operation=block.operation,
+            start_error=block.start_error,
+            end_error=block.end_error,
+            peak_lr=block.peak_lr,
+            restarts=block.restarts,
+            dropped=block.dropped,
         )
 
     @property
@@ -83,9 +91,9 @@ def distill(
 ) -> list[Distilled]:
     """Train the operations of `pool`, (layer, operation) pairs, and write their weights under `folder`.
 
-    With `latency_ms` of (layer, operation), those that another dominates are stopped early. Operations whose file
-    exists are not trained again; a group in training is checkpointed every half minute. The result of an interrupted
-    and repeated call is that of an uninterrupted one. `on_progress` takes the share done.
+    With `latency_ms` of (layer, operation), dominated operations are stopped early. Finished operations are not trained
+    again; a group in training writes a checkpoint every half minute. An interrupted and repeated call has the result
+    of an uninterrupted one. `on_progress` takes the share done.
     """
     groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
     teacher.to(device)
@@ -93,22 +101,22 @@ def distill(
     split = data.train.take(settings.images, settings.seed)
     check = data.validation.take(CHECK_IMAGES, settings.seed)
     total, checkpoint = len(pool) or 1, folder / "training.pt"
-    for together in groups:
-        group = [(layer, name) for layer, name in together if (layer.name, name) not in results]
+    for all_of_group in groups:
+        group = [(layer, name) for layer, name in all_of_group if (layer.name, name) not in results]
         if not group:
             continue
         done = sum((layer.name, name) in results for layer, name in pool)
-        jobs = _start(teacher, group, split, check, latency_ms or {}, settings)
+        blocks = _start(teacher, group, split, check, latency_ms or {}, settings)
 
-        def on_share(share: float, jobs: list[Job] = jobs, done: int = done) -> None:
-            on_progress((done + len(jobs) * share) / total, f"{jobs[0].layer.name} …")
+        def on_share(share: float, blocks: list[BlockTraining] = blocks, done: int = done) -> None:
+            on_progress((done + len(blocks) * share) / total, f"{blocks[0].layer.name} …")
 
-        _train_group(teacher, jobs, split, settings, checkpoint, on_share)
-        _finish(teacher, jobs, check, device)
-        for job in jobs:
-            if not job.dropped:
-                save_operation(job.module.cpu(), operation_path(folder, *job.pair))
-            results[job.pair] = Distilled.of(job)
+        _train_group(teacher, blocks, split, settings, checkpoint, on_share)
+        _finish(teacher, blocks, check, device)
+        for block in blocks:
+            if not block.dropped:
+                save_operation(block.module.cpu(), operation_path(folder, *block.pair))
+            results[block.pair] = Distilled.of(block)
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
     teacher.cpu()
@@ -117,27 +125,33 @@ def distill(
 
 def _train_group(
     teacher: nn.Module,
-    jobs: Sequence[Job],
+    blocks: Sequence[BlockTraining],
     split: Split,
     settings: Distillation,
     checkpoint: Path,
     on_share: Callable[[float], None],
 ) -> None:
-    """The race for learning rates, where the training is long enough for one, and the training."""
+    """The learning-rate search, where the training is long enough for one, and the training."""
     steps = round(settings.epochs * split.steps(settings.batch_size))
-    race = len(RACE_RATES) * RACE_STEPS if steps >= MOST_RACED * RACE_STEPS else 0  # in steps of the training
-    total = max(race + steps, 1)
-    if race and not begun(checkpoint, jobs):
-        racing = replace(settings, seed=settings.seed + 1)
-        find_rates(teacher, jobs, split, racing, on_step=lambda step: on_share(step * len(RACE_RATES) / total))
+    searched = steps >= MIN_TRAINING_PER_SEARCH * RATE_SEARCH_STEPS
+    search_steps = len(LEARNING_RATES) * RATE_SEARCH_STEPS if searched else 0  # as many steps of the training
+    total = max(search_steps + steps, 1)
+    if search_steps and not has_checkpoint(checkpoint, blocks):
+        search_learning_rates(
+            teacher,
+            blocks,
+            split,
+            replace(settings, seed=settings.seed + 1),
+            on_step=lambda step: on_share(step * len(LEARNING_RATES) / total),
+        )
     train(
         teacher,
-        jobs,
+        blocks,
         split,
         steps,
         settings,
         checkpoint=checkpoint,
-        on_step=lambda step: on_share((race + step) / total),
+        on_step=lambda step: on_share((search_steps + step) / total),
     )
 
 
@@ -168,49 +182,49 @@ def _start(
     check: Split,
     latency_ms: Mapping[Pair, float],
     settings: Distillation,
-) -> list[Job]:
+) -> list[BlockTraining]:
     """Build the group's operations, each from the layer's features where it has a closed form.
 
-    They are built on the CPU, as everywhere else, whatever the device they are trained on.
+    They are built on the CPU, as everywhere else, whichever device trains them.
     """
     layers = list({layer.name: layer for layer, _ in group}.values())
     seed, device = settings.seed, settings.compute.device
     inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64)])
-    jobs = []
+    blocks = []
     for layer in layers:
         with captured(teacher, [layer]) as features, torch.no_grad():
             forward_until(teacher, inputs.to(device))
-        shown = (features[layer.name][0].cpu(), features[layer.name][1].cpu())
+        layer_features = (features[layer.name][0].cpu(), features[layer.name][1].cpu())
         teacher.cpu()
         for _, name in (pair for pair in group if pair[0].name == layer.name):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 try:
-                    module = build_operation(layer, teacher, name, shown)
-                except Exception:  # a block whose parts compute what no closed form foresaw: begun as it was profiled
+                    module = build_operation(layer, teacher, name, layer_features)
+                except Exception:  # a block may break its closed form in any way: it starts as profiled
                     module = build_operation(layer, teacher, name)
             expected_ms = latency_ms.get((layer.name, name), math.nan)
-            jobs.append(Job(layer=layer, operation=name, module=module.to(device), latency_ms=expected_ms))
+            blocks.append(BlockTraining(layer=layer, operation=name, module=module.to(device), latency_ms=expected_ms))
         teacher.to(device)
-    errors = errors_of(teacher, jobs, check, device)
-    for job in jobs:
-        job.start_error = errors[job.name]
-        job.started_from = copy.deepcopy(job.module.state_dict())
-    return jobs
+    errors = errors_of(teacher, blocks, check, device)
+    for block in blocks:
+        block.start_error = errors[block.name]
+        block.started_from = copy.deepcopy(block.module.state_dict())
+    return blocks
 
 
-def _finish(teacher: nn.Module, jobs: list[Job], check: Split, device: str) -> None:
+def _finish(teacher: nn.Module, blocks: list[BlockTraining], check: Split, device: str) -> None:
     """Keep the better of start and end: training may harm an operation that was solved in closed form."""
-    ends = errors_of(teacher, jobs, check, device)
-    for job in jobs:
-        job.end_error = ends[job.name]
-        if job.dropped:
+    ends = errors_of(teacher, blocks, check, device)
+    for block in blocks:
+        block.end_error = ends[block.name]
+        if block.dropped:
             continue
-        if not job.end_error <= job.start_error:
-            job.module.load_state_dict(job.started_from)
-            job.end_error = job.start_error
-        if not math.isfinite(job.end_error):
-            job.dropped = "its outputs are not finite"
+        if not block.end_error <= block.start_error:
+            block.module.load_state_dict(block.started_from)
+            block.end_error = block.start_error
+        if not math.isfinite(block.end_error):
+            block.dropped = "its outputs are not finite"
 
 
 def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Path) -> dict[Pair, nn.Module]:
@@ -229,7 +243,7 @@ def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Pat
 
 
 def read_results(folder: Path) -> dict[Pair, Distilled]:
-    """What distilling found of each (layer, operation) so far."""
+    """The finished results by (layer, operation)."""
     import pandas as pd
 
     path = folder / "distilled.csv"

@@ -93,7 +93,7 @@ OnProgress = Callable[[float, str], None]
 
 
 def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
-    """Every kept operation, trained to imitate its layer; weights under `pool/operations/`.
+    """Train every kept operation on its layer's outputs; weights under `pool/operations/`.
 
     Those that distilling gave up are not kept, with the reason.
     """

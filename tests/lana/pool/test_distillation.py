@@ -10,7 +10,15 @@ from torch import nn
 from lana.models.student import build_operation, own_module
 from lana.networks.mixed_precision import CPU_FP32, Compute
 from lana.operations.presets import offered
-from lana.pool.block_training import RACE_RATES, Distillation, Job, errors_of, find_rates, stop_dominated, train
+from lana.pool.block_training import (
+    LEARNING_RATES,
+    BlockTraining,
+    Distillation,
+    errors_of,
+    search_learning_rates,
+    stop_dominated,
+    train,
+)
 from lana.pool.distillation import _groups, distill, load_pool, read_results
 
 ON_CPU = Distillation(batch_size=32, compute=CPU_FP32)
@@ -23,24 +31,24 @@ def pool(digits_scan):
     return [(layer, name) for name in ("cb_res_k3_w0.5", "cb_bottle_k3_w0.5", "linear_k1", "pruned_w0.5")]
 
 
-def job(layer, name, loss, latency_ms, **more):
-    return Job(layer=layer, operation=name, module=nn.Identity(), loss=loss, latency_ms=latency_ms, **more)
+def block(layer, name, loss, latency_ms, **more):
+    return BlockTraining(layer=layer, operation=name, module=nn.Identity(), loss=loss, latency_ms=latency_ms, **more)
 
 
-def test_every_operation_imitates_better_and_is_loaded_again(digits_teacher, digits_data, pool, tmp_path):
+def test_every_operation_learns_its_layer_and_is_loaded_again(digits_teacher, digits_data, pool, tmp_path):
     settings = Distillation(epochs=2, images=256, batch_size=16, compute=AUTO)
     results = distill(digits_teacher.module, pool, digits_data, tmp_path, settings)
     assert all(r.end_error <= r.start_error and not r.dropped for r in results)
     assert sum(r.end_error < 0.9 * r.start_error for r in results) >= 2
     operations = load_pool(digits_teacher.module, pool, tmp_path)
-    jobs = [Job(layer=layer, operation=name, module=operations[layer.name, name]) for layer, name in pool]
-    again = errors_of(digits_teacher.module, jobs, digits_data.validation.take(256, 0), "cpu")
-    for found, one in zip(results, jobs, strict=True):
+    blocks = [BlockTraining(layer=layer, operation=name, module=operations[layer.name, name]) for layer, name in pool]
+    again = errors_of(digits_teacher.module, blocks, digits_data.validation.take(256, 0), "cpu")
+    for found, one in zip(results, blocks, strict=True):
         assert again[one.name] == pytest.approx(found.end_error, rel=1e-3)
 
 
 @pytest.mark.gpu
-def test_a_gpu_begins_where_the_cpu_does_and_imitates_as_well(digits_teacher, digits_data, digits_scan, tmp_path):
+def test_a_gpu_begins_where_the_cpu_does_and_learns_as_well(digits_teacher, digits_data, digits_scan, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("DID NOT RUN: there is no CUDA device")
     at = {**{layer.name: layer for layer in digits_scan.layers}, **{span.name: span for span in digits_scan.spans}}
@@ -61,15 +69,15 @@ def test_a_gpu_begins_where_the_cpu_does_and_imitates_as_well(digits_teacher, di
     assert statistics.median(theirs / ours for ours, theirs in both if ours > 0) == pytest.approx(1, abs=0.1)
 
 
-def test_a_short_training_is_not_taken_for_a_settled_one(digits_teacher, digits_data, pool, tmp_path):
+def test_a_short_training_is_not_taken_for_a_converged_one(digits_teacher, digits_data, pool, tmp_path):
     layer, name = pool[3]
     module = build_operation(layer, digits_teacher.module, name)
-    job = Job(
+    block = BlockTraining(
         layer=layer, operation=name, module=module, start_error=1.0, started_from=copy.deepcopy(module.state_dict())
     )
-    train(digits_teacher.module, [job], digits_data.train, 40, ON_CPU, checkpoint=tmp_path / "at")
-    assert not job.settled
-    assert job.loss < 0.9 * job.first_loss
+    train(digits_teacher.module, [block], digits_data.train, 40, ON_CPU, checkpoint=tmp_path / "at")
+    assert not block.converged
+    assert block.loss < 0.9 * block.first_loss
 
 
 def test_an_operation_that_is_added_later_trains_alone(digits_teacher, digits_data, pool, tmp_path):
@@ -94,7 +102,7 @@ def test_a_killed_training_ends_with_the_same_weights(digits_teacher, digits_dat
 
     def trained(checkpoint, killed_at=None):
         torch.manual_seed(0)
-        made = Job(layer=layer, operation=name, module=build_operation(layer, digits_teacher.module, name))
+        made = BlockTraining(layer=layer, operation=name, module=build_operation(layer, digits_teacher.module, name))
         made.start_error = 1.0
         split = digits_data.train.take(128, 0)
 
@@ -114,37 +122,41 @@ def test_a_killed_training_ends_with_the_same_weights(digits_teacher, digits_dat
 
 def test_dominated_operations_are_stopped_with_a_reason(digits_scan):
     layer = digits_scan.layers[1]
-    good, slow, bad = job(layer, "good", 0.1, 1.0), job(layer, "slow", 0.3, 1.0), job(layer, "fast", 0.3, 0.5)
-    stop_dominated([good, slow, bad], clearly=1.5)
+    good, slow, bad = block(layer, "good", 0.1, 1.0), block(layer, "slow", 0.3, 1.0), block(layer, "fast", 0.3, 0.5)
+    stop_dominated([good, slow, bad], ratio=1.5)
     assert not good.dropped
-    assert "good is no slower and imitates better" in slow.dropped
+    assert "good is no slower and learns better" in slow.dropped
     assert not bad.dropped  # it is faster: a step of its own
 
 
-def test_what_imitates_worse_than_skipping_is_stopped(digits_scan):
+def test_what_is_worse_than_skipping_is_stopped(digits_scan):
     layer = digits_scan.layers[1]
-    poor, fine = job(layer, "poor", 0.5, 1.0, skip_error=0.2), job(layer, "fine", 0.25, 2.0, skip_error=0.2)
-    stop_dominated([poor, fine], clearly=1.5)
-    assert "skipping the layer imitates it better" in poor.dropped
+    poor, fine = block(layer, "poor", 0.5, 1.0, skip_error=0.2), block(layer, "fine", 0.25, 2.0, skip_error=0.2)
+    stop_dominated([poor, fine], ratio=1.5)
+    assert "skipping the layer has a lower error" in poor.dropped
     assert not fine.dropped
 
 
 def test_operations_of_unknown_latency_dominate_nothing(digits_scan):
     layer = digits_scan.layers[1]
-    jobs = [job(layer, "one", 0.1, math.nan), job(layer, "other", 0.9, math.nan)]
-    stop_dominated(jobs, clearly=1.2)
-    assert not any(one.dropped for one in jobs)
+    blocks = [block(layer, "one", 0.1, math.nan), block(layer, "other", 0.9, math.nan)]
+    stop_dominated(blocks, ratio=1.2)
+    assert not any(one.dropped for one in blocks)
 
 
 def test_the_rate_is_found_for_each_operation(digits_teacher, digits_data, pool):
     layer = pool[0][0]
-    scratch = Job(layer=layer, operation="a", module=build_operation(layer, digits_teacher.module, "cb_res_k3_w0.5"))
-    at_its_optimum = Job(layer=layer, operation="b", module=build_operation(layer, digits_teacher.module, "teacher"))
+    scratch = BlockTraining(
+        layer=layer, operation="a", module=build_operation(layer, digits_teacher.module, "cb_res_k3_w0.5")
+    )
+    at_its_optimum = BlockTraining(
+        layer=layer, operation="b", module=build_operation(layer, digits_teacher.module, "teacher")
+    )
     for one in (scratch, at_its_optimum):
         one.start_error, one.started_from = 1.0, one.module.state_dict()
     split = digits_data.train.take(256, 0)
-    find_rates(digits_teacher.module, [scratch, at_its_optimum], split, ON_CPU)
-    assert scratch.peak_lr > at_its_optimum.peak_lr == min(RACE_RATES)
+    search_learning_rates(digits_teacher.module, [scratch, at_its_optimum], split, ON_CPU)
+    assert scratch.peak_lr > at_its_optimum.peak_lr == min(LEARNING_RATES)
 
 
 def test_a_diverging_operation_is_restarted_then_dropped(digits_teacher, digits_data, pool, tmp_path):
@@ -157,14 +169,18 @@ def test_a_diverging_operation_is_restarted_then_dropped(digits_teacher, digits_
             return x * self.scale
 
     module = Explodes()
-    made = Job(layer=pool[0][0], operation="wild", module=module, start_error=1.0, started_from=module.state_dict())
+    made = BlockTraining(
+        layer=pool[0][0], operation="wild", module=module, start_error=1.0, started_from=module.state_dict()
+    )
     train(digits_teacher.module, [made], digits_data.train.take(128, 0), 4, ON_CPU)
     assert made.restarts == 3
     assert made.dropped == "its training diverged three times"
 
 
 def test_dropped_operations_have_no_file_and_say_why(digits_teacher, digits_data, pool, tmp_path, monkeypatch):
-    monkeypatch.setattr("lana.pool.block_training.CLEARLY", (0.0, 0.0))  # whatever is no faster than another is stopped
+    monkeypatch.setattr(
+        "lana.pool.block_training.DOMINANCE_RATIOS", (0.0, 0.0)
+    )  # whatever is no faster than another is stopped
     latency = {(layer.name, name): float(place) for place, (layer, name) in enumerate(pool)}
     settings = Distillation(epochs=1, images=128, batch_size=32, compute=AUTO)
     results = distill(digits_teacher.module, pool, digits_data, tmp_path, settings, latency_ms=latency)
