@@ -1,4 +1,4 @@
-"""How results are printed: for people as wide as the terminal, for machines as JSON."""
+"""Printing of results: for people as wide as the terminal, for machines as JSON."""
 
 from __future__ import annotations
 

@@ -20,27 +20,27 @@ REQUIRED = object()  # no default: the file must exist
 
 @contextlib.contextmanager
 def explain_disk(path: Path | None = None) -> Iterator[None]:
-    """Turn a full disk, or a place that cannot be read or written, into a message. `path` is where the work goes on."""
+    """Turn a full disk, or a file that cannot be read or written, into a message. `path` is the folder of the work."""
     try:
         yield
-    except BrokenPipeError:  # whoever reads the output has seen enough: click ends in silence
+    except BrokenPipeError:  # the reader of the output has closed it: click ends in silence
         raise
     except OSError as error:
-        place = error.filename2 or error.filename  # of a renaming the second, the first is our own beside it
+        place = error.filename2 or error.filename  # the second of a renaming: the first is our temporary file
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"The disk that holds {place or path or 'the files'} is full. "
-                "Free some space and repeat the same command: what is finished is kept."
+                "Free some space and repeat the same command: finished stages are kept."
             ) from error
         raise UserError(
-            f"Cannot read or write {place}: {error.strerror}. Give another path, or mend what stands in the way."
+            f"Cannot read or write {place}: {error.strerror}. Give another path, or remove the obstacle."
             if place
-            else f"Reading or writing failed: {error}"  # of a download, say
+            else f"Reading or writing failed: {error}"  # a download, for example
         ) from error
 
 
 def write_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write a file beside `path`, then rename it into place: readers see all of it or nothing."""
+    """Let `fill` write a temporary file, then rename it to `path`: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING_PREFIX, suffix=path.suffix)
     os.close(handle)

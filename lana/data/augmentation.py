@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lana.errors import UserError
 
-LARGE_SIDE = 96  # pixels, from which a shift moves objects too little and crops are the field's standard
+LARGE_SIDE = 96  # pixels: a shift moves objects in larger images too little, the field crops them
 CROP_AREA = (0.35, 1.0)  # shares of the image; the usual 0.08 is for hundreds of epochs from random weights
 
 
@@ -25,7 +25,7 @@ class Mixed(NamedTuple):
 
 
 def resolve(augmentation: str, input_shape: tuple[int, ...]) -> str:
-    """What `auto` means for inputs of a shape: crop for large images, shift for small ones.
+    """The augmentation by name; `auto` crops large images and shifts small ones.
 
     >>> resolve("auto", (3, 32, 32)), resolve("auto", (3, 224, 224)), resolve("none", (3, 224, 224))
     ('shift', 'crop', 'none')
@@ -36,9 +36,9 @@ def resolve(augmentation: str, input_shape: tuple[int, ...]) -> str:
 
 
 def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
-    """The usual augmentation of small images: shift by up to an eighth of the side, and mirror half of them.
+    """Shift small images by up to an eighth of their side, and mirror half of them where `flip`.
 
-    Grey images are not mirrored: most are text or scans, where left and right matter.
+    Callers do not mirror grey images: most are text or scans, where left and right matter.
     """
     batch, _, height, width = inputs.shape
     pad = max(1, height // 8)
@@ -73,8 +73,10 @@ Region = tuple[slice, slice]  # rows and columns
 def mix(
     inputs: Tensor, alpha: float, generator: torch.Generator, *, cut: bool
 ) -> tuple[Tensor, Tensor, float, Region | None]:
-    """Every example blended with another one, or (`cut`) with a rectangle of it; the partners, the own share and the
-    rectangle."""
+    """Blend every example with a partner, or paste a rectangle of the partner into it (`cut`).
+
+    Returns the inputs, the partners, the share of the own example and the rectangle.
+    """
     first, second = torch._standard_gamma(torch.full((2,), alpha), generator=generator).tolist()
     share = first / (first + second)
     partners = torch.randperm(len(inputs), generator=generator).to(inputs.device)
@@ -97,7 +99,7 @@ def _pasted(maps: Tensor, partners: Tensor, region: Region) -> Tensor:
 def augmented(
     batches: Iterator[tuple[Tensor, Tensor]], *, crop: bool, mixup: float, cutmix: float, seed: int
 ) -> Iterator[tuple[Tensor, Tensor | Mixed]]:
-    """The batches cropped and mixed; with both mixup and cutmix each batch draws one of them."""
+    """Crop and mix the batches; with both mixup and cutmix each batch draws one of them."""
     generator = torch.Generator().manual_seed(seed)
     for inputs, labels in batches:
         if crop and labels.ndim == 1:  # maps of labels would have to move along
@@ -110,6 +112,6 @@ def augmented(
         cut = cutmix > 0 and (mixup == 0 or bool(torch.rand(1, generator=generator) < 0.5))
         inputs, partners, share, region = mix(inputs, cutmix if cut else mixup, generator, cut=cut)
         if region is not None and labels.ndim > 1 and labels.shape[-2:] == inputs.shape[-2:]:
-            yield inputs, _pasted(labels, partners, region)  # a label for each place
+            yield inputs, _pasted(labels, partners, region)  # a label for each pixel
             continue
         yield inputs, Mixed(labels, labels[partners], share)

@@ -32,7 +32,7 @@ DECODING_WORKERS = min(4, PROCESSORS)
 def require_images(teacher: Teacher, reference: str) -> Preprocessing:
     if teacher.preprocessing is None:
         raise UserError(
-            f"{reference} holds images, but --input-shape says that the model takes something else. "
+            f"{reference} holds images, but --input-shape says that the model takes other inputs. "
             "Leave --input-shape out and give --image-size, --mean and --std."
         )
     return teacher.preprocessing

@@ -21,10 +21,10 @@ from lana.models.teacher import Teacher
 
 
 def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
-    """The data that `reference` names, preprocessed as the teacher wants it.
+    """Load the data that `reference` names, preprocessed for the teacher.
 
     Raises:
-        UserError: an unknown reference, nothing there, unreadable images (named and counted), too few examples.
+        UserError: the reference is unknown or empty, images are unreadable (named and counted), examples too few.
     """
     check_data(reference)
     kind, _, place = reference.partition(":")

@@ -159,15 +159,15 @@ def split_in_two(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     if not second.any():  # too few of each class for its share to be one
         second[rng.permutation(len(split))[: round(share * len(split))]] = True
     if not second.any() or second.all():
-        raise UserError(f"{len(split)} examples are too few to set {share:.0%} of them apart. Give more data.")
+        raise UserError(f"{len(split)} examples are too few to hold out {share:.0%} of them. Give more data.")
     return split.part(np.flatnonzero(~second)), split.part(np.flatnonzero(second))
 
 
 def from_arrays(inputs: np.ndarray | Tensor, labels: np.ndarray | Tensor, preprocessing: Preprocessing | None) -> Split:
-    """A split that lies in memory; whole numbers as labels are classes.
+    """A split in memory; labels that are whole numbers are classes.
 
     Raises:
-        UserError: there is not one label for each input, or no input at all.
+        UserError: inputs and labels differ in number, or there are none.
     """
     held, targets = torch.as_tensor(inputs), torch.as_tensor(labels)
     if len(held) == 0 or len(held) != len(targets):

@@ -16,10 +16,10 @@ from lana.models.teacher import Teacher
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch has not here, before there is work to lose.
+    """Refuse a device that torch lacks here, before there is work to lose.
 
     Raises:
-        UserError: see above; the devices that there are.
+        UserError: the device cannot be used; the message names the devices of this machine.
     """
     try:
         torch.zeros(1, device=device).cpu()
@@ -32,12 +32,12 @@ def check_device(device: str) -> None:
 
 
 def check_labels(teacher: Teacher, data: Data, task: Task) -> None:
-    """Refuse labels that the network has no output for, and outputs that the task cannot be of.
+    """Refuse labels without an output of the network, and outputs that the task cannot judge.
 
     Raises:
         UserError: a label is outside the network's classes, or no whole number; the task fails on an example.
     """
-    if type(task) is Classification:  # one of the user's own may call its metric accuracy as well
+    if type(task) is Classification:  # a user's own task may call its metric accuracy as well
         _check_classes(teacher, data)
     _check_task(teacher, data, task)
 
@@ -72,7 +72,7 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
 
 
 def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
-    inputs, labels = next(data.test.batches(2))  # of one alone, shapes that do not fit may pass
+    inputs, labels = next(data.test.batches(2))  # wrong shapes may pass with a single one
     with torch.no_grad():
         output = teacher.module(inputs)
     try:
@@ -96,16 +96,16 @@ def _splits(data: Data) -> Iterator[tuple[str, Split]]:
 
 
 def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Task) -> None:
-    """Refuse a teacher whose metric is near that of a guess: the commonest failure, and hours would be spent on it.
+    """Refuse a teacher whose metric is near that of a guess: the commonest failure, which would cost hours.
 
     Raises:
-        UserError: the metric is within three standard errors of chance, or below 1.5 times it (of few classes: below a
-            tenth of the way from it to 1); of a metric that is no share, not above chance.
+        UserError: the metric is within three standard errors of chance, or below 1.5 times chance (with few classes: a
+            tenth of the way from chance to 1). A metric that is no share has to be above chance.
     """
     with torch.no_grad():
         chance = task.chance(teacher.module(teacher.example()))
     least = chance
-    if 0 <= chance <= 1:  # a share of right answers; of another metric it is not known how it scatters
+    if 0 <= chance <= 1:  # a share of right answers, whose standard error is known
         noise = 3 * (chance * (1 - chance) / evaluation.examples) ** 0.5
         least = max(chance + noise, min(1.5 * chance, chance + 0.1 * (1 - chance)))
     if evaluation.metric > least:

@@ -15,12 +15,12 @@ from lana.errors import UserError
 from lana.evaluation.task import Task
 from lana.networks.mixed_precision import CPU_FP32, Compute
 
-EVALUATION_BATCH = 64  # what a processor's caches like; four times as many take a quarter longer an image
+EVALUATION_BATCH = 64  # fits a processor's caches: four times as many take a quarter longer an image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over the examples of a split; `per_example` is the metric of each (nan where it shows nothing)."""
+    """Means over the examples of a split; `per_example` is the metric of each (nan where it has none)."""
 
     metric: float
     loss: float
@@ -56,7 +56,7 @@ def evaluate_module(
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module, compute: Compute = CPU_FP32) -> Iterator[nn.Module]:
-    """Evaluation mode on a device, in a precision; afterwards every submodule's mode, and where it is, is as it was."""
+    """Evaluation mode on a device, in a precision; the end restores every submodule's mode and device."""
     modes = {name: submodule.training for name, submodule in module.named_modules()}
     home = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), compute.device)
     module.to(compute.device)

@@ -1,4 +1,4 @@
-"""What the network is for: the loss and the metric against labels, and the distance of two outputs without them."""
+"""The task of a network: loss and metric against labels, and the distance of two outputs without labels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Task(Protocol):
         """The loss against the labels."""
 
     def metric(self, output: Any, labels: Tensor) -> Tensor:
-        """The figure that is reported, larger is better; nan beside a finite loss for an example that shows nothing."""
+        """The reported figure, larger is better; nan with a finite loss for an example without any."""
 
     def distance(self, output: Any, teacher_output: Any) -> Tensor:
-        """How far an output is from the teacher's; zero for equal ones."""
+        """The distance of an output from the teacher's; zero for equal ones."""
 
     def chance(self, output: Any) -> float:
-        """The metric of a guess: a teacher near it is wired wrongly."""
+        """The metric of a guess; a teacher near it has wrong inputs or labels."""
 
 
 class Classification:

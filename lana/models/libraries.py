@@ -37,7 +37,7 @@ def build_network(
 
 
 def _bare(module: Any, model: str) -> nn.Module:
-    """The network that a user's function returned, in float32, without what it is compiled or spread over GPUs by."""
+    """The network that a user's function returned, in float32, without wrappers of compiling or of several GPUs."""
     if not isinstance(module, nn.Module):
         raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
     wrapped = getattr(module, "_orig_mod", None)  # of torch.compile
@@ -101,14 +101,14 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
             name, weights=default if pretrained else None, **_no_backbone(name, pretrained), **kwargs
         )
     if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
-        module.aux_classifier = None  # its weights come with it, it only helps training
+        module.aux_classifier = None  # it only helps training
     size = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", [224])
-    mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))  # networks for detection have none
+    mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))  # detection networks have none
     return module, {"image_size": size[0], "mean": mean, "std": std}
 
 
 def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:
-    """Segmentation networks load a backbone's weights of their own accord unless told not to."""
+    """The argument that keeps segmentation networks from loading a backbone's weights by default."""
     segmentation = ("deeplab", "fcn", "lraspp")
     return {"weights_backbone": None} if name.startswith(segmentation) and not pretrained else {}
 
@@ -120,6 +120,6 @@ def explain_download(model: str) -> Any:
         yield
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"The pretrained weights of {model} could not be had ({type(error).__name__}: {str(error)[:200]}). "
+            f"The pretrained weights of {model} could not be downloaded ({type(error).__name__}: {str(error)[:200]}). "
             "Give a file with --weights, or connect to the network."
         ) from error

@@ -13,7 +13,7 @@ IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD = 224, (0.485, 0.456, 0.406), (0.229, 0.
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How images become a network's input: resized to `image_size`, scaled to 0…1, normalised per channel.
+    """The steps from images to a network's input: resize to `image_size`, scale to 0…1, normalise per channel.
 
     `channels` is 1 for grey images and 3 for RGB.
 
@@ -47,7 +47,7 @@ class Preprocessing:
 
 
 class InputOptions(TypedDict, total=False):
-    """What a user says about a network's input: its images, or `input_shape` where it takes no images."""
+    """A user's options for a network's input: its images, or `input_shape` where it takes no images."""
 
     image_size: int | None
     mean: tuple[float, ...] | None

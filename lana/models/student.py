@@ -18,7 +18,7 @@ from lana.operations.families import parse_operation
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
-    """What the teacher has at a layer, taking one tensor; at a span, its members one after the other."""
+    """The teacher's module at a layer, with one tensor as input; at a span, its members in sequence."""
     members = [with_what_it_is_told(teacher.get_submodule(member)) for member in layer.members]
     return members[0] if len(members) == 1 else nn.Sequential(*members)
 
@@ -26,7 +26,7 @@ def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
 def build_operation(
     layer: Layer, teacher: nn.Module, operation: str, features: tuple[Tensor, Tensor] | None = None
 ) -> nn.Module:
-    """The operation as it stands at a layer of the teacher; the teacher is not changed."""
+    """The operation built for a layer of the teacher, which stays unchanged."""
     return parse_operation(operation).build(layer, own_module(teacher, layer), features)
 
 
@@ -39,7 +39,7 @@ def assemble(
     """A copy of the teacher with the selected operations in place of its layers.
 
     `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
-    A span's operation stands at its first member and the other members become identities.
+    A span's operation replaces its first member, and the other members become identities.
     """
     student = copy.deepcopy(teacher)
     for layer in layers:
@@ -55,7 +55,7 @@ def assemble(
 
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module at a layer; where it may be told more (mask=None), or by name, it hears of the tensor only."""
+    """Replace a layer by a module, which takes the tensor only, whatever else the layer is called with (mask=None)."""
     original = student.get_submodule(name)
     first, *others = inspect.signature(original.forward).parameters
     if others or first not in ("x", "input"):  # other names may be called by

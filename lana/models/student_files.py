@@ -21,7 +21,7 @@ from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, load_teacher
 from lana.networks.layers import Layer
 
-WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # of a student; as it came out of the selection
+WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # a student's; the same before fine-tuning
 
 
 def save_operation(module: nn.Module, path: Path) -> None:
@@ -49,7 +49,7 @@ def save_student(
 ) -> None:
     """Write `architecture.json` and `model.safetensors`, from which `load_student` builds the network again.
 
-    What fine-tuning begins with is kept beside them: it replaces `model.safetensors`.
+    Fine-tuning replaces `model.safetensors`; its start stays in `selected.safetensors`.
     """
     replaced = [layer for layer in layers if selection.get(layer.name, "teacher") != "teacher"]
     write_json(
@@ -115,7 +115,7 @@ def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher
 
 
 def _load_in_full(module: nn.Module, path: Path) -> None:
-    """Load what `save_model` wrote: of tensors that share their memory it kept one.
+    """Load a file of `save_model`, which keeps one of the tensors that share their memory.
 
     Raises:
         RuntimeError: names are missing or left over, or shapes differ.

@@ -17,7 +17,7 @@ def image_and_label(columns: Collection[str], where: str) -> tuple[str, str]:
     """The columns that hold the images and the labels.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is missing.
     """
     image, label = (next((name for name in known if name in columns), None) for known in (IMAGES, LABELS))
     if image is None or label is None:
@@ -26,7 +26,7 @@ def image_and_label(columns: Collection[str], where: str) -> tuple[str, str]:
 
 
 def class_numbers(labels: Sequence[Any], where: str) -> np.ndarray:
-    """Labels as an array.
+    """The labels as an array.
 
     Raises:
         UserError: they are no numbers of classes.
@@ -38,7 +38,7 @@ def class_numbers(labels: Sequence[Any], where: str) -> np.ndarray:
 
 
 def first_labelled(splits: Iterable[Split]) -> Split | None:
-    """The first that has labels: of a published test part they are often withheld, which is written as -1."""
+    """The first split with labels: published test parts often withhold them and write -1."""
     first = None
     for split in splits:
         if split.labels is None or (split.labels >= 0).any():

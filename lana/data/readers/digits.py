@@ -11,7 +11,7 @@ from lana.models.teacher import Teacher
 
 
 def read_digits(teacher: Teacher) -> tuple[tuple[Split, Split], tuple[str, ...]]:
-    """scikit-learn's 1797 handwritten digits (8×8 grey), four fifths for training."""
+    """Read scikit-learn's 1797 handwritten digits (8×8 grey), four fifths for training."""
     from PIL import Image
     from sklearn.datasets import load_digits
 

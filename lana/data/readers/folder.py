@@ -17,7 +17,7 @@ HELD_OUT = ("test", "val", "valid", "validation")  # folders of a test part, nex
 
 
 def read_folder(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...]]:
-    """A folder per class; PATH/train, perhaps with PATH/test (or PATH/val), or all in one."""
+    """Read images in a folder per class, in PATH/train and PATH/test (or PATH/val) or in PATH itself."""
     root = data_folder(place)
     preprocessing = require_images(teacher, f"folder:{place}")
     there = [root / name for name in HELD_OUT if (root / name).is_dir()]
@@ -38,7 +38,7 @@ def _class_folders(root: Path) -> set[str]:
 def _folder_split(root: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
     extra = _class_folders(root) - set(classes)
     if extra:
-        raise UserError(f"{root} has the classes {', '.join(sorted(extra))} that the training part has not.")
+        raise UserError(f"{root} has the classes {', '.join(sorted(extra))} that the training part lacks.")
     found = [
         (path, label)
         for label, name in enumerate(classes)

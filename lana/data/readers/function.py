@@ -15,7 +15,7 @@ from lana.models.teacher import Teacher
 
 
 def read_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:
-    """A function returning (train, test) or train: sequences of (input, label), inputs ready for the network."""
+    """Read from a function that returns (train, test) or train: sequences of (input, label), inputs ready to use."""
     with explain_function(f"{path}:{name}"):
         returned = function_from_file(path, name, what="data")()
     pair = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)

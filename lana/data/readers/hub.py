@@ -18,7 +18,7 @@ from lana.models.teacher import Teacher
 
 
 def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], tuple[str, ...] | None]:
-    """A data set of the Hugging Face hub with image and label columns."""
+    """Read a data set of the Hugging Face hub with image and label columns."""
     datasets = require("datasets", extra="datasets")
     preprocessing = require_images(teacher, f"hf:{place}")
     try:

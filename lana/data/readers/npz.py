@@ -19,7 +19,10 @@ UNREADABLE = (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.
 
 
 def read_npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
-    """Arrays x_train, y_train and perhaps x_test, y_test: uint8 images (N, H, W[, C]), or ready inputs as floats."""
+    """Read the arrays x_train, y_train, x_test and y_test: uint8 images (N, H, W[, C]), or floats as the network takes.
+
+    The test arrays are optional.
+    """
     path = Path(place).expanduser()
     try:
         with np.load(path) as content:
@@ -40,7 +43,7 @@ def read_npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In this machine's order of bytes, the only one that torch takes."""
+    """The array in this machine's byte order: torch takes no other."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -50,7 +53,7 @@ def _array_split(inputs: np.ndarray, labels: np.ndarray, teacher: Teacher, place
     if labels.dtype.kind not in "biuf":
         raise UserError(f"npz:{place} holds labels of type {labels.dtype}. Expected the numbers of classes, from 0.")
     if inputs.dtype != np.uint8 and not np.isfinite(inputs).all():
-        raise UserError(f"npz:{place} holds inputs that are no finite numbers. Take those examples out, or mend them.")
+        raise UserError(f"npz:{place} holds inputs that are no finite numbers. Remove or repair these examples.")
     if inputs.dtype != np.uint8:
         return checked_shape(from_arrays(inputs.astype(np.float32), labels, None), teacher, f"npz:{place}")
     from PIL import Image

@@ -15,7 +15,7 @@ from lana.models.teacher import Teacher
 
 
 def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
-    """Image and label columns, as Hugging Face data sets store them; train.parquet and test.parquet, or one file."""
+    """Read the image and label columns of train.parquet and test.parquet, or of one file."""
     root = Path(place).expanduser()
     preprocessing = require_images(teacher, f"parquet:{place}")
     if root.is_dir():

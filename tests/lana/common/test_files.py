@@ -27,7 +27,7 @@ def test_a_full_disk_is_said_in_words(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with (
-        pytest.raises(UserError, match=r"disk that holds .* is full.*what is finished is kept"),
+        pytest.raises(UserError, match=r"disk that holds .* is full.*finished stages are kept"),
         explain_disk(tmp_path),
     ):
         write_atomically(tmp_path / "file", full)

@@ -128,7 +128,7 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
         raise OSError("network is unreachable")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(UserError, match=r"could not be had.*--weights"):
+    with pytest.raises(UserError, match=r"could not be downloaded.*--weights"):
         load_teacher("timm:resnet18")
 
 

@@ -1,60 +1,16 @@
 import copy
-import dataclasses
 import gc
 import weakref
-from typing import NamedTuple
 
 import pytest
 import torch
+from small_training import network, setup_of
 from torch import nn
 
 from lana.config.recipe import FINETUNING, Recipe
-from lana.data.split import Data, from_arrays
-from lana.evaluation.task import Classification
 from lana.training import finetuning
-from lana.training.distributed import SingleProcess
-from lana.training.finetuning import TrainingSetup, epoch_batches, finetune
+from lana.training.finetuning import epoch_batches, finetune
 from lana.training.settings import FineTuning
-
-
-def network(seed):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
-
-
-def setup_of(teacher, data, settings, cached_outputs=None):
-    return TrainingSetup(
-        teacher=teacher,
-        data=data,
-        task=Classification(),
-        settings=settings,
-        group=SingleProcess(settings.device),
-        cached_outputs=cached_outputs,
-    )
-
-
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(600, 6, generator=generator)
-    labels = inputs[:, :3].argmax(1)
-    parts = [from_arrays(inputs[i:j], labels[i:j], None) for i, j in ((0, 400), (400, 500), (500, 600))]
-    return Data(train=parts[0], validation=parts[1], test=parts[2], classes=None)
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    module = network(0)
-    settings = FineTuning(epochs=20, lr=1e-2, distillation=0.0, batch_size=50)
-    checkpoint = tmp_path_factory.mktemp("teacher") / "teacher.pt"
-    finetune(module, setup_of(copy.deepcopy(module), data, settings), checkpoint=checkpoint)
-    return module
-
-
-@pytest.fixture
-def teacher(trained):
-    torch.manual_seed(0)
-    return copy.deepcopy(trained)
 
 
 def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
@@ -63,28 +19,6 @@ def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_pat
     curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     assert len(curve) == 16
     assert curve[-1].validation_metric > curve[0].validation_metric + 0.3
-
-
-def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_path):
-    settings = FineTuning(epochs=4, lr=1e-2, batch_size=50)
-    whole = network(1)
-    finetune(whole, setup_of(teacher, data, settings), checkpoint=tmp_path / "whole.pt")
-
-    class Killed(Exception):
-        pass
-
-    def kill(share, _):
-        if share > 0.6:
-            raise Killed
-
-    broken = network(1)
-    with pytest.raises(Killed):
-        finetune(broken, setup_of(teacher, data, settings), checkpoint=tmp_path / "broken.pt", on_progress=kill)
-    resumed = network(1)
-    curve = finetune(resumed, setup_of(teacher, data, settings), checkpoint=tmp_path / "broken.pt")
-    assert [row.epoch for row in curve] == [0, 1, 2, 3, 4]
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_the_best_epoch_is_kept_even_if_it_is_the_start(teacher, data, tmp_path):
@@ -99,69 +33,6 @@ def test_the_teacher_is_not_changed(teacher, data, tmp_path):
     before = copy.deepcopy(teacher.state_dict())
     finetune(network(2), setup_of(teacher, data, FineTuning(epochs=1)), checkpoint=tmp_path / "c.pt")
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-
-
-def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher, data, tmp_path):
-    calls = []
-    teacher.register_forward_hook(lambda *_: calls.append(1))
-    settings = FineTuning(epochs=2, lr=1e-2, batch_size=50)
-
-    def tuned(name, cached):
-        student = network(1)
-        finetune(student, setup_of(teacher, data, settings, cached), checkpoint=tmp_path / name)
-        return student.state_dict(), len(calls)
-
-    plain, _ = tuned("a", None)
-    first, before = tuned("b", tmp_path / "outputs")
-    second, after = tuned("c", tmp_path / "outputs")
-    assert before == after > 0
-    for name, value in plain.items():
-        assert torch.equal(value, first[name]), name
-        assert torch.equal(value, second[name]), name
-
-
-@pytest.mark.parametrize("limit", ["MAX_EPOCH_BYTES", "MAX_FOLDER_BYTES"])
-def test_outputs_that_are_too_large_are_not_kept(teacher, data, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(f"lana.training.teacher_cache.{limit}", 100)
-    settings = FineTuning(epochs=1, batch_size=50)
-    finetune(network(1), setup_of(teacher, data, settings, tmp_path / "outputs"), checkpoint=tmp_path / "c")
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_outputs_are_kept_while_there_is_room(teacher, data, tmp_path, monkeypatch):
-    """Room for one epoch's file and half of the next."""
-    folder = tmp_path / "outputs"
-
-    def kept(name, epochs):
-        settings = FineTuning(epochs=epochs, batch_size=50)
-        finetune(network(1), setup_of(teacher, data, settings, folder), checkpoint=tmp_path / name)
-        return list(folder.glob("*.pt"))
-
-    (only,) = kept("a", 1)
-    monkeypatch.setattr("lana.training.teacher_cache.MAX_FOLDER_BYTES", int(1.5 * only.stat().st_size))
-    assert kept("b", 3) == [only]
-
-
-class Result(NamedTuple):
-    logits: torch.Tensor
-
-
-class Named(nn.Module):
-    """A teacher that returns a record of a class of its own."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return Result(self.network(x))
-
-
-def test_outputs_of_a_class_of_its_own_are_computed_for_each_student(teacher, data, tmp_path):
-    settings = FineTuning(epochs=1, batch_size=50)
-    for name in ("a", "b"):
-        finetune(network(1), setup_of(Named(teacher), data, settings, tmp_path / "outputs"), checkpoint=tmp_path / name)
-    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow
@@ -271,74 +142,6 @@ def test_in_half_precision_every_step_computes_with_the_weights_of_the_last(teac
     assert [row.train_loss for row in half[1:]] == pytest.approx([row.train_loss for row in full[1:]], rel=0.05)
 
 
-def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, data, tmp_path):
-    options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
-    whole, resumed = network(1), network(1)
-
-    def run(student, name, **more):
-        finetune(
-            student,
-            setup_of(teacher, data, FineTuning(epochs=3, **options), tmp_path / "outputs"),
-            checkpoint=tmp_path / name,
-            **more,
-        )
-
-    def kill(share, _):
-        if share > 0.5:
-            raise KeyboardInterrupt
-
-    run(whole, "whole.pt")
-    with pytest.raises(KeyboardInterrupt):
-        run(network(1), "broken.pt", on_progress=kill)
-    run(resumed, "broken.pt")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_path):
-    settings = FineTuning(epochs=8, lr=3.0, batch_size=50)
-
-    def tune(stop_at=2.0):
-        def stop(share, _):
-            if share > stop_at:
-                raise InterruptedError
-
-        student = copy.deepcopy(teacher)
-        curve = finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt", on_progress=stop)
-        return student, [row.validation_metric for row in curve]
-
-    with pytest.raises(InterruptedError):
-        tune(stop_at=0.6)
-    resumed, metrics = tune()
-    (tmp_path / "c.pt").unlink()
-    whole, again = tune()
-    assert min(metrics) < 0.7 * metrics[0]
-    assert metrics[-1] > 0.9 * metrics[0]
-    assert metrics == again
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimiser": "sgd"}, {"epochs": 1}])
-def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data, tmp_path, other):
-    def run(name, on_progress=lambda share, _: None, **options):
-        student = network(1)
-        settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})
-        checkpoint = tmp_path / name
-        finetune(student, setup_of(teacher, data, settings), checkpoint=checkpoint, on_progress=on_progress)
-        return student.state_dict()
-
-    def kill(share, _):
-        if share > 0.7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run("killed.pt", kill)
-    assert (tmp_path / "killed.pt").is_file()
-    expected = run("fresh.pt", **other)
-    assert all(torch.equal(value, expected[name]) for name, value in run("killed.pt", **other).items())
-
-
 class SkipsAtFirst(nn.Module):
     """A layer that has no gradient in the first steps."""
 
@@ -423,12 +226,3 @@ def test_a_network_may_keep_tensors_from_when_it_was_evaluated(teacher, data, tm
     settings = FineTuning(epochs=1, lr=1e-2, batch_size=64)  # as many as in evaluating
     curve = finetune(KeepsTensors(), setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt")
     assert curve[-1].validation_metric > curve[0].validation_metric
-
-
-def test_the_outputs_on_what_may_be_read_otherwise_next_time_are_not_kept(teacher, data, tmp_path):
-    unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
-    settings = FineTuning(epochs=1, batch_size=50)
-    for given, kept in ((unlabelled, False), (data, True)):
-        for _ in epoch_batches(setup_of(teacher, given, settings, tmp_path / "outputs"), 0):
-            pass
-        assert (tmp_path / "outputs").exists() == kept
