@@ -13,7 +13,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_crops_keep_the_shape_differ_from_each_other_and_repeat_by_their_seed():
+def test_crops_keep_the_shape_and_repeat_by_their_seed():
     inputs = torch.rand(1, 3, 96, 128, generator=generator()).expand(8, -1, -1, -1)
     crops = random_resized_crop(inputs, generator(1), flip=True)
     assert crops.shape == inputs.shape
@@ -23,7 +23,7 @@ def test_crops_keep_the_shape_differ_from_each_other_and_repeat_by_their_seed():
     assert crops.max() <= 1 + 1e-5
 
 
-def test_a_crop_is_a_part_of_the_image_and_is_mirrored_only_where_told():
+def test_a_crop_is_mirrored_only_where_asked():
     ramp = torch.linspace(0, 1, 100).expand(64, 1, 100, 100)  # grows to the right
     plain = random_resized_crop(ramp, generator(), flip=False)
     assert (plain[..., -1] > plain[..., 0]).all()
@@ -32,7 +32,7 @@ def test_a_crop_is_a_part_of_the_image_and_is_mirrored_only_where_told():
     assert 10 < (flipped[:, 0, 50, -1] < flipped[:, 0, 50, 0]).sum() < 54
 
 
-def test_mixup_blends_and_cutmix_pastes_in_the_share_that_is_told():
+def test_mixup_blends_and_cutmix_pastes_by_the_share():
     inputs = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 20, 20)
     blended, partners, share, _ = mix(inputs, 1.0, generator(3), cut=False)
     assert torch.allclose(blended, share * inputs + (1 - share) * inputs[partners])

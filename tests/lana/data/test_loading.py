@@ -212,7 +212,7 @@ def test_few_examples_of_each_of_many_classes_are_divided_too(tmp_path, teacher)
         ("1 / 0", "failed: ZeroDivisionError"),
     ],
 )
-def test_examples_of_a_function_that_are_no_pairs_of_numbers_are_told(tmp_path, teacher, example, expected):
+def test_examples_that_are_no_pairs_of_numbers_are_refused(tmp_path, teacher, example, expected):
     (tmp_path / "data.py").write_text(
         "import torch\n"
         "class Examples:\n"

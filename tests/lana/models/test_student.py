@@ -139,7 +139,7 @@ def test_a_student_of_pytorchs_own_transformer_runs(granularity, grad, tmp_path)
     assert torch.allclose(program(x), output, atol=1e-5)
 
 
-def test_every_operation_of_pytorchs_own_block_runs_in_evaluation(tmp_path):
+def test_operations_of_pytorchs_own_block_run_in_evaluation(tmp_path):
     (tmp_path / "net.py").write_text(ENCODER)
     teacher, x = load_teacher(f"{tmp_path / 'net.py'}:encoder", input_shape=(5, 16)).module, torch.randn(2, 5, 16)
     layer = next(layer for layer in find_layers(teacher, (x,)).layers if layer.name == "layers.1")

@@ -142,7 +142,7 @@ def test_a_teacher_that_was_frozen_can_teach_students_that_learn(tmp_path):
         assert [parameter.requires_grad for parameter in teacher.module.parameters()] == learning
 
 
-def test_what_torchvision_builds_with_its_weights_is_built_again_without(monkeypatch):
+def test_torchvision_builds_the_same_network_without_weights(monkeypatch):
     models, asked = import_torchvision().models, []
 
     def get_model(name, weights, **kwargs):

@@ -103,7 +103,7 @@ def test_every_option_has_an_effect_and_still_learns(teacher, plain, data, tmp_p
         assert curve[-1].train_loss < curve[1].train_loss
 
 
-def test_the_recipe_offers_what_fine_tuning_takes_with_the_same_defaults():
+def test_the_recipe_has_the_defaults_of_fine_tuning():
     recipe, settings = Recipe(), FineTuning()
     assert {name: getattr(recipe, name) for name in FINETUNING} == {
         name: value for name, value in vars(settings).items() if name not in ("seed", "device")
@@ -137,7 +137,7 @@ def test_batchnorm_is_re_estimated_where_it_is_not_worse(teacher, data, tmp_path
     assert torch.equal(state["0.weight"], left["0.weight"])
 
 
-def test_in_half_precision_every_step_computes_with_the_weights_of_the_last(teacher, data, tmp_path):
+def test_half_precision_follows_the_weights_of_every_step(teacher, data, tmp_path):
     (_, full), (_, half) = (tuned(teacher, data, tmp_path, epochs=3, precision=one) for one in ("fp32", "bf16"))
     assert [row.train_loss for row in half[1:]] == pytest.approx([row.train_loss for row in full[1:]], rel=0.05)
 

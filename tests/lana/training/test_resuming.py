@@ -30,7 +30,7 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_p
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_interrupted_with_mixing_and_sgd_ends_with_the_same_weights(teacher, data, tmp_path):
+def test_resumed_with_mixing_and_sgd_it_has_the_same_weights(teacher, data, tmp_path):
     options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
     whole, resumed = network(1), network(1)
 
@@ -79,7 +79,7 @@ def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_pa
 
 
 @pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimiser": "sgd"}, {"epochs": 1}])
-def test_what_was_interrupted_is_not_taken_up_with_other_settings(teacher, data, tmp_path, other):
+def test_a_checkpoint_of_other_settings_is_ignored(teacher, data, tmp_path, other):
     def run(name, on_progress=lambda share, _: None, **options):
         student = network(1)
         settings = FineTuning(**{"epochs": 2, "lr": 1e-2, "batch_size": 50, **options})

@@ -79,7 +79,7 @@ def test_an_epoch_that_ruins_it_is_told_and_undone():
     ("metrics", "diverged"),
     [([0.9, 0.6], True), ([0.9, 0.65], False), ([-0.5, -0.2], False), ([-0.5, -5.0], True), ([0.0, 0.0], False)],
 )
-def test_it_has_diverged_where_a_good_part_of_the_best_metric_is_lost_whatever_its_sign(metrics, diverged):
+def test_a_loss_of_much_of_the_best_metric_is_divergence(metrics, diverged):
     assert state_of(*metrics).diverged == diverged
 
 
@@ -91,7 +91,7 @@ def test_what_the_best_epoch_reached_is_told_in_full():
 
 
 @pytest.mark.parametrize("remembers", [False, True])
-def test_what_is_done_preserved_leaves_no_trace_and_everything_in_its_place(remembers):
+def test_a_preserved_step_leaves_no_trace(remembers):
     student = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     state = TrainingState(student, torch.optim.AdamW(student.parameters(), lr=0.1))
 

@@ -10,7 +10,7 @@ from lana.training.finetuning import epoch_batches, finetune
 from lana.training.settings import FineTuning
 
 
-def test_the_outputs_of_the_teacher_are_computed_once_and_change_nothing(teacher, data, tmp_path):
+def test_the_teacher_computes_its_outputs_once(teacher, data, tmp_path):
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
     settings = FineTuning(epochs=2, lr=1e-2, batch_size=50)
@@ -66,14 +66,14 @@ class Named(nn.Module):
         return Result(self.network(x))
 
 
-def test_outputs_of_a_class_of_its_own_are_computed_for_each_student(teacher, data, tmp_path):
+def test_outputs_of_a_class_of_their_own_are_not_cached(teacher, data, tmp_path):
     settings = FineTuning(epochs=1, batch_size=50)
     for name in ("a", "b"):
         finetune(network(1), setup_of(Named(teacher), data, settings, tmp_path / "outputs"), checkpoint=tmp_path / name)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_the_outputs_on_what_may_be_read_otherwise_next_time_are_not_kept(teacher, data, tmp_path):
+def test_outputs_on_unlabelled_splits_are_not_cached(teacher, data, tmp_path):
     unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
     settings = FineTuning(epochs=1, batch_size=50)
     for given, kept in ((unlabelled, False), (data, True)):
