@@ -26,7 +26,7 @@ from lana.models.selection import Selection
 from lana.models.student import count_parameters
 from lana.pipeline import open_finished
 from lana.report.score_ranking import PERTURBATIONS
-from lana.selection.measurement import assembled, trained_operations
+from lana.selection.measurement import assembled
 from lana.selection.search import Selector
 
 
@@ -69,9 +69,8 @@ def main(
     elsewhere: bool,
     out: Path,
 ) -> None:
-    with open_finished(run) as (context, _, selector):
+    with open_finished(run) as (context, _, pool, selector):
         begin(out, context)
-        operations = trained_operations(context, selector.offers)
         others = drawn(selector, low, high, draw) if draw else []
         within = [m for m in selector.log.pooled() if low <= m.ratio <= high or m.selection in others]
         students = []
@@ -81,7 +80,7 @@ def main(
             which = hashlib.sha256(str(sorted(m.selection.items())).encode()).hexdigest()[:6]
             name = f"measured-{m.ratio:.3f}x-{which}"
             if not (file := out / f"{name}.pt").is_file():  # made once: results are kept by the weights they began with
-                save(assembled(context, selector, m.selection, operations), file)
+                save(assembled(context, pool, m.selection), file)
             students.append(Contender(name=name, kind="lana", module=torch.load(file, weights_only=False)))
     if elsewhere:
         leave(students, out / "tuned", epochs=epochs, seeds=seeds)

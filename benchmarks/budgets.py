@@ -40,7 +40,7 @@ def deliver(run: Path) -> None:
 
 def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
-    with pipeline.open_finished(run, quiet=True) as (context, baseline, selector):
+    with pipeline.open_finished(run, quiet=True) as (context, baseline, _, selector):
         example, pool = context.teacher.example(context.recipe.batch), run / "pool" / "wholes"
         form = runtime_form(context.recipe.runtime, context.runtime_settings)
         points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)

@@ -24,6 +24,7 @@ from lana.exporters.computation import to_computation
 from lana.models.student import count_parameters
 from lana.models.student_files import load_student
 from lana.models.teacher import load_teacher
+from lana.pool.stages import Pool
 from lana.runs.baseline import Baseline, runtime_form
 from lana.runs.context import RunContext
 from lana.selection.search import Selector
@@ -100,16 +101,18 @@ def sibling(context: RunContext, told: str) -> Contender:
     return Contender(name=name, kind="sibling", module=loaded.module)
 
 
-def student(context: RunContext, baseline: Baseline, selector: Selector, ratio: float, beside: str = "") -> Contender:
+def student(
+    context: RunContext, baseline: Baseline, pool: Pool, selector: Selector, ratio: float, beside: str = ""
+) -> Contender:
     """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
 
     It is made once: measured again, that network would have a slightly other share.
     """
     name = f"lana-{beside or f'{ratio:.3f}x'}"
-    recipe = context.recipe.replace(budget=f"{ratio:.4f}x")
+    context = dataclasses.replace(context, recipe=context.recipe.replace(budget=f"{ratio:.4f}x"))
     folder = context.run.student(name)
     if not (folder / "selection.json").is_file():
-        select_student(context, selector, baseline, recipe, name)
+        select_student(context, baseline, pool, selector, name)
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 

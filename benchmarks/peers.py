@@ -251,12 +251,12 @@ def main(
     out: Path,
 ) -> None:
     groups: dict[float, list[Contender]] = {}
-    with open_finished(run) as (context, baseline, selector):
+    with open_finished(run) as (context, baseline, pool, selector):
         begin(out, context)
         folder = out / "search"
         makes = peers(context, selector, baseline, folder)
         for ratio in ratios:
-            ours = student(context, baseline, selector, ratio)
+            ours = student(context, baseline, pool, selector, ratio)
             others = found_peers(
                 names or list(makes), makes, lambda name, make, ratio=ratio: search(context, name, make, ratio, folder)
             )

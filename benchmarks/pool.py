@@ -10,6 +10,7 @@ for their kernels to be launched.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -53,10 +54,10 @@ def in_parts(work: Callable[[int], None], count: int) -> None:
         raise click.ClickException("\n".join([*errors, "What is finished is kept."]))
 
 
-def distil(context: RunContext, parts: Sequence[Pairs], offers: Sequence[Offer], recipe: Recipe) -> None:
+def distil(context: RunContext, parts: Sequence[Pairs], offers: Sequence[Offer]) -> None:
     folder = context.run.pool / "operations"
     made = [folder / f"part{index}" for index in range(len(parts))]
-    in_parts(lambda i: train_operations(context, parts[i], offers, recipe, made[i], silent), len(parts))
+    in_parts(lambda i: train_operations(context, parts[i], offers, made[i], silent), len(parts))
     for part in made:
         for layer in (entry for entry in part.iterdir() if entry.is_dir()):
             shutil.move(layer, folder / layer.name)
@@ -65,9 +66,9 @@ def distil(context: RunContext, parts: Sequence[Pairs], offers: Sequence[Offer],
         shutil.rmtree(part)
 
 
-def score(context: RunContext, parts: Sequence[Pairs], operations: Operations, recipe: Recipe) -> None:
+def score(context: RunContext, parts: Sequence[Pairs], operations: Operations) -> None:
     made = [context.run.pool / f"scores{index}.csv" for index in range(len(parts))]
-    in_parts(lambda i: score_operations(context, parts[i], operations, recipe, made[i], silent), len(parts))
+    in_parts(lambda i: score_operations(context, parts[i], operations, made[i], silent), len(parts))
     together(made, context.run.scores)
     for path in made:
         path.unlink()
@@ -97,15 +98,16 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:
         context = prepare(opened, recipe)
+        there = dataclasses.replace(context, recipe=recipe.replace(device=device))
         offers, began_s = profile_pool(context), time.monotonic()
         trained = pairs(offers, trainable_only=True)
         if trained and not opened.stages().get("distill"):
-            distil(context, parts_of(trained, processes), offers, recipe.replace(device=device))
+            distil(there, parts_of(trained, processes), offers)
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
         offers, operations = distill_pool(context, offers)
         pool, began_s = pairs(offers), time.monotonic()
         if not opened.stages().get("score"):
-            score(context, parts_of(pool, processes), operations, recipe.replace(device=device))
+            score(there, parts_of(pool, processes), operations)
         score_pool(context, offers, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 

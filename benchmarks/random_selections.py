@@ -18,7 +18,7 @@ from lana.data.split import Split
 from lana.evaluation.metrics import evaluate_module
 from lana.models.selection import Selection
 from lana.pipeline import open_finished
-from lana.selection.measurement import assembled, trained_operations
+from lana.selection.measurement import assembled
 from lana.selection.search import Selector
 
 IMAGES = 1000  # of the validation part, that the best is found on
@@ -36,12 +36,12 @@ def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.7, 0.5, 0.35), show_default=True)
 @click.option("--count", default=100, show_default=True)
 def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
-    with open_finished(run) as (context, baseline, selector):
-        operations, recipe = trained_operations(context, selector.offers), context.recipe
+    with open_finished(run) as (context, baseline, pool, selector):
+        recipe = context.recipe
         validation = context.data.validation.take(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
-            student = assembled(context, selector, selection, operations, IMAGES, recipe.precision)
+            student = assembled(context, pool, selection, IMAGES, recipe.precision)
             return evaluate_module(student, split, context.task).metric
 
         print(f"teacher: {evaluate_module(context.teacher.module, context.data.test, context.task).metric:.2%} on test")

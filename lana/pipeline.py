@@ -31,14 +31,14 @@ from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student, metric_before
 from lana.delivery.summary import Summary, nothing_to_do
 from lana.errors import UserError
-from lana.pool.stages import distill_pool, profile_pool, score_pool
+from lana.pool.stages import Pool, make_pool
 from lana.runs.baseline import Baseline, measure_baseline
 from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
 from lana.selection.search import Selector
-from lana.selection.stage import budget_of, make_selector, select_student
+from lana.selection.stage import WithinLoss, budget_of, make_selector, select_student
 
 logger = logging.getLogger(__name__)
 
@@ -58,25 +58,18 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         run.student(name)  # a name that is none is told before the work
         context = prepare(run, recipe)
         context = dataclasses.replace(context, recipe=fit_to_time(context))
-        recipe, baseline = context.recipe, measure_baseline(context)
-        budget_ms = baseline.budget_ms(recipe)
+        baseline = measure_baseline(context)
+        budget_ms = baseline.budget_ms(context.recipe)
         logger.info(
             f"Teacher: {context.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
             f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
         )
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(context, baseline, budget_ms)
-        selector = make_pool(context, baseline)
-        student = select_student(context, selector, baseline, recipe, name)
-        finetune_student(context, student, recipe)
-        return deliver(context, baseline, student, recipe)
-
-
-def make_pool(context: RunContext, baseline: Baseline) -> Selector:
-    """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = distill_pool(context, profile_pool(context))
-    losses = score_pool(context, offers, operations)
-    return make_selector(context, offers, operations, losses, baseline)
+        pool = make_pool(context)
+        student = select_student(context, baseline, pool, make_selector(context, pool, baseline), name)
+        finetune_student(context, student)
+        return deliver(context, baseline, student)
 
 
 def dry_run(recipe: Recipe) -> Plan:
@@ -87,7 +80,7 @@ def dry_run(recipe: Recipe) -> Plan:
     """
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
         context = prepare(run, recipe)
-        return estimate(context, fit_to_time(context))
+        return estimate(dataclasses.replace(context, recipe=fit_to_time(context)))
 
 
 def select(
@@ -112,23 +105,22 @@ def select(
             that selecting does not have.
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
-    with open_finished(out, quiet=quiet, **options) as (context, baseline, found):
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, found):
         selector = dataclasses.replace(found, pins=pins or {})
-        chosen = None if max_loss is None else selector.fastest_within(max_loss)
-        if chosen is not None:
-            budget = f"{budget_of(selector, chosen, verify=verify):.6g}ms"
+        within = None
+        if max_loss is not None and (fastest := selector.fastest_within(max_loss)) is not None:
+            within = WithinLoss(selection=fastest, max_loss=max_loss)
+            budget = f"{budget_of(selector, fastest, verify=verify):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
-        recipe = context.recipe.replace(budget=budget)
-        budget_ms = baseline.budget_ms(recipe)
+        context = dataclasses.replace(context, recipe=context.recipe.replace(budget=budget))
+        budget_ms = baseline.budget_ms(context.recipe)
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(context, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
-        name = _new_name(context.run, name, otherwise, recipe)
-        student = select_student(
-            context, selector, baseline, recipe, name, verify=verify, chosen=chosen, max_loss=max_loss
-        )
-        return deliver(context, baseline, student, recipe, verify=verify)
+        name = _new_name(context, name, otherwise)
+        student = select_student(context, baseline, pool, selector, name, verify=verify, within=within)
+        return deliver(context, baseline, student, verify=verify)
 
 
 def select_for(
@@ -151,16 +143,16 @@ def select_for(
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
     devices.check_devices(list(budgets_ms), measured)
-    with open_finished(out, quiet=quiet, **options) as (context, baseline, selector):
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, selector):
         opened = [devices.open_device(context, selector, table, ms, measured) for table, ms in budgets_ms.items()]
-        name = _new_name(context.run, name, "+".join(device.name for device in opened), context.recipe)
-        return devices.deliver(context, baseline, opened, name)
+        name = _new_name(context, name, "+".join(device.name for device in opened))
+        return devices.deliver(context, baseline, pool, opened, name)
 
 
 @contextlib.contextmanager
 def open_finished(
     out: Path | str, *, quiet: bool = False, **options: Any
-) -> Iterator[tuple[RunContext, Baseline, Selector]]:
+) -> Iterator[tuple[RunContext, Baseline, Pool, Selector]]:
     """A run whose pool is finished, ready to select from by `options`; students of it are not fine-tuned.
 
     Raises:
@@ -172,15 +164,16 @@ def open_finished(
                 f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
         context = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
-        baseline = measure_baseline(context)
-        yield context, baseline, make_pool(context, baseline)
+        baseline, pool = measure_baseline(context), make_pool(context)
+        yield context, baseline, pool, make_selector(context, pool, baseline)
 
 
-def _new_name(run: Run, name: str | None, otherwise: str, recipe: Recipe) -> str:
+def _new_name(context: RunContext, name: str | None, otherwise: str) -> str:
     """The name of a student that is not there yet, or was not delivered yet: the same command goes on with it."""
+    run = context.run
     if name and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
-    return name or free_name(run, otherwise, recipe)
+    return name or free_name(run, otherwise, context.recipe)
 
 
 def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
@@ -211,8 +204,8 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
             raise UserError(f"{why} Give --epochs 10.")
         context = prepare(run, recipe)
         baseline, before = measure_baseline(context), metric_before(folder)
-        finetune_student(context, folder, recipe)
-        summary = deliver(context, baseline, folder, recipe)
+        finetune_student(context, folder)
+        summary = deliver(context, baseline, folder)
         if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
             logger.info(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
         return summary

@@ -9,89 +9,87 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from lana.common.files import read_json, write_json
 from lana.common.progress import Progress
-from lana.config.recipe import Recipe
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
-from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
 from lana.exporters.tracing import ExportFailed
 from lana.models.selection import Selection
-from lana.models.student import count_parameters
 from lana.models.student_files import WEIGHTS, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_form
 from lana.runs.context import RunContext
 from lana.selection.measurement import compared
-from lana.selection.measurement_log import Log
+from lana.selection.measurement_log import Log, Measured
+from profilers import Computation
 
 logger = logging.getLogger(__name__)
 
 MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is within the budget
 
 
-def deliver(
-    context: RunContext,
-    baseline: Baseline,
-    folder: Path,
-    recipe: Recipe,
-    *,
-    verify: bool = True,
-) -> Summary:
+def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bool = True) -> Summary:
     """Export the student, measure the exported file in fresh processes beside the teacher, and write `summary.json`.
 
     Where noise hides whether it is within the budget, it is measured again and the measurements are pooled.
     """
     if (folder / "summary.json").is_file():
         return Summary.read(folder / "summary.json")
-    start_s, student = time.monotonic(), load_student_as_teacher(folder).module
-    example = context.teacher.example(recipe.batch)
-    form, parity, measured = runtime_form(recipe.runtime, context.runtime_settings), None, None
+    begun_s, student = time.monotonic(), load_student_as_teacher(folder).module
+    example = context.teacher.example(context.recipe.batch)
+    form = runtime_form(context.recipe.runtime, context.runtime_settings)
     delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
-    # What the runtime runs must be there; beside it, a form that the network cannot take is not missed.
-    beside: Callable[..., Path] = export_program if form == "onnx" else export_onnx
     if verify or form != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
-        try:
-            beside(student, example, folder / ("model.pt2" if form == "onnx" else "model.onnx"))
-        except ExportFailed as error:
-            logger.info(f"{folder.name} is delivered in one form less: {error}")
-    if (file := folder / "model.onnx").is_file():
-        try:
-            parity = onnx_parity(student, file, examples(context), limit_s=PARITY_S)
-            whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
-            check_parity(file, parity, whole)
-        except Exception as error:  # ONNX Runtime's own are of many kinds
-            if form == "onnx":
-                raise
-            file.unlink()
-            parity = None
-            logger.info(f"{folder.name} is delivered in one form less: {error}")
-    if verify:
-        chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
-        limit = baseline.budget_ms(recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
-        selection = Selection(chosen["selection"])
-        for _ in range(MORE_MEASUREMENTS):
-            with Progress("Measuring the delivered file") as progress:
-                log.add([selection], compared(context, [delivered], PROCESSES))
-                progress.update(1)
-            measured = log.of(selection)
-            if measured is not None and measured.ratio_upper95 <= limit:
-                break
-    metric = evaluate_module(student, context.data.test, context.task, device=recipe.device).metric
-    summary = summarise(
-        context,
-        baseline,
-        folder,
-        recipe,
-        measured=measured,
-        metric=metric,
-        parameters=count_parameters(student),
-        parity=parity,
-        seconds=round(time.monotonic() - start_s, 2),
-    )
+        _export_beside(student, example, folder, form)
+    parity = _checked_parity(context, student, folder, form)
+    measured = _measured(context, baseline, folder, delivered) if verify else None
+    summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
     write_card(folder, summary)
     write_json(folder / "summary.json", asdict(summary))  # last: with it the student is delivered
     return summary
+
+
+def _export_beside(student: nn.Module, example: Tensor, folder: Path, form: str) -> None:
+    """Write a second form beside that of the runtime; one that the network cannot take is not missed."""
+    beside: Callable[..., Path] = export_program if form == "onnx" else export_onnx
+    try:
+        beside(student, example, folder / ("model.pt2" if form == "onnx" else "model.onnx"))
+    except ExportFailed as error:
+        logger.info(f"{folder.name} is delivered in one form less: {error}")
+
+
+def _checked_parity(context: RunContext, student: nn.Module, folder: Path, form: str) -> float | None:
+    """How far the ONNX file is from the student; a wrong one is removed, unless it is what the runtime runs."""
+    if not (file := folder / "model.onnx").is_file():
+        return None
+    try:
+        parity = onnx_parity(student, file, examples(context), limit_s=PARITY_S)
+        whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
+        check_parity(file, parity, whole)
+    except Exception as error:  # ONNX Runtime's own are of many kinds
+        if form == "onnx":
+            raise
+        file.unlink()
+        logger.info(f"{folder.name} is delivered in one form less: {error}")
+        return None
+    return parity
+
+
+def _measured(context: RunContext, baseline: Baseline, folder: Path, delivered: Computation) -> Measured | None:
+    """Measure the delivered file, again where noise hides whether it is within the budget."""
+    chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
+    limit = baseline.budget_ms(context.recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
+    selection, measured = Selection(chosen["selection"]), None
+    for _ in range(MORE_MEASUREMENTS):
+        with Progress("Measuring the delivered file") as progress:
+            log.add([selection], compared(context, [delivered], PROCESSES))
+            progress.update(1)
+        measured = log.of(selection)
+        if measured is not None and measured.ratio_upper95 <= limit:
+            break
+    return measured

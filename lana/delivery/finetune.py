@@ -24,11 +24,12 @@ from lana.training.settings import FineTuning
 logger = logging.getLogger(__name__)
 
 
-def finetune_student(context: RunContext, folder: Path, recipe: Recipe) -> None:
+def finetune_student(context: RunContext, folder: Path) -> None:
     """Fine-tune the student in `folder`, as it was selected, in as many processes as the recipe says.
 
     A student that was fine-tuned with these settings before stays as it is.
     """
+    recipe = context.recipe
     settings, done = settings_of(recipe), folder / "finetuned.json"
     before = read_json(done)["settings"] if done.is_file() else None
     if not recipe.epochs or (before is not None and FineTuning(**before).decisive == settings.decisive):
@@ -37,7 +38,7 @@ def finetune_student(context: RunContext, folder: Path, recipe: Recipe) -> None:
     if recipe.processes > 1:
         finetune_in_group(folder, recipe)
     else:
-        train_student(context, folder, recipe, SingleProcess(recipe.device))
+        train_student(context, folder, SingleProcess(recipe.device))
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
@@ -54,7 +55,7 @@ def settings_of(recipe: Recipe) -> FineTuning:
     return FineTuning(**options, seed=recipe.seed, device=recipe.device)
 
 
-def train_student(context: RunContext, folder: Path, recipe: Recipe, group: SingleProcess) -> None:
+def train_student(context: RunContext, folder: Path, group: SingleProcess) -> None:
     """Do this process's part of fine-tuning; the main process replaces the weights at the end and writes the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
     start = copy.deepcopy(student.state_dict())
@@ -63,7 +64,7 @@ def train_student(context: RunContext, folder: Path, recipe: Recipe, group: Sing
             teacher=context.teacher.module,
             data=context.data,
             task=context.task,
-            settings=settings_of(recipe),
+            settings=settings_of(context.recipe),
             group=group,
             cached_outputs=context.run.pool / "teacher_outputs",
         )

@@ -32,11 +32,11 @@ from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.candidates import Offer, with_latencies
-from lana.pool.stages import Operations
+from lana.pool.stages import Operations, Pool
 from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
 from lana.selection.latency_model import plain_sum_ms, total
-from lana.selection.measurement import assembled, trained_operations, unique_layers
+from lana.selection.measurement import assembled, unique_layers
 from lana.selection.measurement_log import Log
 from lana.selection.search import MARGIN, Selector
 from profilers import LatencyTable, MissingRow
@@ -310,13 +310,12 @@ class DeviceSummary:
             console.print(f"  unzip {shlex.quote(str(archive))} and run python run.py there", soft_wrap=True)
 
 
-def deliver(context: RunContext, baseline: Baseline, devices: Sequence[Device], name: str) -> DeviceSummary:
+def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequence[Device], name: str) -> DeviceSummary:
     """Choose for devices, save the student, export it, and say what is known of it."""
     first = devices[0].selector
-    operations = trained_operations(context, first.offers)
-    chosen = choose(context, devices, operations, context.recipe.candidates)
+    chosen = choose(context, devices, pool.operations, context.recipe.candidates)
     folder, selection = context.run.student(name), chosen.selection
-    student = assembled(context, first, selection, operations)
+    student = assembled(context, pool, selection)
     save_student(student, folder, context.teacher, unique_layers(first.offers), selection)
     example = context.teacher.example(context.recipe.batch)
     forms = {form_on_device(device.table.header.runtime) for device in devices}

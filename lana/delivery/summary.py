@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from lana.common.console import figure, make_console, milliseconds
 from lana.common.files import read_json
 from lana.common.progress import counted
-from lana.config.recipe import Recipe
+from lana.evaluation.metrics import evaluate_module
 from lana.models.student import count_parameters
 from lana.runs.baseline import Baseline
 from lana.runs.context import RunContext
@@ -145,18 +147,16 @@ def summarise(
     context: RunContext,
     baseline: Baseline,
     folder: Path,
-    recipe: Recipe,
     *,
+    student: nn.Module,
     measured: Measured | None,
-    metric: float,
-    parameters: int,
     parity: float | None,
-    seconds: float,
+    begun_s: float,
 ) -> Summary:
-    """Gather a student's figures."""
+    """Gather a student's figures; its delivery began at `begun_s`."""
     chosen: dict[str, Any] = read_json(folder / "selection.json")
     finetuned = folder / "finetuned.json"
-    budget_ms = baseline.budget_ms(recipe)
+    budget_ms = baseline.budget_ms(context.recipe)
     figures: dict[str, Any] = {}
     if measured is not None:
         upper_ms = measured.ratio_upper95 * baseline.teacher_ms
@@ -170,6 +170,7 @@ def summarise(
             "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
         }
     tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
+    metric = evaluate_module(student, context.data.test, context.task, device=context.recipe.device).metric
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
@@ -177,7 +178,7 @@ def summarise(
         predicted_ms=chosen["predicted_ms"],
         selected_accuracy=chosen["selected_metric"],
         student_accuracy=metric,
-        student_parameters=parameters,
+        student_parameters=count_parameters(student),
         onnx_max_relative_error=parity,
         prediction_error=chosen.get("prediction_error"),
         selection=chosen["selection"],
@@ -185,7 +186,7 @@ def summarise(
             **context.run.seconds(),
             "select": chosen["seconds"],
             "finetune": tuning,
-            "deliver": seconds,
+            "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
 

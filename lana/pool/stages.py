@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +32,31 @@ from lana.runs.run import POOL
 from profilers import LatencyTable
 from profilers import profile as measure_table
 from profilers.library import search_path
+
+Operations = Mapping[Pair, nn.Module]
+Pairs = Sequence[tuple[Layer, str]]
+OnProgress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """A finished pool: the candidates that may be chosen, their trained operations, and the loss expected of each."""
+
+    candidates: Sequence[Offer]
+    operations: Operations
+    scores: Mapping[Pair, float]
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list({candidate.layer.name: candidate.layer for candidate in self.candidates}.values())
+
+
+def make_pool(context: RunContext) -> Pool:
+    """Profile, distil and score: everything that is shared by all students of the run."""
+    offers, operations = distill_pool(context, profile_pool(context))
+    scores = score_pool(context, offers, operations)
+    kept = [offer for offer in offers if offer.kept and offer.pair in scores]
+    return Pool(candidates=kept, operations=operations, scores=scores)
 
 
 def profile_pool(context: RunContext) -> list[Offer]:
@@ -85,13 +111,6 @@ def measured_offers(
         return measure_ascending(planned, build, measure)
 
 
-Operations = dict[Pair, nn.Module]
-
-Pairs = Sequence[tuple[Layer, str]]
-
-OnProgress = Callable[[float, str], None]
-
-
 def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
     """Train every kept operation on its layer's outputs; weights under `pool/operations/`.
 
@@ -106,7 +125,7 @@ def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Off
             run.stage("distill", wanted),
             Progress(f"Distilling {len(pool)} operations") as progress,
         ):
-            train_operations(context, pool, offers, recipe, folder, progress.update)
+            train_operations(context, pool, offers, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     offers = [
         dataclasses.replace(offer, kept=False, reason=given_up[offer.pair])
@@ -129,9 +148,10 @@ def _begin_alike(folder: Path, how: str) -> None:
 
 
 def train_operations(
-    context: RunContext, pool: Pairs, offers: Sequence[Offer], recipe: Recipe, folder: Path, on_progress: OnProgress
+    context: RunContext, pool: Pairs, offers: Sequence[Offer], folder: Path, on_progress: OnProgress
 ) -> None:
     """Distil a part of the pool as the recipe says, into `folder`."""
+    recipe = context.recipe
     distilling.distill(
         context.teacher.module,
         pool,
@@ -155,14 +175,15 @@ def score_pool(context: RunContext, offers: Sequence[Offer], operations: Operati
     wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring") as progress:
-            score_operations(context, pool, operations, recipe, run.scores, progress.update)
+            score_operations(context, pool, operations, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
 
 
 def score_operations(
-    context: RunContext, pool: Pairs, operations: Operations, recipe: Recipe, path: Path, on_progress: OnProgress
+    context: RunContext, pool: Pairs, operations: Operations, path: Path, on_progress: OnProgress
 ) -> None:
     """Score a part of the pool as the recipe says, into the file `path`."""
+    recipe = context.recipe
     scorer = scoring.Scorer(
         teacher=context.teacher.module,
         split=context.data.train.take(recipe.score_images, recipe.seed),

@@ -25,8 +25,9 @@ from lana.evaluation.distance import DistanceToTeacher
 from lana.models.selection import Selection
 from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
+from lana.pool.stages import Pool
 from lana.runs.context import RunContext
-from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled, trained_operations
+from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled
 from lana.selection.search import Selector
 
 BANDS = (0.7, 0.5, 0.35)
@@ -101,12 +102,12 @@ def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = 
     Raises:
         UserError: the run is not finished, or has too few selections at a latency to rank anything.
     """
-    with open_finished(out, quiet=quiet) as (context, _, selector):
+    with open_finished(out, quiet=quiet) as (context, _, pool, selector):
         drawn = {f"{budget:g}x": draw(selector, budget, students, context.recipe.seed) for budget in budgets}
         few = [budget for budget, selections in drawn.items() if len(selections) < FEWEST]
         if few:
             raise UserError(f"At {', '.join(few)} there are fewer than {FEWEST} students: nothing can be ranked there.")
-        measured = _measure(context, selector, drawn)
+        measured = _measure(context, pool, selector, drawn)
         ranking = Ranking(bands=[judge([s for s in measured if s.budget == b]) for b in drawn], students=measured)
         write_json(context.run.pool / "ranking.json", dataclasses.asdict(ranking))
         return ranking
@@ -124,8 +125,10 @@ def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selec
     return ([chosen] if chosen else []) + fresh[: count - 1]
 
 
-def _measure(context: RunContext, selector: Selector, drawn: Mapping[str, Sequence[Selection]]) -> list[Student]:
-    operations, recipe = trained_operations(context, selector.offers), context.recipe
+def _measure(
+    context: RunContext, pool: Pool, selector: Selector, drawn: Mapping[str, Sequence[Selection]]
+) -> list[Student]:
+    recipe = context.recipe
     split = context.data.train.take(LOSS_IMAGES, recipe.seed + 4)
     compute = Compute(recipe.device, recipe.precision)
     distance = DistanceToTeacher(context.teacher.module, split, context.task, compute)
@@ -135,7 +138,7 @@ def _measure(context: RunContext, selector: Selector, drawn: Mapping[str, Sequen
         for budget, selections in drawn.items():
             losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):
-                student = assembled(context, selector, selection, operations, NORM_IMAGES, recipe.precision)
+                student = assembled(context, pool, selection, NORM_IMAGES, recipe.precision)
                 measured.append(
                     Student(
                         budget=budget,

@@ -12,7 +12,7 @@ from lana.common.console import make_console
 from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.pipeline import open_finished
-from lana.selection.measurement import assembled, reference, trained_operations
+from lana.selection.measurement import assembled, reference
 from solvers import (
     SelectionProblem,
     Solution,
@@ -82,11 +82,10 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
     Raises:
         UserError: the run is not finished; the budget is no budget.
     """
-    with open_finished(out, quiet=quiet) as (context, baseline, selector):
+    with open_finished(out, quiet=quiet) as (context, baseline, pool, selector):
         budget_ms = baseline.budget_ms(context.recipe.replace(budget=budget))
         problem = selector.problem(budget_ms)
         simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
-        operations = trained_operations(context, selector.offers)
         distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
         found = []
@@ -98,7 +97,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
                 continue
             selection = selector.selection_of(solution)
             if selection not in losses:
-                student = assembled(context, selector, selection, operations)
+                student = assembled(context, pool, selection)
                 losses[selection] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(

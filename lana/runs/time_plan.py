@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -57,12 +57,12 @@ class Plan:
         ]
 
 
-def estimate(context: RunContext, recipe: Recipe) -> Plan:
+def estimate(context: RunContext) -> Plan:
     """Time one pass of the teacher and scale: a training step costs three forward passes of what is trained.
 
     An operation kept for training is taken to do half of its layer's work, a student half of the teacher's.
     """
-    teacher, scan, data = context.teacher, context.scan, context.data
+    teacher, scan, data, recipe = context.teacher, context.scan, context.data, context.recipe
     places = [*scan.layers, *scan.spans]
     offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.pool) for layer in places}
     most = {layer.name: STEPS_OF_LATENCY if len(layer.members) == 1 else STEPS_OF_A_SPAN for layer in places}
@@ -112,7 +112,7 @@ def fit_to_time(context: RunContext) -> Recipe:
     asked = fingerprint([run.parts(context.recipe, *POOL), recipe.epochs, recipe.max_minutes])
     kept = read_json(path, {})
     if kept.get("asked") != asked:
-        plan = estimate(context, recipe)
+        plan = estimate(replace(context, recipe=recipe))
         left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
         fixed_s = left_s["profile"] + left_s["score"] + plan.select_s
         training_s = left_s["distill"] + plan.finetune_s

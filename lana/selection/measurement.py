@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 from torch import nn
 
-import lana.pool.distillation as distilling
 from lana.evaluation.distance import DistanceToTeacher
 from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute
-from lana.pool.candidates import Offer, pairs
-from lana.pool.stages import Operations
+from lana.pool.candidates import Offer
+from lana.pool.stages import Pool
 from lana.runs.baseline import teacher_computation
 from lana.runs.context import RunContext
-from lana.selection.search import Selector
 from lana.training.batchnorm import reestimate_batchnorm
 from profilers import Comparison, Computation, compare
 
@@ -37,23 +35,16 @@ def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: st
 
 def assembled(
     context: RunContext,
-    make_selector: Selector,
+    pool: Pool,
     selection: Selection,
-    operations: Operations,
     images: int = CANDIDATE_IMAGES,
     precision: str = "fp32",
 ) -> nn.Module:
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
-    student = assemble(context.teacher.module, unique_layers(make_selector.offers), selection, operations)
+    student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
     split = context.data.train.take(images, context.recipe.seed + 2)
     reestimate_batchnorm(student, split, compute=Compute(context.recipe.device, precision))
     return student.cpu()
-
-
-def trained_operations(context: RunContext, offers: Sequence[Offer]) -> Operations:
-    return distilling.load_pool(
-        context.teacher.module, pairs(offers, trainable_only=True), context.run.pool / "operations"
-    )
 
 
 def compared(context: RunContext, students: Sequence[Computation], processes: int) -> list[Comparison]:

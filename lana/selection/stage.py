@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -15,11 +16,10 @@ from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
-from lana.models.selection import Pair, Selection
+from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
-from lana.pool.candidates import Offer
-from lana.pool.stages import Operations
+from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline, runtime_form
 from lana.runs.context import RunContext
 from lana.runs.student_names import changed_options
@@ -29,31 +29,21 @@ from lana.selection.measurement import (
     assembled,
     compared,
     reference,
-    trained_operations,
-    unique_layers,
 )
 from lana.selection.measurement_log import Log, LossLog, Measured
 from lana.selection.search import Selector
 from profilers import Comparison
 
 
-def make_selector(
-    context: RunContext,
-    offers: Sequence[Offer],
-    operations: Operations,
-    losses: Mapping[Pair, float],
-    baseline: Baseline,
-) -> Selector:
+def make_selector(context: RunContext, pool: Pool, baseline: Baseline) -> Selector:
     """The closed loop over this run's pool, measuring whole students beside the teacher."""
     run, recipe = context.run, context.recipe
-    kept = [offer for offer in offers if offer.kept and offer.pair in losses]
-    layers = unique_layers(kept)
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
         form = runtime_form(recipe.runtime, context.runtime_settings)
         students = [
             to_computation(
-                assemble(context.teacher.module, layers, selection, operations),
+                assemble(context.teacher.module, pool.layers, selection, pool.operations),
                 context.teacher.example(recipe.batch),
                 run.pool / "wholes",
                 name=f"student {number}",
@@ -72,15 +62,15 @@ def make_selector(
         distance, found = reference(context, LOSS_IMAGES, precision="auto"), []
         with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
             for selection in selections:
-                student = assembled(context, made, selection, operations, NORM_IMAGES, precision="auto")
+                student = assembled(context, pool, selection, NORM_IMAGES, precision="auto")
                 found.append(float(distance.of(student).mean()))
                 progress.update(len(found))
         return found
 
-    made = Selector(
+    return Selector(
         layers=[layer.name for layer in context.scan.layers],
-        offers=kept,
-        losses=losses,
+        offers=pool.candidates,
+        losses=pool.scores,
         teacher_ms=baseline.teacher_ms,
         log=Log.read(run.pool / "wholes.csv"),
         measure=measure,
@@ -90,32 +80,38 @@ def make_selector(
         calibrate=recipe.calibrate,
         seed=recipe.seed,
     )
-    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithinLoss:
+    """The fastest selection that is expected to lose at most `max_loss`."""
+
+    selection: Selection
+    max_loss: float
 
 
 def select_student(
     context: RunContext,
-    make_selector: Selector,
     baseline: Baseline,
-    recipe: Recipe,
+    pool: Pool,
+    make_selector: Selector,
     name: str,
     *,
     verify: bool = True,
-    chosen: Selection | None = None,
-    max_loss: float | None = None,
+    within: WithinLoss | None = None,
 ) -> Path:
     """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student.
 
-    With `max_loss` it is the one that was `chosen` by that, and the budget its own.
+    With `within` it is the selection that a loss has chosen, and the budget its own.
     """
-    run, start_s = context.run, time.monotonic()
+    run, recipe, start_s = context.run, context.recipe, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
         _check_same(folder, recipe, make_selector.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
-    if chosen is not None:
-        accepted = [make_selector.log.of(chosen) or Measured(selection=chosen, ratios=())]
+    if within is not None:
+        accepted = [make_selector.log.of(within.selection) or Measured(selection=within.selection, ratios=())]
     elif verify:
         accepted = make_selector.select(budget_ms, candidates=recipe.candidates, loop=f"{name}, {budget_ms:.6g} ms")
     else:
@@ -123,15 +119,15 @@ def select_student(
         if selection is None:
             raise make_selector.unreachable(budget_ms)
         accepted = [Measured(selection=selection, ratios=())]
-    best, student = _look(context, make_selector, accepted)
-    save_student(student, folder, context.teacher, unique_layers(make_selector.offers), best.selection)
+    best, student = _look(context, pool, accepted)
+    save_student(student, folder, context.teacher, pool.layers, best.selection)
     metric = evaluate_module(student, context.data.test, context.task, device=recipe.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(
         path,
         {
             "budget_ms": budget_ms,
-            "max_loss": max_loss,
+            "max_loss": within and within.max_loss,
             "predicted_ms": make_selector.predicted_ms(best.selection),
             "expected_loss": make_selector.expected_loss(best.selection, budget_ms),
             "prediction_error": vars(error) if (error := make_selector.prediction_error()) else None,
@@ -157,12 +153,11 @@ def budget_of(make_selector: Selector, selection: Selection, *, verify: bool) ->
     )
 
 
-def _look(context: RunContext, make_selector: Selector, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
+def _look(context: RunContext, pool: Pool, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
     """Of several accepted selections, the one that is `preferred` on images (the paper, section 3.3)."""
     if not accepted:
         raise LanaError("No accepted selection was given to choose from.")
-    operations = trained_operations(context, make_selector.offers)
-    students = [assembled(context, make_selector, measured.selection, operations) for measured in accepted]
+    students = [assembled(context, pool, measured.selection) for measured in accepted]
     if len(students) == 1:
         return accepted[0], students[0]
     distance_to_teacher = reference(context)

@@ -65,7 +65,7 @@ def test_as_many_students_are_measured_for_the_correction_as_the_recipe_says(poo
         counts = [len(json.loads(row["ratios"])) for row in csv.DictReader(file)]
     assert 0 < counts.count(3) <= 8  # those that the program chose twice are measured once
     for told, expected in (({}, 8), ({"calibrate": 5}, 5)):
-        with open_finished(pool, quiet=True, **told) as (_, _, selector):
+        with open_finished(pool, quiet=True, **told) as (_, _, _, selector):
             assert selector.calibrate == expected
 
 
@@ -128,7 +128,7 @@ def test_a_run_that_was_measured_elsewhere_is_told_of(pool, tmp_path, capsys):
 
 
 def test_the_digest_is_of_weights_and_labels(pool):
-    with open_finished(pool, quiet=True) as (context, _, _):
+    with open_finished(pool, quiet=True) as (context, _, _, _):
         before, split = digest(context), context.data.test
         fewer = dataclasses.replace(context.data, test=split.part(range(10)))
         assert digest(dataclasses.replace(context, data=fewer)) != before
@@ -146,10 +146,10 @@ def test_what_a_runtime_of_torch_delivers_needs_no_onnx(pool, monkeypatch, capsy
     for name in ("summary.json", "model.onnx", "model.pt2"):
         (folder / name).unlink()
     monkeypatch.setattr("lana.delivery.deliver.export_onnx", cannot)
-    with open_finished(pool, quiet=True) as (context, baseline, _):
+    with open_finished(pool, quiet=True) as (context, baseline, _, _):
         recipe = context.recipe.replace(runtime="torch-cpu")
         there = dataclasses.replace(context, recipe=recipe)
-        summary = deliver(there, baseline, folder, recipe, verify=False)
+        summary = deliver(there, baseline, folder, verify=False)
     assert (folder / "model.pt2").is_file()
     assert summary.onnx_max_relative_error is None
     assert "ONNX" not in (folder / "README.md").read_text()
@@ -160,11 +160,11 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
     shutil.copytree(pool / "students" / "0.6x", folder)
     (folder / "summary.json").unlink()
     monkeypatch.setattr("lana.delivery.deliver.onnx_parity", lambda *arguments, **options: float("nan"))
-    with open_finished(pool) as (context, baseline, _):
+    with open_finished(pool) as (context, baseline, _, _):
         with pytest.raises(ExportFailed, match="do not use it"):
-            deliver(context, baseline, folder, context.recipe, verify=False)
+            deliver(context, baseline, folder, verify=False)
         recipe = context.recipe.replace(runtime="torch-cpu")
-        summary = deliver(dataclasses.replace(context, recipe=recipe), baseline, folder, recipe, verify=False)
+        summary = deliver(dataclasses.replace(context, recipe=recipe), baseline, folder, verify=False)
     assert summary.onnx_max_relative_error is None
     assert not (folder / "model.onnx").exists()
     assert "in one form less" in capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
 
 def test_operations_that_were_trained_otherwise_begin_anew(pool):
     """As `--max-minutes` makes of an interrupted attempt: some of few epochs beside others of many."""
-    with open_finished(pool, quiet=True) as (context, _, selector):
+    with open_finished(pool, quiet=True) as (context, _, _, selector):
         stages_file = pool / "stages.json"
         kept = stages_file.read_text()
         stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
@@ -395,10 +395,10 @@ def test_fine_tuning_begins_with_what_was_selected(pool):
     """The same options give the same student, whatever it was tuned with before."""
     select(pool, "0.4x", name="tuned", verify=False, quiet=True)
     folder, found = pool / "students" / "tuned", []
-    with open_finished(pool, quiet=True) as (context, _, _):
+    with open_finished(pool, quiet=True) as (context, _, _, _):
         for epochs in (0.5, 1.0, 0.5):
             recipe = student_recipe(folder).replace(epochs=epochs)
-            finetune_student(context, folder, recipe)
+            finetune_student(dataclasses.replace(context, recipe=recipe), folder)
             found.append((folder / "model.safetensors").read_bytes())
     assert found[0] == found[2] != found[1]
     assert not (folder / "summary.json").exists()  # it was of another network

@@ -25,7 +25,7 @@ def _an_hour_of_which_half_is_training(monkeypatch):
     plan = Plan(
         layers=9, spans=0, operations=9, profile_s=900, distill_s=900, score_s=600, select_s=300, finetune_s=900
     )
-    monkeypatch.setattr("lana.runs.time_plan.estimate", lambda context, recipe: plan)
+    monkeypatch.setattr("lana.runs.time_plan.estimate", lambda context: plan)
 
 
 def finish(context, *stages):
