@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lana.models.selection import Pair
-from lana.networks.constant_arguments import gives_as, with_what_it_is_told
+from lana.networks.constant_arguments import copy_with_constant_arguments, of_one_tensor, return_as
 from lana.networks.layers import Layer
 from lana.networks.surgery import replace, tensor_of
 from lana.operations.derived import Skip
@@ -19,7 +19,7 @@ from lana.operations.families import parse_operation
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
     """The teacher's module at a layer, with one tensor as input; at a span, its members in sequence."""
-    members = [with_what_it_is_told(teacher.get_submodule(member)) for member in layer.members]
+    members = [of_one_tensor(teacher.get_submodule(member)) for member in layer.members]
     return members[0] if len(members) == 1 else nn.Sequential(*members)
 
 
@@ -41,7 +41,7 @@ def assemble(
     `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
     A span's operation replaces its first member, and the other members become identities.
     """
-    student = copy.deepcopy(teacher)
+    student = copy_with_constant_arguments(teacher)
     for layer in layers:
         operation = selection.get(layer.name, "teacher")
         if operation == "teacher":
@@ -60,7 +60,7 @@ def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
     first, *others = inspect.signature(original.forward).parameters
     if others or first not in ("x", "input"):  # other names may be called by
         module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
-    gives_as(original, module)
+    return_as(original, module)
     replace(student, name, module)
 
 

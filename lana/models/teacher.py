@@ -15,7 +15,7 @@ from lana.models.libraries import build_network
 from lana.models.model_arguments import parse_arguments
 from lana.models.preprocessing import InputOptions, Preprocessing, make_preprocessing
 from lana.models.weights import load_weights
-from lana.networks.constant_arguments import bind, watched_calls
+from lana.networks.constant_arguments import keep_constant_arguments, observed_calls
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +125,7 @@ def try_forward(teacher: Teacher) -> None:
         UserError: the forward pass fails on the input shape that it was given.
     """
     try:
-        with torch.no_grad(), watched_calls(teacher.module) as calls:
+        with torch.no_grad(), observed_calls(teacher.module) as calls:
             teacher.module(teacher.example())
     except Exception as error:  # the network may be the user's own code
         raise UserError(
@@ -133,7 +133,7 @@ def try_forward(teacher: Teacher) -> None:
             "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape. "
             "Wrap a network that takes more than one tensor of floats: fix the others, embed token numbers before."
         ) from error
-    bind(teacher.module, teacher.example(), calls)
+    keep_constant_arguments(teacher.module, teacher.example(), calls)
 
 
 def _absolute(model: str) -> str:

@@ -88,5 +88,5 @@ def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> l
         for hook in hooks:
             hook.remove()
     once = [name for name in order if order.count(name) == 1]
-    bound = externally_referenced(module, once, (example,))
-    return [name for name in once if name not in bound]
+    referenced = externally_referenced(module, once, (example,))
+    return [name for name in once if name not in referenced]

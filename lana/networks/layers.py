@@ -82,11 +82,11 @@ def find_layers(
     modules = dict(model.named_modules())
     batch = next(flat_tensors(example_inputs)).shape[0]
     search = LayerSearch(model, modules, seen, total, granularity, batch)
-    chosen, bound = search.run(), set[str]()
+    chosen, referenced = search.run(), set[str]()
     candidates = chosen
     while read := externally_referenced(model, candidates, example_inputs):  # what they hold may yet be replaced
         within = {name: search.run(name) for name in sorted(read)}
-        bound |= {name for name, inner in within.items() if not inner}
+        referenced |= {name for name, inner in within.items() if not inner}
         candidates = [path for inner in within.values() for path in inner]
         chosen = [name for name in chosen if not within.get(name)] + candidates
     layers, passed = [], search.skipped
@@ -98,7 +98,7 @@ def find_layers(
             reason = "left out by --exclude"
         elif seen[name].macs < NEGLIGIBLE * total:
             reason = "has next to no work"
-        elif name in bound:
+        elif name in referenced:
             reason = "other code reads its parts"
         if reason:
             passed.append(SkippedModule(name=name, reason=reason, macs=seen[name].macs // batch))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lana.networks.constant_arguments import gives_one_tensor, says_more, says_what_is_bound
+from lana.networks.constant_arguments import has_constant_arguments, has_other_arguments, returns_one_tensor
 from lana.networks.structure import flat_tensors, macs_of, quiet_evaluation
 
 
@@ -63,10 +63,10 @@ def observe(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             record.calls += 1
             record.order = next(order)
-            bound = says_what_is_bound(module, args, kwargs)
-            record.inputs = list(flat_tensors([args, kwargs]))[: 1 if bound else None]
+            constant = has_constant_arguments(module, args, kwargs)
+            record.inputs = list(flat_tensors([args, kwargs]))[: 1 if constant else None]
             record.entered = [tensor._version for tensor in record.inputs]
-            record.other_arguments = not bound and says_more(module, args, kwargs)
+            record.other_arguments = not constant and has_other_arguments(module, args, kwargs)
             running.append(record)
 
         return hook
@@ -76,7 +76,7 @@ def observe(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, 
             running.remove(record)
             record.outputs = list(flat_tensors(output))
             record.versions = [tensor._version for tensor in record.outputs]
-            record.plain_output = gives_one_tensor(module, output)
+            record.plain_output = returns_one_tensor(module, output)
             for tensor in record.outputs:
                 count.readers.setdefault(id(tensor), [])
 

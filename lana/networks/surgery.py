@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lana.networks.constant_arguments import as_given_by
+from lana.networks.constant_arguments import as_returned_by
 
 
 def tensor_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -46,7 +46,7 @@ class Switch(nn.Module):
         if self._replayed is not None and not self.recording:
             return self._replayed.clone() if self._copy else self._replayed
         if self.instead is not None:
-            return as_given_by(self.original, self.instead(tensor_of(args, kwargs)))
+            return as_returned_by(self.original, self.instead(tensor_of(args, kwargs)))
         output = self.original(*args, **kwargs)
         if self.recording and isinstance(output, Tensor):  # anything else is computed anew each time
             self._original_output, self._version = output, output._version
