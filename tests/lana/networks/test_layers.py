@@ -1,7 +1,5 @@
 """Finding layers: what a block is, what is passed over and why, and that looking changes nothing."""
 
-import importlib.util
-
 import pytest
 import torch
 from torch import nn
@@ -215,30 +213,6 @@ def test_looking_changes_nothing():
     assert all(module.training for module in network.modules())
 
 
-@pytest.mark.parametrize(
-    ("reference", "block", "count"),
-    [
-        ("timm:resnet18", "layer2.0", 8),
-        ("timm:mobilenetv3_small_050", "blocks.2.0", 10),
-        ("timm:vit_tiny_patch16_224", "blocks.5", 12),
-        ("timm:swin_tiny_patch4_window7_224", "layers.2.blocks.3", 12),
-        ("timm:convnext_atto", "stages.2.blocks.1", 12),
-        ("torchvision:shufflenet_v2_x0_5", "stage3.2", 16),
-    ],
-)
-def test_blocks_of_real_networks(reference, block, count):
-    from lana.models.teacher import load_teacher
-
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("DID NOT RUN: timm is not installed")
-    teacher = load_teacher(reference, pretrained=False)
-    scan = find_layers(teacher.module, (teacher.example(),))
-    kind = type(teacher.module.get_submodule(block))
-    assert block in names(scan)
-    assert sum(type(teacher.module.get_submodule(layer.name)) is kind for layer in scan.layers) == count
-    assert sum(layer.macs for layer in scan.layers) > 0.9 * scan.total_macs
-
-
 def test_a_span_of_blocks_that_end_in_place():
     class InPlace(Residual):
         def forward(self, x):
@@ -267,40 +241,6 @@ def test_no_span_over_outputs_of_the_network():
     scan = find_layers(Pyramid(Residual(3), Residual(3)), (EXAMPLE,), max_span=2)
     assert len(scan.layers) == 2
     assert scan.spans == ()
-
-
-class ChannelsLast(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x):
-        return x + self.down(torch.relu(self.up(self.norm(x))))
-
-
-@pytest.mark.parametrize("size", [(6, 5), (7, 7), (8, 8)])
-def test_channels_of_an_image_are_found(size):
-    """Also where the sides are as long as there are channels."""
-    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
-    assert [(layer.name, layer.layout) for layer in last.layers] == [("0", "nhwc"), ("1", "nhwc")]
-    first = find_layers(nn.Sequential(Residual(), Residual()), (torch.randn(1, 8, *size),))
-    assert [(layer.name, layer.layout) for layer in first.layers] == [("0", "nchw"), ("1", "nchw")]
-
-
-@pytest.mark.parametrize("size", [8, 12])
-def test_channels_of_a_sequence_are_found(size):
-    first = find_layers(nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, size),))
-    assert [layer.layout for layer in first.layers] == ["ncl"]
-    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, size, 8),))
-    assert [layer.layout for layer in last.layers] == ["ntc", "ntc"]
-
-
-@pytest.mark.parametrize("size", [(3, 6, 5), (8, 8, 8)])
-def test_channels_of_a_volume_are_found(size):
-    first = find_layers(nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.ReLU()), (torch.randn(1, 8, *size),))
-    assert [layer.layout for layer in first.layers] == ["ncdhw"]
-    last = find_layers(nn.Sequential(ChannelsLast(), ChannelsLast()), (torch.randn(1, *size, 8),))
-    assert [layer.layout for layer in last.layers] == ["ndhwc", "ndhwc"]
 
 
 def test_layers_with_weights_read_from_outside_are_skipped():
