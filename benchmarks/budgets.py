@@ -20,7 +20,7 @@ from lana import pipeline
 from lana.errors import BudgetUnreachable
 from lana.exporters.computation import to_computation
 from lana.models.student_files import load_student
-from lana.runs.baseline import runtime_form, teacher_computation
+from lana.runs.baseline import runtime_format, teacher_computation
 from profilers import compare
 from solvers import frontier
 
@@ -42,13 +42,13 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
     with pipeline.open_finished(run, quiet=True) as (context, baseline, _, selector):
         example, pool = context.teacher.example(context.recipe.batch), run / "pool" / "wholes"
-        form = runtime_form(context.recipe.runtime, context.runtime_settings)
+        format = runtime_format(context.recipe.runtime, context.runtime_settings)
         points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)
         reachable = [selector.predicted_ms(selector.selection_of(p)) / baseline.teacher_ms for p in points]
         folders = [run / "students" / f"promise-{ratio:g}x" for ratio in BUDGETS]
         delivered = [(ratio, folder) for ratio, folder in zip(BUDGETS, folders, strict=True) if folder.is_dir()]
         files = [
-            to_computation(load_student(folder), example, pool, name=folder.name, form=form, stem=folder.name)
+            to_computation(load_student(folder), example, pool, name=folder.name, format=format, stem=folder.name)
             for _, folder in delivered
         ]
         if not files:

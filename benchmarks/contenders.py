@@ -25,7 +25,7 @@ from lana.models.student import count_parameters
 from lana.models.student_files import load_student
 from lana.models.teacher import load_teacher
 from lana.pool.stages import Pool
-from lana.runs.baseline import Baseline, runtime_form
+from lana.runs.baseline import Baseline, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.search import Selector
 from lana.selection.stage import select_student
@@ -242,12 +242,12 @@ def measure(
 
 def _compared(context: RunContext, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
     settings = dataclasses.replace(context.runtime_settings, batch=batch)
-    form = runtime_form(context.recipe.runtime, settings)
+    format = runtime_format(context.recipe.runtime, settings)
     networks = [("teacher", context.teacher.module), *((c.name, c.module) for c in contenders)]
     with tempfile.TemporaryDirectory() as folder:
         files = [
             to_computation(
-                module, context.teacher.example(batch), Path(folder), name=name, form=form, stem=f"file{index}"
+                module, context.teacher.example(batch), Path(folder), name=name, format=format, stem=f"file{index}"
             )
             for index, (name, module) in enumerate(networks)
         ]

@@ -53,7 +53,7 @@ class Bench:
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out, self.networks = recipe, out, out / "networks"
         self.settings = recipe.runtime_settings
-        self.form = create_runtime(recipe.runtime, self.settings).form
+        self.format = create_runtime(recipe.runtime, self.settings).format
         self.teacher: Teacher = teacher_of(recipe, pretrained=False)
         self.networks.mkdir(parents=True, exist_ok=True)
         self.offers = self._offers()
@@ -84,7 +84,7 @@ class Bench:
             scan = find_layers(self.teacher.module, (self.teacher.example(),))
             folder = self.out / "computations"
             batch, pool = self.recipe.batch, self.recipe.pool
-            offers, computations = make_offers(self.teacher, scan, pool, batch=batch, folder=folder, form=self.form)
+            offers, computations = make_offers(self.teacher, scan, pool, batch=batch, folder=folder, format=self.format)
             table = profile(
                 computations,
                 runtime=self.recipe.runtime,
@@ -111,7 +111,7 @@ class Bench:
         if not known.is_file():
             module = assemble(self.teacher.module, self.layers, selection, self.operations)
             example = self.teacher.example(self.recipe.batch)
-            to_computation(module, example, self.networks, name=stem, form=self.form, stem=stem).save(known)
+            to_computation(module, example, self.networks, name=stem, format=self.format, stem=stem).save(known)
         return Computation.load(known)
 
     def measure(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:

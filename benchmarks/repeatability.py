@@ -60,9 +60,9 @@ def main(model: str, runtime: str, threads: int, apart_min: float, out: Path) ->
     recipe = Recipe(model=model, runtime=runtime, threads=threads)
     settings, teacher = recipe.runtime_settings, teacher_of(recipe, pretrained=False)
     scan = find_layers(teacher.module, (teacher.example(),))
-    form = create_runtime(runtime, settings).form
+    format = create_runtime(runtime, settings).format
     _, computations = make_offers(
-        teacher, scan, recipe.pool, batch=recipe.batch, folder=out / "computations", form=form
+        teacher, scan, recipe.pool, batch=recipe.batch, folder=out / "computations", format=format
     )
     tables = {}
     for name in ("first", "busy", "second"):

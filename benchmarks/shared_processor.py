@@ -19,7 +19,7 @@ from neighbour import beside
 
 from lana.exporters.computation import to_computation
 from lana.models.teacher import load_teacher
-from lana.runs.baseline import runtime_form
+from lana.runs.baseline import runtime_format
 from profilers import RuntimeSettings, compare
 
 BUSY = """
@@ -42,14 +42,16 @@ def main(models: tuple[str, ...], runtime: str, image_size: int | None, processo
     if len(models) < 2:
         raise click.UsageError(f"One network, {models[0]}: expected a reference and at least one to compare with it.")
     settings = RuntimeSettings(affinity=(processor,))
-    form = runtime_form(runtime, settings)
+    format = runtime_format(runtime, settings)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for index, model in enumerate(models):
             loaded = load_teacher(model, image_size=image_size, pretrained=False)
             example, name = loaded.example(1), model.rpartition(":")[2]
-            files.append(to_computation(loaded.module, example, Path(folder), name=name, form=form, stem=f"n{index}"))
+            files.append(
+                to_computation(loaded.module, example, Path(folder), name=name, format=format, stem=f"n{index}")
+            )
         for _ in range(turns):
             for kind, neighbour in (("alone", contextlib.nullcontext()), ("shared", beside(BUSY, str(processor)))):
                 with neighbour:

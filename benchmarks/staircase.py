@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ BLOCKS: dict[str, tuple[Callable[[int], nn.Module], int, Callable[[int], tuple[i
 }
 
 
-def computations(folder: Path, batch: int, form: str) -> list[Computation]:
+def computations(folder: Path, batch: int, format: str) -> list[Computation]:
     """Every block at every width from its own downwards."""
     found = []
     with reporting(), Progress("Exporting", len(BLOCKS) * STEPS) as progress:
@@ -70,7 +71,8 @@ def computations(folder: Path, batch: int, form: str) -> list[Computation]:
                 shape = " ".join(map(str, shape_of(width)))
                 labels = {"operation": f"{name}_{width}", "family": name, "input_shape": shape, "layer": name}
                 title = f"{name}_{width} ({shape})"
-                found.append(to_computation(build(width).eval(), example, folder, name=title, form=form, labels=labels))
+                computation = to_computation(build(width).eval(), example, folder, name=title, format=format)
+                found.append(replace(computation, labels=labels))
                 progress.update(len(found))
     return found
 
@@ -107,9 +109,11 @@ def plot(path: Path, tables: Sequence[LatencyTable]) -> None:
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(runtime: str, threads: int, out: Path, beside: tuple[Path, ...], picture: Path | None) -> None:
     settings = Recipe(runtime=runtime, threads=threads).runtime_settings
-    form = create_runtime(runtime, settings).form
+    format = create_runtime(runtime, settings).format
     with tempfile.TemporaryDirectory() as folder:
-        table = profile(computations(Path(folder), settings.batch, form), runtime=runtime, settings=settings, table=out)
+        table = profile(
+            computations(Path(folder), settings.batch, format), runtime=runtime, settings=settings, table=out
+        )
     for name in BLOCKS:
         rows = table.rows[table.rows["family"] == name]
         widths = rows["operation"].str.rpartition("_")[2].astype(int)

@@ -16,14 +16,14 @@ from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
 from lana.evaluation.metrics import Evaluation, evaluate_module
 from lana.evaluation.task import load_task
-from lana.exporters.formats import Exported, Options, export_as, form_of
+from lana.exporters.formats import Exported, Options, export_as, format_of
 from lana.models.student_files import load_student_as_teacher
 from lana.models.teacher import load_teacher
 from lana.pool.builder import make_offers
 from lana.pool.stages import measured_offers
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
-from profilers.bundle import form_on_device, write_bundle
+from profilers.bundle import format_on_device, write_bundle
 from profilers.library import search_path
 
 
@@ -54,14 +54,20 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
         ProfilerError: the runtime is unknown.
     """
     teacher, scan = load_layers(recipe)
-    settings, form = recipe.runtime_settings, form_on_device(recipe.runtime)
+    settings, format = recipe.runtime_settings, format_on_device(recipe.runtime)
     with (
         reporting(quiet=quiet),
         tempfile.TemporaryDirectory() as folder,
         Progress("Building operations") as progress,
     ):
         _, computations = make_offers(
-            teacher, scan, recipe.pool, batch=recipe.batch, folder=Path(folder), form=form, on_progress=progress.update
+            teacher,
+            scan,
+            recipe.pool,
+            batch=recipe.batch,
+            folder=Path(folder),
+            format=format,
+            on_progress=progress.update,
         )
         write_bundle(Path(path), computations, runtime=recipe.runtime, settings=settings)
     return len(computations)
@@ -82,22 +88,22 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     return evaluate_module(network.module, loaded.test, judged, device=device)
 
 
-def export(student: Path | str, path: Path | str, *, form: str | None = None, **options: Any) -> Exported:
+def export(student: Path | str, path: Path | str, *, format: str | None = None, **options: Any) -> Exported:
     """Write a student's network to a file, run the file and compare.
 
-    The form is one of `lana.exporters.formats.FORMS`; the suffix decides by default. `options` are those of
+    The format is one of `lana.exporters.formats.FORMATS`; the suffix decides by default. `options` are those of
     `lana.exporters.formats.Options`: opset=20, dynamic_batch=True.
 
     Raises:
-        UserError: the folder is not a student's; a form or an option that there is not.
-        RuntimeUnavailable: what writes the form is not installed.
+        UserError: the folder is not a student's; a format or an option that there is not.
+        RuntimeUnavailable: what writes the format is not installed.
         ExportFailed: the network cannot be written so.
     """
     check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
     wanted = Options(**options)
-    form = form_of(path, form, wanted)
+    format = format_of(path, format, wanted)
     loaded = load_student_as_teacher(student)
-    return export_as(loaded.module, loaded.example, Path(path), form=form, options=wanted)
+    return export_as(loaded.module, loaded.example, Path(path), format=format, options=wanted)
 
 
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:

@@ -18,7 +18,8 @@ from typing import Any
 
 from profilers.comparison import Comparison, compare
 from profilers.computation import Computation
-from profilers.errors import ProfilerError
+from profilers.errors import BuildFailed, ProfilerError
+from profilers.half_precision import in_precision
 from profilers.registry import RUNTIMES, create_runtime, find_runtime
 from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress, device_of, profile
@@ -40,7 +41,8 @@ try:
     from profilers.bundle import run
 except ImportError as error:
     sys.exit(f"{{error}}. Install: python -m pip install numpy {packages}")
-from profilers.errors import ProfilerError
+from profilers.errors import BuildFailed, ProfilerError
+from profilers.half_precision import in_precision
 
 try:
     run(here, sys.argv[1:])
@@ -60,23 +62,23 @@ Nothing else should run beside it. It may be stopped and started again: {kept} S
 """
 
 
-def form_on_device(runtime: str, have: str | None = None) -> str:
-    """The form of files that a runtime runs, which need not be installed here.
+def format_on_device(runtime: str, have: str | None = None) -> str:
+    """The format of files that a runtime runs, which need not be installed here.
 
     Raises:
-        ProfilerError: there is no such runtime, or it runs files of another form than those there are.
+        ProfilerError: there is no such runtime, or it runs files of another format than those there are.
 
-    >>> form_on_device("torch-cuda")
-    'exported'
+    >>> format_on_device("torch-cuda")
+    'torch_export'
     """
-    form = find_runtime(runtime)[0].form
-    if have not in (form, None):
-        fit = [name for name in RUNTIMES if find_runtime(name)[0].form == have]
+    format = find_runtime(runtime)[0].format
+    if have not in (format, None):
+        fit = [name for name in RUNTIMES if find_runtime(name)[0].format == have]
         raise ProfilerError(
-            f"Runtime {runtime!r} runs files of form {form!r}, the archive's are {have!r}. "
+            f"Runtime {runtime!r} runs files of format {format!r}, the archive's are {have!r}. "
             f"Give one of: {', '.join(fit)}; or make another archive for it."
         )
-    return form
+    return format
 
 
 def write_bundle(
@@ -94,14 +96,15 @@ def write_bundle(
     `label` comes back with what is measured.
 
     Raises:
-        ProfilerError: nothing to measure, an unknown kind, or a runtime that runs files of another form.
+        ProfilerError: nothing to measure, an unknown kind, or a runtime that runs files of another format.
     """
     if kind not in _KINDS or not computations:
         raise ProfilerError(
             f"kind={kind!r}, {len(computations)} computations: expected one of {_KINDS}, and at least one."
         )
     for computation in computations:
-        form_on_device(runtime, computation.form)
+        format_on_device(runtime, computation.format)
+    precision = find_runtime(runtime)[0].file_precision(settings)
     path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
     kept = "what is measured is kept." if kind == "table" else "it begins anew."
     job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes, "label": label}
@@ -116,9 +119,19 @@ def write_bundle(
     # Written beside its place: an archive that is there is whole.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
         beside = Path(name) / path.name
+        if precision is not None:  # converted here: a device has no package that can
+            computations = [_converted(one, precision, Path(name)) for one in computations]
         _fill(beside, computations, said, job)
         beside.replace(path)
     return path
+
+
+def _converted(computation: Computation, precision: str, folder: Path) -> Computation:
+    """One that cannot be converted goes as it is: the device reports it in its row."""
+    try:
+        return in_precision(computation, precision, folder)
+    except BuildFailed:
+        return computation
 
 
 def _fill(
@@ -152,7 +165,7 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
     given = parser.parse_args(arguments)
     settings = RuntimeSettings.from_json({**settings.to_json(), "threads": given.threads})
     computations = [Computation.from_json(fields, folder) for fields in job["computations"]]
-    form_on_device(given.runtime, computations[0].form)
+    format_on_device(given.runtime, computations[0].format)
     if job["kind"] == "table":
         path = folder / TABLE
         profile(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)

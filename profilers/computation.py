@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from profilers.errors import ProfilerError
-
-FORMS = ("onnx", "exported")
+from profilers.formats import SUFFIXES, current_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,27 +46,29 @@ class Computation:
     Attributes:
         key: a hash of what decides its speed, given by the caller.
         name: for people.
-        form: "onnx", or "exported" for a file of `torch.export`.
+        format: a name of `profilers.formats`.
         file: absolute, or relative to the JSON it is stored in.
         labels: for people, by column of the table: operation, family, layer, input_shape, output_shape.
         columns: additive numbers known without measuring: parameters, weight_bytes, macs, operators, and others.
         beside: files that go with it, relative to its folder: weights that an ONNX file keeps outside.
+        precision: of the numbers that the file computes with; inputs and outputs may have another.
     """
 
     key: str
     name: str
-    form: str
+    format: str
     file: Path
     inputs: tuple[TensorSpec, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, float] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.key or not self.key.isalnum():
             raise ProfilerError(f"Key {self.key!r} of {self.name!r}: expected letters and digits.")
-        if self.form not in FORMS:
-            raise ProfilerError(f"Form {self.form!r} of {self.name!r}: expected one of {', '.join(FORMS)}.")
+        if self.format not in SUFFIXES:
+            raise ProfilerError(f"Format {self.format!r} of {self.name!r}: expected one of {', '.join(SUFFIXES)}.")
 
     def samples(self) -> list[np.ndarray]:
         """The fixed inputs that it is timed on."""
@@ -80,7 +81,7 @@ class Computation:
 
         Without the build ("+cpu"), which only one of PyTorch's two exporters tells: a table may need both.
         """
-        if self.form != "onnx" or not self.file.is_file():
+        if self.format != "onnx" or not self.file.is_file():
             return ""
         with self.file.open("rb") as file:
             return _onnx_producer(file.read(512)).partition("+")[0]
@@ -102,12 +103,13 @@ class Computation:
         return {
             "key": self.key,
             "name": self.name,
-            "form": self.form,
+            "format": self.format,
             "file": file.relative_to(folder).as_posix() if inside else str(file),
             "inputs": [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in self.inputs],
             "labels": dict(self.labels),
             "columns": dict(self.columns),
             "beside": list(self.beside),
+            "precision": self.precision,
         }
 
     @classmethod
@@ -116,7 +118,9 @@ class Computation:
             TensorSpec(name=spec["name"], shape=tuple(spec["shape"]), dtype=spec["dtype"]) for spec in fields["inputs"]
         )
         file = Path(os.path.normpath(folder.absolute() / fields["file"]))
-        return cls(**{**fields, "file": file, "inputs": inputs, "beside": tuple(fields.get("beside", ()))})
+        beside, rest = tuple(fields.get("beside", ())), {name: fields[name] for name in fields if name != "form"}
+        format = current_name(fields.get("format") or fields["form"])  # "form" before the formats had one name each
+        return cls(**{**rest, "format": format, "file": file, "inputs": inputs, "beside": beside})
 
     @classmethod
     def from_onnx(cls, path: Path | str, *, batch: int = 1) -> Computation:
@@ -126,12 +130,13 @@ class Computation:
             ProfilerError: the file is no ONNX file, or leaves other sizes open.
         """
         import onnx
+        from google.protobuf.message import DecodeError
         from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
         path = Path(path)
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
-        except Exception as error:
+        except (OSError, ValueError, DecodeError) as error:
             raise ProfilerError(f"{path} cannot be read as ONNX: {error}") from error
         weights = {weight.name for weight in graph.initializer}
         outside = {ExternalDataInfo(weight).location for weight in graph.initializer if uses_external_data(weight)}
@@ -150,14 +155,15 @@ class Computation:
                 )
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
             specs.append(TensorSpec(name=value.name, shape=tuple(sizes), dtype=dtype))
-        key = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in graph.initializer)
         return cls(
-            key=key,
+            key=hashlib.sha256(path.read_bytes()).hexdigest()[:32],
             name=path.stem,
-            form="onnx",
+            format="onnx",
             file=path.absolute(),
             inputs=tuple(specs),
             beside=tuple(sorted(outside)),
+            precision="fp16" if half else "fp32",
         )
 
 

@@ -36,23 +36,36 @@ def conv_weight() -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(shape) * scale).astype(np.float32)
 
 
-def onnx_kernel(name: str, folder: Path) -> Computation:
-    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimiser can shorten."""
-    shape = kernel_shape(name)
+def onnx_kernel(name: str, folder: Path, precision: str = "fp32") -> Computation:
+    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimiser can shorten.
+
+    In fp16 it lies between two casts, as in the converted files of networks.
+    """
+    shape, half = kernel_shape(name), precision == "fp16"
+    first, last = ("x16", "y16") if half else ("x", "y")
     weights: dict[str, np.ndarray] = {}
     nodes: list[tiny_onnx.Node]
     if name == "compute":
-        weights["w"] = conv_weight()
-        nodes = [("Conv", ["x", "w"], "y", {"pads": [1, 1, 1, 1]})]
+        weights["w"] = conv_weight().astype(np.float16 if half else np.float32)
+        nodes = [("Conv", [first, "w"], last, {"pads": [1, 1, 1, 1]})]
     elif name == "memory":
-        nodes = [("Relu", ["x"], "y", {})]
+        nodes = [("Relu", [first], last, {})]
     else:
-        chain = ["x", *(f"c{i}" for i in range(CHAIN - 1)), "y"]
+        chain = [first, *(f"c{i}" for i in range(CHAIN - 1)), last]
         nodes = [
             (("Tanh", "Sigmoid")[i % 2], [before], after, {})
             for i, (before, after) in enumerate(itertools.pairwise(chain))
         ]
+    if half:
+        casts: list[tiny_onnx.Node] = [
+            ("Cast", ["x"], first, {"to": tiny_onnx.FLOAT16}),
+            ("Cast", [last], "y", {"to": tiny_onnx.FLOAT}),
+        ]
+        nodes = [casts[0], *nodes, casts[1]]
     path = folder / f"calibration_{name}.onnx"
     path.write_bytes(tiny_onnx.model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights))
     spec = TensorSpec(name="x", shape=shape, dtype="float32")
-    return Computation(key=f"calibration{name}", name=f"calibration {name}", form="onnx", file=path, inputs=(spec,))
+    title = f"calibration {name}"
+    return Computation(
+        key=f"calibration{name}", name=title, format="onnx", file=path, inputs=(spec,), precision=precision
+    )

@@ -29,7 +29,7 @@ RUNTIMES: dict[str, tuple[str, str]] = {
     "onnxruntime-cpu": ("profilers.onnxruntime_runtime:OnnxRuntime", "pip install onnxruntime"),
     "onnxruntime-cuda": ("profilers.onnxruntime_runtime:OnnxRuntime", "pip install onnxruntime-gpu"),
     "openvino": ("profilers.openvino_runtime:OpenVino", "pip install openvino"),
-    "tensorrt": ("profilers.tensorrt_runtime:TensorRT", "pip install 'tensorrt<11' cuda-python"),
+    "tensorrt": ("profilers.tensorrt_runtime:TensorRT", "pip install tensorrt cuda-python"),
     "torch-cpu": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
     "torch-cpu-compiled": ("profilers.torch_runtime:TorchRuntime", "pip install torch"),
     "torch-cuda": ("profilers.torch_runtime:TorchRuntime", _TORCH_CUDA),

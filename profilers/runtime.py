@@ -113,7 +113,7 @@ def _closed() -> None:
 class Runtime(ABC):
     """Turns computations into sessions, all at the same settings. Subclasses write `_prepare`."""
 
-    form: str = "onnx"
+    format: str = "onnx"
     packages: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)
 
@@ -135,6 +135,11 @@ class Runtime(ABC):
                 return f"the package {package!r} cannot be imported: {error}"
         return ""
 
+    @classmethod
+    def file_precision(cls, settings: RuntimeSettings) -> str | None:
+        """The precision that files must have; None where the runtime computes an fp32 file in the settings' own."""
+        return None
+
     def dedicate(self) -> None:  # noqa: B027 (most runtimes have nothing to do)
         """Arrange a process that does nothing but measure; called once, before anything is prepared."""
 
@@ -144,8 +149,8 @@ class Runtime(ABC):
         Raises:
             BuildFailed: the runtime does not take it.
         """
-        if computation.form != self.form:
-            raise BuildFailed(f"{self.name} runs files of form {self.form!r}, got {computation.form!r}.")
+        if computation.format != self.format:
+            raise BuildFailed(f"{self.name} runs files of format {self.format!r}, got {computation.format!r}.")
         if not computation.file.is_file():
             raise BuildFailed(f"The file {computation.file} is not there.")
         batches = {spec.shape[0] for spec in computation.inputs if spec.shape}
@@ -172,7 +177,7 @@ class Runtime(ABC):
         """The calibration kernel of this name as a session; `folder` is there for files."""
         from profilers.kernels import onnx_kernel
 
-        return self._prepare(onnx_kernel(name, folder))
+        return self._prepare(onnx_kernel(name, folder, self.file_precision(self.settings) or "fp32"))
 
     def versions(self) -> dict[str, str]:
         """The packages whose version decides the speed."""

@@ -1,9 +1,14 @@
-"""TensorRT: engines built from ONNX files, timed with CUDA events."""
+"""TensorRT 10 and 11: engines built from ONNX files, timed with CUDA events.
+
+Networks are strongly typed: TensorRT 11 knows no others, and TensorRT 10 can build them. Precision is then a property
+of the file, so fp16 converts the file. None of this has run on a GPU yet; tests on a CPU see a stand-in for TensorRT.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,8 @@ import numpy as np
 
 from profilers.computation import Computation
 from profilers.errors import BuildFailed
+from profilers.formats import SUFFIXES
+from profilers.half_precision import in_precision
 from profilers.runtime import Runtime, RuntimeSettings, Session
 from profilers.user_folder import home
 
@@ -40,6 +47,10 @@ class TensorRT(Runtime):
         error, count = cuda.cudaGetDeviceCount()
         return "" if error == cuda.cudaError_t.cudaSuccess and count else "there is no CUDA device"
 
+    @classmethod
+    def file_precision(cls, settings: RuntimeSettings) -> str | None:
+        return settings.precision
+
     def versions(self) -> dict[str, str]:
         import tensorrt
 
@@ -54,27 +65,25 @@ class TensorRT(Runtime):
         import tensorrt
 
         self._logger = self._logger or tensorrt.Logger(tensorrt.Logger.ERROR)
-        plan = self._build(computation)
-        computation.file.with_suffix(".engine").write_bytes(plan)
+        with tempfile.TemporaryDirectory() as folder:
+            plan = self._build(in_precision(computation, self.settings.precision, Path(folder)).file)
+        computation.file.with_suffix(SUFFIXES["tensorrt"]).write_bytes(plan)
         engine = tensorrt.Runtime(self._logger).deserialize_cuda_engine(plan)
         if engine is None:
             raise BuildFailed("TensorRT could not load the engine that it built.")
-        return TensorRTSession(engine, computation)
+        return TensorRTSession(engine, [spec.name for spec in computation.inputs], computation.samples())
 
-    def _build(self, computation: Computation) -> bytes:
+    def _build(self, file: Path) -> bytes:
         import tensorrt
 
         builder = tensorrt.Builder(self._logger)
-        network = builder.create_network(0)
+        network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, self._logger)
-        if not parser.parse_from_file(str(computation.file)):
+        if not parser.parse_from_file(str(file)):
             problems = [str(parser.get_error(i)) for i in range(parser.num_errors)]
             raise BuildFailed(f"TensorRT cannot read the file: {'; '.join(problems)}")
         config = builder.create_builder_config()
-        if self.settings.precision == "fp16":
-            config.set_flag(tensorrt.BuilderFlag.FP16)
-        else:
-            config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 means fp32
+        config.clear_flag(tensorrt.BuilderFlag.TF32)  # fp32 means fp32
         place = self._cache_path()
         cache = config.create_timing_cache(place.read_bytes() if place.is_file() else b"")
         if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version: begun anew
@@ -93,14 +102,14 @@ class TensorRT(Runtime):
 class TensorRTSession(Session):
     """An execution context with its buffers on the device; runs are timed on the device itself."""
 
-    def __init__(self, engine: Any, computation: Computation) -> None:
+    def __init__(self, engine: Any, order: Sequence[str], inputs: Sequence[np.ndarray]) -> None:
         import tensorrt
         from cuda.bindings import runtime as cuda
 
         self.engine, self.context = engine, engine.create_execution_context()
         self.stream = _checked(cuda.cudaStreamCreate())
         self.start, self.end = (_checked(cuda.cudaEventCreate()) for _ in range(2))
-        self.order = [spec.name for spec in computation.inputs]
+        self.order = list(order)
         self.buffers: dict[str, int] = {}
         self.results: dict[str, np.ndarray] = {}
         for i in range(engine.num_io_tensors):
@@ -110,7 +119,7 @@ class TensorRTSession(Session):
             self.context.set_tensor_address(name, self.buffers[name])
             if engine.get_tensor_mode(name) == tensorrt.TensorIOMode.OUTPUT:
                 self.results[name] = array
-        self._fill(computation.samples())
+        self._fill(inputs)
 
     def _fill(self, inputs: Sequence[np.ndarray]) -> None:
         from cuda.bindings import runtime as cuda

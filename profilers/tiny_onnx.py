@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_IR_VERSION, _OPSET = (
-    8,
-    17,
-)  # understood by ONNX Runtime since 1.12, by TensorRT since 8.6, by every OpenVINO of this decade
-_FLOAT = 1  # TensorProto.FLOAT
-_INTS = 7  # AttributeProto.INTS
+# Understood by ONNX Runtime since 1.12, by TensorRT since 8.6, by every OpenVINO of this decade.
+_IR_VERSION, _OPSET = 8, 17
+FLOAT, FLOAT16 = 1, 10  # of TensorProto
+_INT, _INTS = 2, 7  # of AttributeProto
 
-Node = tuple[str, Sequence[str], str, Mapping[str, Sequence[int]]]  # operator, inputs, output, attributes
+Node = tuple[str, Sequence[str], str, Mapping[str, int | Sequence[int]]]  # operator, inputs, output, attributes
 
 
 def model(
@@ -26,7 +24,7 @@ def model(
     outputs: Mapping[str, Sequence[int]],
     weights: Mapping[str, np.ndarray],
 ) -> bytes:
-    """A model in 32-bit floats; operators take attributes that are lists of integers only."""
+    """A model with inputs and outputs in float32, weights in float32 or float16, and attributes that are integers."""
     graph = b"".join(
         [
             *(_message(1, _node(*node)) for node in nodes),
@@ -39,22 +37,26 @@ def model(
     return _number(1, _IR_VERSION) + _text(2, "lana") + _message(7, graph) + _message(8, _number(2, _OPSET))
 
 
-def _node(operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Sequence[int]]) -> bytes:
-    named = (
-        _message(5, _text(1, name) + b"".join(_number(8, value) for value in values) + _number(20, _INTS))
-        for name, values in attributes.items()
-    )
+def _node(operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int | Sequence[int]]) -> bytes:
+    named = (_message(5, _text(1, name) + _attribute(value)) for name, value in attributes.items())
     return b"".join([*(_text(1, name) for name in inputs), _text(2, output), _text(4, operator), *named])
+
+
+def _attribute(value: int | Sequence[int]) -> bytes:
+    if isinstance(value, int):
+        return _number(3, value) + _number(20, _INT)
+    return b"".join(_number(8, one) for one in value) + _number(20, _INTS)
 
 
 def _weight(name: str, array: np.ndarray) -> bytes:
     sizes = b"".join(_number(1, size) for size in array.shape)
-    return sizes + _number(2, _FLOAT) + _text(8, name) + _message(9, array.astype("<f4").tobytes())
+    kind, stored = (FLOAT16, "<f2") if array.dtype == np.float16 else (FLOAT, "<f4")
+    return sizes + _number(2, kind) + _text(8, name) + _message(9, array.astype(stored).tobytes())
 
 
 def _value(name: str, shape: Sequence[int]) -> bytes:
     sizes = b"".join(_message(1, _number(1, size)) for size in shape)
-    tensor = _number(1, _FLOAT) + _message(2, sizes)
+    tensor = _number(1, FLOAT) + _message(2, sizes)
     return _text(1, name) + _message(2, _message(1, tensor))
 
 

@@ -21,7 +21,7 @@ MANY = 100_000  # computations of a process
 class TorchRuntime(Runtime):
     """Inference mode; half precision by autocast, as a user of PyTorch would run it."""
 
-    form = "exported"
+    format = "torch_export"
     packages = ("torch",)
     precisions = ("fp32", "fp16", "bf16")
 

@@ -188,13 +188,13 @@ def finetune(student: Path, json_output: bool, **options: Any) -> None:
 @main.command()
 @student_argument
 @click.argument("out", type=PATH)
-@click.option("--form", help="onnx, program (torch.export), openvino (IR) or tensorrt (engine).  [default: by suffix]")
+@click.option("--format", help="onnx, torch_export, openvino or tensorrt.  [default: by suffix]")
 @click.option("--opset", type=int, help="Of ONNX.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
 @click.option("--arithmetic", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
 @as_json
-def export(student: Path, out: Path, form: str | None, json_output: bool, **options: Any) -> None:
+def export(student: Path, out: Path, format: str | None, json_output: bool, **options: Any) -> None:
     """Write the network of STUDENT to the file OUT, run the file again and compare it with PyTorch.
 
     \b
@@ -202,9 +202,9 @@ def export(student: Path, out: Path, form: str | None, json_output: bool, **opti
     lana export runs/digits-resnet/students/0.4x student.onnx --opset 20 --json
     lana export runs/digits-resnet/students/0.4x student.xml --arithmetic fp16
     """
-    from lana.exporters.formats import Options, form_of
+    from lana.exporters.formats import Options, format_of
 
-    form = form_of(out, form, Options(**options))
+    format = format_of(out, format, Options(**options))
     from lana import standalone
 
-    print_result(standalone.export(student, out, form=form, **options), json_output=json_output)
+    print_result(standalone.export(student, out, format=format, **options), json_output=json_output)

@@ -22,7 +22,7 @@ from lana.exporters.torch_export import export_program
 from lana.exporters.tracing import ExportFailed
 from lana.models.selection import Selection
 from lana.models.student_files import WEIGHTS, load_student_as_teacher
-from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_form
+from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.measurement import compared
 from lana.selection.measurement_log import Log, Measured
@@ -42,11 +42,11 @@ def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bo
         return Summary.read(folder / "summary.json")
     begun_s, student = time.monotonic(), load_student_as_teacher(folder).module
     example = context.teacher.example(context.recipe.batch)
-    form = runtime_form(context.recipe.runtime, context.runtime_settings)
-    delivered = to_computation(student, example, folder, name=folder.name, form=form, stem="model")
-    if verify or form != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
-        _export_beside(student, example, folder, form)
-    parity = _checked_parity(context, student, folder, form)
+    format = runtime_format(context.recipe.runtime, context.runtime_settings)
+    delivered = to_computation(student, example, folder, name=folder.name, format=format, stem="model")
+    if verify or format != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
+        _export_beside(student, example, folder, format)
+    parity = _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
     summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
     write_card(folder, summary)
@@ -54,28 +54,28 @@ def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bo
     return summary
 
 
-def _export_beside(student: nn.Module, example: Tensor, folder: Path, form: str) -> None:
-    """Write a second form beside that of the runtime; one that the network cannot take is not missed."""
-    beside: Callable[..., Path] = export_program if form == "onnx" else export_onnx
+def _export_beside(student: nn.Module, example: Tensor, folder: Path, format: str) -> None:
+    """Write a second format beside that of the runtime; one that the network cannot take is not missed."""
+    beside: Callable[..., Path] = export_program if format == "onnx" else export_onnx
     try:
-        beside(student, example, folder / ("model.pt2" if form == "onnx" else "model.onnx"))
+        beside(student, example, folder / ("model.pt2" if format == "onnx" else "model.onnx"))
     except ExportFailed as error:
-        logger.info(f"{folder.name} is delivered in one form less: {error}")
+        logger.info(f"{folder.name} is delivered in one format less: {error}")
 
 
-def _checked_parity(context: RunContext, student: nn.Module, folder: Path, form: str) -> float | None:
+def _checked_parity(context: RunContext, student: nn.Module, folder: Path, format: str) -> float | None:
     """How far the ONNX file is from the student; a wrong one is removed, unless it is what the runtime runs."""
     if not (file := folder / "model.onnx").is_file():
         return None
     try:
         parity = onnx_parity(student, file, examples(context), limit_s=PARITY_S)
-        whole = f"The student itself is whole, in {folder / WEIGHTS}; another form may fit it (`lana export`)."
+        whole = f"The student itself is whole, in {folder / WEIGHTS}; another format may fit it (`lana export`)."
         check_parity(file, parity, whole)
     except Exception as error:  # ONNX Runtime's own are of many kinds
-        if form == "onnx":
+        if format == "onnx":
             raise
         file.unlink()
-        logger.info(f"{folder.name} is delivered in one form less: {error}")
+        logger.info(f"{folder.name} is delivered in one format less: {error}")
         return None
     return parity
 

@@ -40,7 +40,7 @@ from lana.selection.measurement import assembled, unique_layers
 from lana.selection.measurement_log import Log
 from lana.selection.search import MARGIN, Selector
 from profilers import LatencyTable, MissingRow
-from profilers.bundle import form_on_device, read_measurements, write_bundle
+from profilers.bundle import format_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
 
 SENT = 6  # students sent out besides the chosen ones, spread over the range of latency, to fit the correction on
@@ -113,7 +113,7 @@ def open_device(
         ProfilerError: the table's runtime is not known.
     """
     read, name = LatencyTable.read(table), device_name(table)
-    form_on_device(read.header.runtime)
+    format_on_device(read.header.runtime)
     folder = context.run.path / "devices" / name
     _check_same(read, folder)
     log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
@@ -245,19 +245,19 @@ def choose(context: RunContext, devices: Sequence[Device], operations: Operation
 
 def _send(context: RunContext, device: Device, operations: Operations, selections: Sequence[Selection]) -> Path:
     """An archive that measures students beside the teacher on the device."""
-    selector, wanted, form = device.selector, list(selections), form_on_device(device.table.header.runtime)
+    selector, wanted, format = device.selector, list(selections), format_on_device(device.table.header.runtime)
     if not device.measured:
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
     known = _sent(device.folder)
     example, layers = context.teacher.example(context.recipe.batch), unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
-        networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", form=form)]
+        networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", format=format)]
         for selection in wanted:
             name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
             known[name] = selection
             student = assemble(context.teacher.module, layers, selection, operations)
-            networks.append(to_computation(student, example, Path(folder), name=name, form=form))
+            networks.append(to_computation(student, example, Path(folder), name=name, format=format))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", _identity(device.table))
         write_json(device.folder / "sent.json", {name: dict(selection) for name, selection in known.items()})
@@ -318,10 +318,10 @@ def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequen
     student = assembled(context, pool, selection)
     save_student(student, folder, context.teacher, unique_layers(first.offers), selection)
     example = context.teacher.example(context.recipe.batch)
-    forms = {form_on_device(device.table.header.runtime) for device in devices}
-    for form in forms:
-        to_computation(student, example, folder, name=name, form=form, stem="model")
-    if "onnx" not in forms:
+    formats = {format_on_device(device.table.header.runtime) for device in devices}
+    for format in formats:
+        to_computation(student, example, folder, name=name, format=format, stem="model")
+    if "onnx" not in formats:
         with contextlib.suppress(ExportFailed):
             export_onnx(student, example, folder / "model.onnx")
     measured = {device.name: device.selector.log.of(selection) for device in devices}

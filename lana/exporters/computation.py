@@ -10,10 +10,9 @@ from lana.exporters.onnx_export import export_onnx
 from lana.exporters.torch_export import export_program
 from lana.networks.structure import structure
 from profilers.computation import Computation, TensorSpec
+from profilers.formats import SUFFIXES
 
-_FORMS = {"onnx": export_onnx, "exported": export_program}
-
-_SUFFIX = {"onnx": ".onnx", "exported": ".pt2"}
+_EXPORTERS = {"onnx": export_onnx, "torch_export": export_program}
 
 
 def to_computation(
@@ -22,31 +21,25 @@ def to_computation(
     folder: Path,
     *,
     name: str,
-    form: str = "onnx",
-    labels: dict[str, str] | None = None,
-    key: str | None = None,
-    columns: dict[str, float] | None = None,
+    format: str = "onnx",
+    known: tuple[str, dict[str, float]] | None = None,
     stem: str | None = None,
 ) -> Computation:
     """A module as a `Computation` in `folder`; the file is named by its structural key, and then written only once.
 
-    `key` and `columns` are its structure's, where the caller knows them. With a `stem` the file is named so and written
+    `known` is what `structure` gives, where the caller has called it. With a `stem` the file is named so and written
     anew.
 
     Raises:
-        ExportFailed: the module cannot be written in this form.
+        ExportFailed: the module cannot be written in this format.
     """
-    if key is None or columns is None:
-        key, columns = structure(module, (example,))
-    path = folder / f"{stem or key}{_SUFFIX[form]}"
+    key, columns = known or structure(module, (example,))
+    path = folder / f"{stem or key}{SUFFIXES[format]}"
     if stem or not path.is_file():
-        _FORMS[form](module, example, path)
-    return Computation(
-        key=key,
-        name=name,
-        form=form,
-        file=path,
-        inputs=(TensorSpec(name="input", shape=tuple(example.shape), dtype=str(example.dtype).removeprefix("torch.")),),
-        labels=labels or {},
-        columns=columns,
-    )
+        _EXPORTERS[format](module, example, path)
+    return Computation(key=key, name=name, format=format, file=path, inputs=(input_spec(example),), columns=columns)
+
+
+def input_spec(example: Tensor) -> TensorSpec:
+    """The one input of an exported file."""
+    return TensorSpec(name="input", shape=tuple(example.shape), dtype=str(example.dtype).removeprefix("torch."))

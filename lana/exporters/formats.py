@@ -1,7 +1,8 @@
 """A network as a file to ship: ONNX, a `torch.export` program, OpenVINO IR, a TensorRT engine.
 
-Every file is run again after it was written, and compared with PyTorch. Importing this module loads no torch, so that
-what cannot be is told at once.
+Every file is run again after it was written, and compared with PyTorch. This module loads no torch when imported, so
+that a wrong option is reported at once. TensorRT engines have not been written anywhere yet: their tests need a GPU
+with TensorRT.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from lana.common.suggestions import near
 from lana.errors import UserError
-from lana.exporters.parity import check_parity
+from profilers.formats import SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
-
-    from profilers.computation import Computation
 
 
 LEAST_OPSET, MOST_OPSET = 13, 23  # below 13 too many operators are missing; 23 is what torch can write
@@ -33,7 +32,7 @@ class Options:
     Attributes:
         opset: of ONNX; None is the one that lana measures with, which all its runtimes understand.
         dynamic_batch: leave the number of examples open; else it is fixed at `batch`.
-        arithmetic: fp32, or fp16 where the form lets one choose.
+        arithmetic: fp32, or fp16 where the format lets one choose.
     """
 
     opset: int | None = None
@@ -43,13 +42,12 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class Format:
     """One kind of file: how to write it, how to run it, what can be chosen.
 
     `write(module, example, path, options)` writes the file, `run(path, inputs)` gives its outputs.
     """
 
-    suffix: str
     write: Callable[[nn.Module, Tensor, Path, Options], Path]
     run: Callable[[Path, Tensor], list[np.ndarray]]
     runtime: str = ""  # which has to be installed
@@ -68,7 +66,7 @@ class Exported:
     """
 
     file: str
-    form: str
+    format: str
     bytes: int
     opset: int | None
     batch: int | None
@@ -79,44 +77,51 @@ class Exported:
         """Print it in two lines."""
         opset = f", opset {self.opset}" if self.opset else ""
         batch = "any batch" if self.batch is None else f"batch {self.batch}"
-        print(f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.form}{opset}, {batch}, {self.arithmetic}).")
+        print(f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.format}{opset}, {batch}, {self.arithmetic}).")
         print(f"Run again, it differs from PyTorch by at most {self.max_relative_error:.1e} of the largest output.")
 
 
-def form_of(path: Path | str, form: str | None, options: Options) -> str:
-    """The name of the form, by the file's suffix where none is named, if the form can be written so.
+def format_of(path: Path | str, format: str | None, options: Options) -> str:
+    """The name of the format, by default by the file's suffix.
 
     Raises:
-        UserError: an unknown form or suffix; an option that the form does not have.
-        RuntimeUnavailable: the form's runtime is not installed.
+        UserError: an unknown format or suffix; an option that the format does not have.
+        RuntimeUnavailable: the format's runtime is not installed.
 
-    >>> form_of("net.pt2", None, Options())
-    'program'
+    >>> format_of("net.pt2", None, Options())
+    'torch_export'
     """
+    by_suffix = {SUFFIXES[name]: name for name in FORMATS}
+    if format is None and Path(path).suffix not in by_suffix:
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in by_suffix.items())
+        raise UserError(f"The suffix of {path} names no format. Give --format, or end it in one of: {known}.")
+    name = format or by_suffix[Path(path).suffix]
+    if name not in FORMATS:
+        raise UserError(f"--format {name!r}: expected one of {', '.join(FORMATS)}.{near(name, list(FORMATS))}")
+    _check_options(name, options)
+    return name
+
+
+def _check_options(name: str, options: Options) -> None:
+    """Refuse what this format does not have."""
     from profilers.registry import create_runtime
     from profilers.runtime import RuntimeSettings
 
-    by_suffix = {kind.suffix: name for name, kind in FORMS.items()}
-    if form is None and Path(path).suffix not in by_suffix:
-        known = ", ".join(f"{suffix} ({name})" for suffix, name in by_suffix.items())
-        raise UserError(f"{path} says nothing of its form. Name it with --form, or end it in one of: {known}.")
-    name = form or by_suffix[Path(path).suffix]
-    if name not in FORMS:
-        raise UserError(f"--form {name!r}: expected one of {', '.join(FORMS)}.{near(name, list(FORMS))}")
-    kind = FORMS[name]
+    kind = FORMATS[name]
     if options.opset is not None and not kind.opsets:
-        raise UserError(f"--opset {options.opset}: a file of form {name} has no opset. Leave it out.")
+        raise UserError(f"--opset {options.opset}: a file of format {name} has no opset. Leave it out.")
     if options.opset is not None and not LEAST_OPSET <= options.opset <= MOST_OPSET:
         raise UserError(f"--opset {options.opset}: expected a number from {LEAST_OPSET} to {MOST_OPSET}.")
     if options.dynamic_batch and not kind.dynamic:
-        raise UserError(f"--dynamic-batch: a file of form {name} has a fixed batch. Give it with --batch.")
+        raise UserError(f"--dynamic-batch: a file of format {name} has a fixed batch. Give it with --batch.")
     if options.arithmetic not in kind.arithmetics:
-        offering = [other for other, one in FORMS.items() if options.arithmetic in one.arithmetics]
-        forms = f"; forms that offer it: {', '.join(offering)}" if offering else ""
-        raise UserError(f"--arithmetic {options.arithmetic}: form {name} offers {', '.join(kind.arithmetics)}{forms}.")
+        offering = [other for other, one in FORMATS.items() if options.arithmetic in one.arithmetics]
+        others = f"; formats that offer it: {', '.join(offering)}" if offering else ""
+        raise UserError(
+            f"--arithmetic {options.arithmetic}: format {name} offers {', '.join(kind.arithmetics)}{others}."
+        )
     if kind.runtime:
         create_runtime(kind.runtime, RuntimeSettings())
-    return name
 
 
 def export_as(
@@ -124,30 +129,30 @@ def export_as(
     example: Callable[[int], Tensor],
     path: Path,
     *,
-    form: str | None = None,
+    format: str | None = None,
     options: Options | None = None,
 ) -> Exported:
     """Write a network to a file, run the file, compare. `example(n)` gives n examples.
 
     Raises:
-        UserError, RuntimeUnavailable: see `form_of`.
+        UserError, RuntimeUnavailable: see `format_of`.
         ExportFailed: it cannot be written so, or the file computes something else.
     """
-    from lana.exporters.parity import relative_error
+    from lana.exporters.parity import check_parity, relative_error
 
     options = options or Options()
-    name = form_of(path, form, options)
-    kind, seen, open_batch = FORMS[name], options.batch, options.dynamic_batch
+    name = format_of(path, format, options)
+    kind, seen, open_batch = FORMATS[name], options.batch, options.dynamic_batch
     # A batch of one is taken for a constant by exporters; what is open is tried at another size than was seen.
     path.parent.mkdir(parents=True, exist_ok=True)
     path = kind.write(module, example(max(2, seen) if open_batch else seen), path, options)
     inputs = example(max(2, seen) + 1 if open_batch else seen)
     error = relative_error(module, inputs, kind.run(path, inputs))
     if options.arithmetic == "fp32":
-        check_parity(path, error, "Try another --opset or --form.")
+        check_parity(path, error, "Try another --opset or --format.")
     return Exported(
         file=str(path),
-        form=name,
+        format=name,
         bytes=sum(part.stat().st_size for part in _parts(path)),
         opset=_opset_of(path) if kind.opsets else None,
         batch=None if open_batch else seen,
@@ -180,13 +185,13 @@ def _opset_of(path: Path) -> int:
     return next(int(entry.version) for entry in imported if entry.domain in ("", "ai.onnx"))
 
 
-def _write_program(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
+def _write_torch_export(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
     from lana.exporters.torch_export import export_program
 
     return export_program(module, example, path, dynamic_batch=options.dynamic_batch)
 
 
-def _run_program(path: Path, inputs: Tensor) -> list[np.ndarray]:
+def _run_torch_export(path: Path, inputs: Tensor) -> list[np.ndarray]:
     import torch
 
     from lana.networks.structure import flat_tensors
@@ -216,41 +221,34 @@ def _run_openvino(path: Path, inputs: Tensor) -> list[np.ndarray]:
 def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
     """An engine for the device that is here, built as for measuring: it runs on no other kind of device."""
     from lana.common.files import write_atomically
+    from lana.exporters.computation import to_computation
     from profilers import RuntimeSettings, create_runtime
 
     settings = RuntimeSettings(batch=len(example), precision=options.arithmetic)
     with tempfile.TemporaryDirectory() as folder:
-        onnx = _write_onnx(module, example, Path(folder) / "model.onnx", options)
-        create_runtime("tensorrt", settings).prepare(_computation(onnx, example)).close()
-        engine = onnx.with_suffix(".engine").read_bytes()
+        onnx = to_computation(module, example, Path(folder), name=path.stem, stem="model")
+        create_runtime("tensorrt", settings).prepare(onnx).close()
+        engine = onnx.file.with_suffix(SUFFIXES["tensorrt"]).read_bytes()
     return write_atomically(path, lambda beside: beside.write_bytes(engine))
 
 
 def _run_tensorrt(path: Path, inputs: Tensor) -> list[np.ndarray]:
     import tensorrt
 
+    from lana.exporters.computation import input_spec
     from profilers.tensorrt_runtime import TensorRTSession
 
-    runtime: Any = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-    with TensorRTSession(runtime.deserialize_cuda_engine(path.read_bytes()), _computation(path, inputs)) as session:
-        return session.outputs([inputs.numpy()])
+    engine: Any = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
+    array, spec = inputs.numpy(), input_spec(inputs)
+    with TensorRTSession(engine, [spec.name], [array]) as session:
+        return session.outputs([array])
 
 
-def _computation(path: Path, inputs: Tensor) -> Computation:
-    from profilers import Computation, TensorSpec
-
-    spec = TensorSpec(name="input", shape=tuple(inputs.shape), dtype=str(inputs.dtype).removeprefix("torch."))
-    return Computation(key="export", name=path.stem, form="onnx", file=path, inputs=(spec,))
-
-
-FORMS = {
-    "onnx": Form(suffix=".onnx", write=_write_onnx, run=_run_onnx, opsets=True),
-    "program": Form(suffix=".pt2", write=_write_program, run=_run_program),
-    "openvino": Form(
-        suffix=".xml", write=_write_openvino, run=_run_openvino, runtime="openvino", arithmetics=("fp32", "fp16")
-    ),
-    "tensorrt": Form(
-        suffix=".engine",
+FORMATS = {
+    "onnx": Format(write=_write_onnx, run=_run_onnx, opsets=True),
+    "torch_export": Format(write=_write_torch_export, run=_run_torch_export),
+    "openvino": Format(write=_write_openvino, run=_run_openvino, runtime="openvino", arithmetics=("fp32", "fp16")),
+    "tensorrt": Format(
         write=_write_tensorrt,
         run=_run_tensorrt,
         runtime="tensorrt",

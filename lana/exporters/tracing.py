@@ -17,7 +17,7 @@ from lana.networks.structure import flat_tensors
 
 
 class ExportFailed(LanaError):
-    """A module could not be written in the form that a runtime takes."""
+    """A module could not be written in the format that a runtime takes."""
 
 
 class _InATuple(nn.Module):

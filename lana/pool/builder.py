@@ -26,8 +26,8 @@ class Builder:
     An operation that cannot be built or exported is an offer that is not kept, with the reason.
     """
 
-    def __init__(self, teacher: Teacher, *, batch: int, folder: Path, form: str = "onnx") -> None:
-        self.teacher, self.batch, self.folder, self.form = teacher.module, batch, folder, form
+    def __init__(self, teacher: Teacher, *, batch: int, folder: Path, format: str = "onnx") -> None:
+        self.teacher, self.batch, self.folder, self.format = teacher.module, batch, folder, format
         self.computations: dict[str, Computation] = {}
         self._structures: dict[str, str] = {}
         self._known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
@@ -75,14 +75,12 @@ class Builder:
                 example,
                 self.folder,
                 name=f"{operation.name} ({shapes[0]})",
-                form=self.form,
-                labels=labels,
-                key=key,
-                columns=columns,
+                format=self.format,
+                known=(key, columns),
             )
         except ExportFailed as error:
             return dataclasses.replace(offer, kept=False, reason=str(error))
-        self.computations.setdefault(key, computation)
+        self.computations.setdefault(key, dataclasses.replace(computation, labels=labels))
         return offer
 
 
@@ -93,11 +91,11 @@ def make_offers(
     *,
     batch: int,
     folder: Path,
-    form: str = "onnx",
+    format: str = "onnx",
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
 ) -> tuple[list[Offer], list[Computation]]:
     """All that a pool offers, built and written."""
-    builder, offers = Builder(teacher, batch=batch, folder=folder, form=form), []
+    builder, offers = Builder(teacher, batch=batch, folder=folder, format=format), []
     planned = planned_offers(teacher, scan, pool)
     for layer, operation in planned:
         offers.append(builder.offer(layer, operation))

@@ -26,7 +26,7 @@ from lana.pool.block_training import Distillation
 from lana.pool.builder import Builder
 from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, with_latencies, write_offers
 from lana.pool.shortlist import keep_promising
-from lana.runs.baseline import runtime_form
+from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
 from lana.runs.run import POOL
 from profilers import LatencyTable
@@ -82,8 +82,8 @@ def measured_offers(
 ) -> tuple[list[Offer], LatencyTable]:
     """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
     settings = recipe.runtime_settings
-    form = runtime_form(recipe.runtime, settings)
-    builder = Builder(teacher, batch=recipe.batch, folder=folder, form=form)
+    format = runtime_format(recipe.runtime, settings)
+    builder = Builder(teacher, batch=recipe.batch, folder=folder, format=format)
     planned = planned_offers(teacher, scan, recipe.pool)
     with Progress(f"Building and measuring {len(planned)} operations", len(planned)) as progress:
         built = measured = 0

@@ -66,7 +66,7 @@ def measure_baseline(context: RunContext) -> Baseline:
             check_teacher(evaluation, teacher, context.data, context.task)
             shutil.rmtree(run.pool / "wholes", ignore_errors=True)  # of other weights, where this was begun with them
             itself = teacher_computation(context)
-            if itself.form == "onnx":
+            if itself.format == "onnx":
                 check_file(context, itself.file)
             reference = compare(
                 itself,
@@ -139,9 +139,9 @@ def digest(context: RunContext) -> str:
 
 def teacher_computation(context: RunContext) -> Computation:
     example = context.teacher.example(context.recipe.batch)
-    form = runtime_form(context.recipe.runtime, context.runtime_settings)
-    return to_computation(context.teacher.module, example, context.run.pool / "wholes", name="teacher", form=form)
+    format = runtime_format(context.recipe.runtime, context.runtime_settings)
+    return to_computation(context.teacher.module, example, context.run.pool / "wholes", name="teacher", format=format)
 
 
-def runtime_form(runtime: str, settings: RuntimeSettings) -> str:
-    return create_runtime(runtime, settings).form
+def runtime_format(runtime: str, settings: RuntimeSettings) -> str:
+    return create_runtime(runtime, settings).format

@@ -20,7 +20,7 @@ from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.stages import Pool
-from lana.runs.baseline import PROCESSES, Baseline, runtime_form
+from lana.runs.baseline import PROCESSES, Baseline, runtime_format
 from lana.runs.context import RunContext
 from lana.runs.student_names import changed_options
 from lana.selection.measurement import (
@@ -40,14 +40,14 @@ def make_selector(context: RunContext, pool: Pool, baseline: Baseline) -> Select
     run, recipe = context.run, context.recipe
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
-        form = runtime_form(recipe.runtime, context.runtime_settings)
+        format = runtime_format(recipe.runtime, context.runtime_settings)
         students = [
             to_computation(
                 assemble(context.teacher.module, pool.layers, selection, pool.operations),
                 context.teacher.example(recipe.batch),
                 run.pool / "wholes",
                 name=f"student {number}",
-                form=form,
+                format=format,
             )
             for number, selection in enumerate(selections)
         ]

@@ -27,7 +27,7 @@ def onnx_convolution(folder: Path, *, key: str = "conv", layers: int = 1, labels
     shape = SPEC.shape
     path.write_bytes(tiny_onnx.model(nodes, inputs={"x": shape}, outputs={"y": shape}, weights=weights))
     return Computation(
-        key=key, name=f"{key} of {layers}", form="onnx", file=path, inputs=(SPEC,), labels=labels or {}, columns={}
+        key=key, name=f"{key} of {layers}", format="onnx", file=path, inputs=(SPEC,), labels=labels or {}, columns={}
     )
 
 
@@ -36,7 +36,7 @@ def unknown_operator(folder: Path, *, key: str = "unknown") -> Computation:
     shape = {"x": (1, 4)}
     path.write_bytes(tiny_onnx.model([("Frobnicate", ["x"], "y", {})], inputs=shape, outputs={"y": (1, 4)}, weights={}))
     spec = TensorSpec(name="x", shape=(1, 4), dtype="float32")
-    return Computation(key=key, name="an operator that nobody knows", form="onnx", file=path, inputs=(spec,))
+    return Computation(key=key, name="an operator that nobody knows", format="onnx", file=path, inputs=(spec,))
 
 
 def exported_convolution(folder: Path, *, key: str = "conv") -> Computation:
@@ -48,7 +48,7 @@ def exported_convolution(folder: Path, *, key: str = "conv") -> Computation:
     module[0].weight.data = torch.from_numpy(convolution_weight(4))
     path = folder / f"{key}.pt2"
     torch.export.save(torch.export.export(module.eval(), (torch.zeros(SPEC.shape),)), path)
-    return Computation(key=key, name=key, form="exported", file=path, inputs=(SPEC,))
+    return Computation(key=key, name=key, format="torch_export", file=path, inputs=(SPEC,))
 
 
 def expected_convolution(x: np.ndarray) -> np.ndarray:

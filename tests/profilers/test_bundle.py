@@ -117,11 +117,14 @@ def test_the_package_is_named_as_pip_calls_it(tmp_path):
 @pytest.mark.parametrize(
     ("runtime", "message"),
     [
-        ("torch-cpu", "'exported', the archive's are 'onnx'.*: onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt;"),
+        (
+            "torch-cpu",
+            "'torch_export', the archive's are 'onnx'.*: onnxruntime-cpu, onnxruntime-cuda, openvino, tensorrt;",
+        ),
         ("onnxruntime-gpu", "There is no runtime 'onnxruntime-gpu'"),
     ],
 )
-def test_a_runtime_that_cannot_run_what_the_archive_holds_is_refused(tmp_path, runtime, message):
+def test_a_runtime_of_another_format_is_refused(tmp_path, runtime, message):
     with pytest.raises(ProfilerError, match=message):
         write_bundle(tmp_path / "o.zip", [onnx_convolution(tmp_path)], runtime=runtime, settings=RuntimeSettings())
     assert not (tmp_path / "o.zip").exists()
@@ -149,7 +152,7 @@ def test_what_is_no_measurement_is_refused(tmp_path):
     [
         (("--threads", "0"), "expected at least 1"),
         (("--runtime", "foo"), "no runtime 'foo'"),
-        (("--runtime", "torch-cpu"), "runs files of form 'exported', the archive's are 'onnx'"),
+        (("--runtime", "torch-cpu"), "runs files of format 'torch_export', the archive's are 'onnx'"),
     ],
 )
 def test_mistakes_there_are_told_in_a_line(tmp_path, arguments, message):

@@ -43,7 +43,7 @@ def worker_with(folder, monkeypatch, source):
     """Measuring processes in which `source` has run: a runtime with a fault."""
     head = "import sys\nif any('profilers.worker' in a for a in sys.orig_argv):\n"
     (folder / "sitecustomize.py").write_text(head + textwrap.indent(textwrap.dedent(source), "    "))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{Path(profilers.__file__).parents[1]}")
 
 
 def test_a_table_of_real_figures(tmp_path):
@@ -265,7 +265,7 @@ def test_one_exporter_whatever_build_it_tells(tmp_path):
     for file, version in zip(files, (b"2.13.0", b"2.13.0+cpu"), strict=True):
         file.write_bytes(bytes([0x08, 8, 0x12, 7]) + b"pytorch" + bytes([0x1A, len(version)]) + version)
     spec = TensorSpec(name="x", shape=(1,), dtype="float32")
-    found = [Computation(key="aa", name="a", form="onnx", file=file, inputs=(spec,)).exporter for file in files]
+    found = [Computation(key="aa", name="a", format="onnx", file=file, inputs=(spec,)).exporter for file in files]
     assert found == ["pytorch 2.13.0", "pytorch 2.13.0"]
 
 
@@ -320,7 +320,7 @@ def test_a_fault_that_breaks_what_comes_after_it_is_one_row(tmp_path, monkeypatc
     assert table.lookup("fine").latency_ms > 0
 
 
-def test_what_fails_alone_again_and_again_is_believed_of_the_others(tmp_path, monkeypatch):
+def test_a_repeated_failure_alone_is_believed_of_the_others(tmp_path, monkeypatch):
     computations, asked = [onnx_convolution(tmp_path, key=f"k{n}") for n in range(9)], []
     sweep(computations[:1], tmp_path / "another.csv")  # from here on the reference is known
 
@@ -337,7 +337,7 @@ def test_what_fails_alone_again_and_again_is_believed_of_the_others(tmp_path, mo
     assert sweep(computations[:1], tmp_path / "table.csv").lookup("k0").latency_ms > 0
 
 
-def test_of_processes_that_are_killed_none_is_believed_to_be_to_blame(tmp_path, monkeypatch):
+def test_killed_processes_put_the_blame_on_no_computation(tmp_path, monkeypatch):
     computations = [onnx_convolution(tmp_path, key=key) for key in ("l0", "l1", "l2", "l3", "s0", "s1")]
     sweep(computations[-1:], tmp_path / "another.csv")  # from here on the reference is known
 
@@ -352,7 +352,7 @@ def test_of_processes_that_are_killed_none_is_believed_to_be_to_blame(tmp_path, 
     assert [one.key for one in computations if not table.lookup(one.key).error] == ["s0", "s1"]
 
 
-def test_a_table_that_was_killed_before_its_first_row_is_begun_anew(tmp_path):
+def test_a_table_killed_before_its_first_row_is_begun_anew(tmp_path):
     path = tmp_path / "table.csv"
     computation = onnx_convolution(tmp_path)
     sweep([computation], path)

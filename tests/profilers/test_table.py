@@ -240,7 +240,7 @@ def test_line_ends_of_another_system_are_read(table):
     assert LatencyTable.read(table).lookup("dd").latency_ms == 4.0
 
 
-def test_of_a_table_without_its_end_every_row_that_is_whole_is_kept(table):
+def test_a_table_without_its_end_keeps_every_whole_row(table):
     text = table.read_text()
     table.write_text(text[: text.rindex("# end")].replace(",1.0,", ",0.9,", 1))
     assert [kept["key"] for kept in append(table, HEADER, [])] == ["bb", "cc"]

@@ -56,7 +56,7 @@ def test_a_limit_that_cannot_help_alone_says_so():
     assert set(found.conflict) == {"fixed choice 0", "fixed choice 1"}
 
 
-def test_what_a_limit_would_have_to_give_lies_above_its_own_lower_limit():
+def test_what_a_limit_must_give_lies_above_its_own_lower_limit():
     costs, limits = {"ms": [3.0, 8.0]}, {"ms": Limit(lower=5.0, upper=6.0)}
     problem = SelectionProblem(layers=1, loss=[0, 0], first=[0, 0], span=[1, 1], costs=costs, limits=limits)
     assert explain(problem).needed == {"ms": 8.0}
@@ -101,7 +101,7 @@ def test_a_conflict_is_irreducible(problem):
             assert best_by_enumeration(replace(problem, limits=widened)) is not None
 
 
-def test_what_the_time_does_not_decide_is_no_contradiction_and_not_none(monkeypatch):
+def test_what_time_leaves_undecided_is_neither_conflict_nor_none(monkeypatch):
     nothing = Solution(termination=Termination.no_solution, runtime_s=0.0)
     monkeypatch.setattr("solvers.feasibility.solve", lambda *arguments, **options: nothing)
     with pytest.raises(SolverError, match="nor that there is none"):

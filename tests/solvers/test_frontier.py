@@ -8,7 +8,7 @@ from selection_problems import best_by_enumeration, random_problem, small_proble
 from solvers import Limit, SelectionProblem, Termination, frontier, solve
 
 
-def test_every_point_is_optimal_for_its_budget_and_none_comes_twice():
+def test_every_point_is_optimal_for_its_budget_and_unique():
     problem = random_problem(8, 12, seed=3)
     points = frontier(problem, "cost0", points=20, gap=0.0)
     costs = [point.costs["cost0"] for point in points]

@@ -47,7 +47,7 @@ def test_a_time_limit_never_claims_a_proof():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_adversarial_losses_are_solved_within_the_gap_that_is_stated(seed):
+def test_adversarial_losses_are_solved_within_the_stated_gap(seed):
     problem = random_problem(46, 100, seed=seed, adversarial=True)
     solution = solve(problem, gap=1e-4)
     assert solution.termination is Termination.optimal
