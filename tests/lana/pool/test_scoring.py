@@ -70,10 +70,10 @@ def test_a_teacher_whose_outputs_do_not_fit_runs_again(digits_teacher, digits_da
     inputs, _ = next(digits_data.train.batches(1))
     split, student = digits_data.train.take(100, 0), nn.Sequential(nn.Flatten(), nn.Linear(inputs.numel(), 10))
     kept = DistanceToTeacher(digits_teacher.module, split, Classification())
-    monkeypatch.setattr("lana.evaluation.distance.KEPT_BYTES", 1000)
+    monkeypatch.setattr("lana.evaluation.distance.MAX_OUTPUT_BYTES", 1000)
     again = DistanceToTeacher(digits_teacher.module, split, Classification())
-    assert len(kept.kept) == 2
-    assert again.kept == []
+    assert len(kept.outputs) == 2
+    assert again.outputs == []
     assert torch.equal(kept.of(student), again.of(student))
 
 
