@@ -41,8 +41,8 @@ def deliver(run: Path) -> None:
 def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
     with pipeline.open_finished(run, quiet=True) as (context, baseline, _, selector):
-        example, pool = context.teacher.example(context.recipe.batch), run / "pool" / "wholes"
-        format = runtime_format(context.recipe.runtime, context.runtime_settings)
+        example, pool = context.teacher.example(context.recipe.profiling.batch), run / "pool" / "wholes"
+        format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
         points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)
         reachable = [selector.predicted_ms(selector.selection_of(p)) / baseline.teacher_ms for p in points]
         folders = [run / "students" / f"promise-{ratio:g}x" for ratio in BUDGETS]
@@ -56,7 +56,7 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
         found = compare(
             teacher_computation(context),
             files,
-            runtime=context.recipe.runtime,
+            runtime=context.recipe.profiling.runtime,
             settings=context.runtime_settings,
             processes=processes,
         )

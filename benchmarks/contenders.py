@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lana.config.options import FineTuning
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
 from lana.models.student import count_parameters
@@ -31,7 +32,6 @@ from lana.selection.search import Selector
 from lana.selection.stage import select_student
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
-from lana.training.settings import FineTuning
 from profilers import Comparison, compare
 
 BOOTSTRAPS = 1_000
@@ -96,7 +96,11 @@ def sibling(context: RunContext, told: str) -> Contender:
     name, _, where = told.partition("=")
     reference, _, weights = where.partition(",")
     recipe = context.recipe
-    given: dict[str, Any] = {"image_size": recipe.image_size, "mean": recipe.mean, "std": recipe.std}
+    given: dict[str, Any] = {
+        "image_size": recipe.teacher.image_size,
+        "mean": recipe.teacher.mean,
+        "std": recipe.teacher.std,
+    }
     loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
     return Contender(name=name, kind="sibling", module=loaded.module)
 
@@ -131,8 +135,8 @@ def tune(
     result = result_of(begun(contender, folder), epochs, seed)
     if not result.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = dataclasses.replace(tuning(epochs, seed, context.recipe.device), compile=compile)
-        tune_row(context, contender.module, result, settings)
+        settings = dataclasses.replace(tuning(epochs, seed), compile=compile)
+        tune_row(context, contender.module, result, settings, context.recipe.compute.device)
     with np.load(result) as found:
         contender.before = float(found["before"].mean())
         contender.correct.append(found["correct"])
@@ -147,7 +151,7 @@ def tune(
 def as_it_is(context: RunContext, contender: Contender) -> None:
     """Its accuracy without any tuning, in place of a seed's."""
     if not contender.correct:
-        contender.correct.append(correct_on_test(context, contender.module, context.recipe.device))
+        contender.correct.append(correct_on_test(context, contender.module, context.recipe.compute.device))
         contender.before = float(contender.correct[0].mean())
     else:
         contender.correct.append(contender.correct[0])
@@ -179,39 +183,39 @@ def result_of(begun: Path, epochs: float, seed: int) -> Path:
     return begun.with_name(f"{begun.name}-{epochs:g}-{seed}.npz")
 
 
-def tuning(epochs: float, seed: int, device: str) -> FineTuning:
+def tuning(epochs: float, seed: int) -> FineTuning:
     """How everybody is tuned.
 
     Images that the teacher was trained on tell little of what it knows, blends of them do (Beyer et al. 2022,
     "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana finetune`.
     """
-    return FineTuning(epochs=epochs, seed=seed, device=device, batch_size=BATCH, distillation=1.0, mixup=1.0)
+    return FineTuning(epochs=epochs, seed=seed, batch_size=BATCH, distillation=1.0, mixup=1.0)
 
 
-def tuning_setup(context: RunContext, settings: FineTuning, folder: Path) -> TrainingSetup:
+def tuning_setup(context: RunContext, settings: FineTuning, folder: Path, device: str) -> TrainingSetup:
     """The same for all contenders in a folder, where the teacher's outputs are cached."""
     return TrainingSetup(
         teacher=context.teacher.module,
         data=context.data,
         task=context.task,
         settings=settings,
-        group=SingleProcess(settings.device),
+        group=SingleProcess(device),
         cached_outputs=folder / "teacher_outputs",
     )
 
 
-def tune_row(context: RunContext, network: nn.Module, result: Path, settings: FineTuning) -> None:
+def tune_row(context: RunContext, network: nn.Module, result: Path, settings: FineTuning, device: str) -> None:
     """Tune a copy of a network and write what comes of it; interrupted, it goes on.
 
     The checkpoint is chosen on the validation part of train; test is read once, at the end.
     """
     module, began_s = copy.deepcopy(network), time.monotonic()
-    before = correct_on_test(context, module, settings.device)
+    before = correct_on_test(context, module, device)
     torch.compiler.reset()  # what was compiled for the last contender counts against a limit
     checkpoint = result.with_suffix(".pt")
-    curve = finetune(module, tuning_setup(context, settings, result.parent), checkpoint=checkpoint)
+    curve = finetune(module, tuning_setup(context, settings, result.parent, device), checkpoint=checkpoint)
     validation = [epoch.validation_metric for epoch in curve]
-    correct = correct_on_test(context, module, settings.device)
+    correct = correct_on_test(context, module, device)
     np.savez(result, before=before, correct=correct, validation=validation, seconds=time.monotonic() - began_s)
     checkpoint.unlink(missing_ok=True)
 
@@ -229,7 +233,7 @@ def measure(
     context: RunContext, contenders: Sequence[Contender], *, processes: int = 5, batches: Sequence[int] = ()
 ) -> None:
     """Milliseconds of all of them beside the teacher, in the same fresh processes; ratios at other batches as well."""
-    found = _compared(context, contenders, context.recipe.batch, processes)
+    found = _compared(context, contenders, context.recipe.profiling.batch, processes)
     for contender, comparison in zip(contenders, found, strict=True):
         contender.ratios = comparison.ratios
         contender.milliseconds = comparison.ratio * float(np.median(comparison.reference_ms))
@@ -242,7 +246,7 @@ def measure(
 
 def _compared(context: RunContext, contenders: Sequence[Contender], batch: int, processes: int) -> list[Comparison]:
     settings = dataclasses.replace(context.runtime_settings, batch=batch)
-    format = runtime_format(context.recipe.runtime, settings)
+    format = runtime_format(context.recipe.profiling.runtime, settings)
     networks = [("teacher", context.teacher.module), *((c.name, c.module) for c in contenders)]
     with tempfile.TemporaryDirectory() as folder:
         files = [
@@ -251,7 +255,9 @@ def _compared(context: RunContext, contenders: Sequence[Contender], batch: int, 
             )
             for index, (name, module) in enumerate(networks)
         ]
-        return compare(files[0], files[1:], runtime=context.recipe.runtime, settings=settings, processes=processes)
+        return compare(
+            files[0], files[1:], runtime=context.recipe.profiling.runtime, settings=settings, processes=processes
+        )
 
 
 def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[float, float, float]:

@@ -206,7 +206,9 @@ def measured(context: RunContext, name: str, make: Make, numbers: Sequence[float
 
 def finished(context: RunContext, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
-    reestimate_batchnorm(module, context.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(context.recipe.device))
+    reestimate_batchnorm(
+        module, context.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(context.recipe.compute.device)
+    )
     return module.cpu().eval()
 
 

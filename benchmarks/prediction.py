@@ -52,9 +52,9 @@ class Bench:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out, self.networks = recipe, out, out / "networks"
-        self.settings = recipe.runtime_settings
-        self.format = create_runtime(recipe.runtime, self.settings).format
-        self.teacher: Teacher = teacher_of(recipe, pretrained=False)
+        self.settings = recipe.profiling.runtime_settings
+        self.format = create_runtime(recipe.profiling.runtime, self.settings).format
+        self.teacher: Teacher = teacher_of(recipe.teacher, pretrained=False)
         self.networks.mkdir(parents=True, exist_ok=True)
         self.offers = self._offers()
         self.layers = unique_layers(self.offers)
@@ -74,7 +74,7 @@ class Bench:
             log=log,
             measure=self.measure,
             loss_log=LossLog(out / "losses.csv"),
-            calibrate=recipe.calibrate,
+            calibrate=recipe.selecting.calibrate,
             measure_loss=lambda selections: [0.0 for _ in selections],  # never asked: nothing refines
         )
 
@@ -83,11 +83,11 @@ class Bench:
         if not path.is_file():
             scan = find_layers(self.teacher.module, (self.teacher.example(),))
             folder = self.out / "computations"
-            batch, pool = self.recipe.batch, self.recipe.pool
+            batch, pool = self.recipe.profiling.batch, self.recipe.profiling.pool
             offers, computations = make_offers(self.teacher, scan, pool, batch=batch, folder=folder, format=self.format)
             table = profile(
                 computations,
-                runtime=self.recipe.runtime,
+                runtime=self.recipe.profiling.runtime,
                 settings=self.settings,
                 table=self.out / "table.csv",
                 libraries=search_path(),
@@ -110,7 +110,7 @@ class Bench:
         known = self.networks / f"{stem}.json"
         if not known.is_file():
             module = assemble(self.teacher.module, self.layers, selection, self.operations)
-            example = self.teacher.example(self.recipe.batch)
+            example = self.teacher.example(self.recipe.profiling.batch)
             to_computation(module, example, self.networks, name=stem, format=self.format, stem=stem).save(known)
         return Computation.load(known)
 
@@ -124,7 +124,11 @@ class Bench:
 
     def _compared(self, files: Sequence[Computation], processes: int) -> list[Comparison]:
         return compare(
-            self.file(Selection()), files, runtime=self.recipe.runtime, settings=self.settings, processes=processes
+            self.file(Selection()),
+            files,
+            runtime=self.recipe.profiling.runtime,
+            settings=self.settings,
+            processes=processes,
         )
 
 
@@ -195,8 +199,8 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
         summed = sum(offer.columns["latency_ms"] for offer in selector._parts(selection))
         rows.append(
             {
-                "model": bench.recipe.model,
-                "runtime": bench.recipe.runtime,
+                "model": bench.recipe.teacher.model,
+                "runtime": bench.recipe.profiling.runtime,
                 "origin": origin,
                 "measured_ms": (first + second) / 2,
                 "predicted_ms": selector.predicted_ms(selection),
@@ -212,7 +216,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
     value = {name: np.array([float(row[name]) for row in rows]) for name in list(rows[0])[3:]}
     shares = value["measured_ms"] / bench.selector.teacher_ms
     print(
-        f"{bench.recipe.model} on {bench.recipe.runtime}, {bench.settings.threads} thread: teacher "
+        f"{bench.recipe.teacher.model} on {bench.recipe.profiling.runtime}, {bench.settings.threads} thread: teacher "
         f"{bench.selector.teacher_ms:.2f} ms, {len(rows)} students held out, {shares.min():.2f}x to {shares.max():.2f}x"
     )
     against = {"predicted": "measured_ms", "sum": "measured_ms", "second": "first_ms"}
@@ -234,7 +238,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--runtime", default="onnxruntime-cpu")
 @click.option("--threads", default=1)
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
-@click.option("--calibrate", default=Recipe().calibrate, help="Students that the correction is fitted on.")
+@click.option("--calibrate", default=Recipe().selecting.calibrate, help="Students that the correction is fitted on.")
 @click.option(
     "--fit-from", default=LOWEST_BUDGET, help="Calibrating students below this share of the latency are left out."
 )

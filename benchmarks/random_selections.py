@@ -41,7 +41,7 @@ def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
         validation = context.data.validation.take(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
-            student = assembled(context, pool, selection, IMAGES, recipe.precision)
+            student = assembled(context, pool, selection, IMAGES, recipe.finetuning.precision)
             return evaluate_module(student, split, context.task).metric
 
         print(f"teacher: {evaluate_module(context.teacher.module, context.data.test, context.task).metric:.2%} on test")

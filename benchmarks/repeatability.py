@@ -58,11 +58,11 @@ def tell(name: str, first: LatencyTable, other: LatencyTable) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(model: str, runtime: str, threads: int, apart_min: float, out: Path) -> None:
     recipe = Recipe(model=model, runtime=runtime, threads=threads)
-    settings, teacher = recipe.runtime_settings, teacher_of(recipe, pretrained=False)
+    settings, teacher = recipe.profiling.runtime_settings, teacher_of(recipe.teacher, pretrained=False)
     scan = find_layers(teacher.module, (teacher.example(),))
     format = create_runtime(runtime, settings).format
     _, computations = make_offers(
-        teacher, scan, recipe.pool, batch=recipe.batch, folder=out / "computations", format=format
+        teacher, scan, recipe.profiling.pool, batch=recipe.profiling.batch, folder=out / "computations", format=format
     )
     tables = {}
     for name in ("first", "busy", "second"):

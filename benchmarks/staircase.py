@@ -108,7 +108,7 @@ def plot(path: Path, tables: Sequence[LatencyTable]) -> None:
 @click.option("--beside", type=click.Path(path_type=Path), multiple=True, help="Further tables in the plot.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path))
 def main(runtime: str, threads: int, out: Path, beside: tuple[Path, ...], picture: Path | None) -> None:
-    settings = Recipe(runtime=runtime, threads=threads).runtime_settings
+    settings = Recipe(runtime=runtime, threads=threads).profiling.runtime_settings
     format = create_runtime(runtime, settings).format
     with tempfile.TemporaryDirectory() as folder:
         table = profile(

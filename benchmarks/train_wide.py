@@ -15,13 +15,13 @@ import click
 import torch
 from safetensors.torch import save_model
 
+from lana.config.options import FineTuning
 from lana.data.loading import load_data
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import load_task
 from lana.models.teacher import load_teacher
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
-from lana.training.settings import FineTuning
 
 
 @click.command()
@@ -47,7 +47,6 @@ def main(
         weight_decay=0.05,
         distillation=0.0,
         compile=device == "cpu",  # on a GPU it takes minutes
-        device=device,
     )
     shown = -1
 
@@ -58,7 +57,7 @@ def main(
             print(f"{time.strftime('%H:%M:%S')} {shown}% {detail}", flush=True)
 
     setup = TrainingSetup(
-        teacher=loaded.module, data=examples, task=task, settings=settings, group=SingleProcess(settings.device)
+        teacher=loaded.module, data=examples, task=task, settings=settings, group=SingleProcess(device)
     )
     curve = finetune(
         loaded.module,

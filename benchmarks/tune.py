@@ -33,13 +33,13 @@ def tune_rows(context: RunContext, rows: Sequence[Row], *, epochs: float, device
 
     def cache_outputs(task: tuple[Path, int, int]) -> None:
         folder, seed, epoch = task
-        for _ in epoch_batches(tuning_setup(context, tuning(epochs, seed, device), folder), epoch):
+        for _ in epoch_batches(tuning_setup(context, tuning(epochs, seed), folder, device), epoch):
             pass
 
     def tune(row: Row) -> None:
         path, seed = row
         network, result = torch.load(path, weights_only=False), result_of(path.with_suffix(""), epochs, seed)
-        tune_row(context, network, result, tuning(epochs, seed, device))
+        tune_row(context, network, result, tuning(epochs, seed), device)
 
     seeds = dict.fromkeys((path.parent, seed) for path, seed in rows)
     engine = ProcessEngine(processes=processes, start_method="fork")  # they share the decoded images

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
+import inspect
 import re
 import tomllib
-import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.structure.files import File, Files
 
 import lana
-from lana.config.recipe import Recipe
+from lana.config.fields import options_of
+from lana.config.recipe import GROUPS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,21 +50,16 @@ def recipe() -> str:
     lines = ["# Recipe", ""]
     lines += ["Every option of a run. `lana compress --recipe FILE` reads it."]
     lines += ["Each run writes its own, with the defaults filled in, as `recipe.yaml`.", ""]
-    lines += ["| option | default | meaning |", "| --- | --- | --- |"]
-    for name, default, meaning in options(Recipe):
-        shown = "" if default in (None, "") else f"`{default}`"
-        lines.append(f"| `{name}` | {shown} | {meaning.replace('|', chr(92) + '|').replace('*', chr(92) + '*')} |")
+    lines += ["Files, flags and `lana.Recipe(...)` name an option alike. Python reads it in its group, by its field:"]
+    lines += ["`recipe.distilling.epochs` is `distill_epochs`."]
+    for group, kind in GROUPS.items():
+        lines += ["", f"## `recipe.{group}`", "", inspect.getdoc(kind) or "", ""]
+        lines += ["| option | field | default | meaning |", "| --- | --- | --- | --- |"]
+        for one in options_of(kind):
+            shown = "" if one.default in (None, "") else f"`{one.default}`"
+            meaning = one.help.replace("|", "\\|").replace("*", "\\*")
+            lines.append(f"| `{one.name}` | `{one.field}` | {shown} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def options(group: type) -> Iterator[tuple[str, object, str]]:
-    """Name, default and help of each declared option, also of those in nested groups."""
-    hints = typing.get_type_hints(group)
-    for spec in dataclasses.fields(group):
-        if "help" in spec.metadata:
-            yield spec.metadata.get("name") or spec.name, spec.default, spec.metadata["help"]
-        elif dataclasses.is_dataclass(hints[spec.name]):
-            yield from options(hints[spec.name])
 
 
 def api() -> str:

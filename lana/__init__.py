@@ -4,7 +4,7 @@ The whole story is in `lana.pipeline`. Importing this package is cheap: what nee
 
 >>> import lana
 >>> recipe = lana.Recipe(model="digits-resnet", data="digits", budget="0.4x")
->>> recipe.runtime, recipe.threads
+>>> recipe.profiling.runtime, recipe.profiling.threads
 ('onnxruntime-cpu', 1)
 """
 

@@ -24,8 +24,9 @@ from typing import Any
 
 from lana.common.console import figure
 from lana.common.progress import reporting
-from lana.config.recipe import FINETUNING, SELECTING, Recipe, check_options
-from lana.config.references import is_student
+from lana.config.fields import check_options
+from lana.config.folders import is_student
+from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
 from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student, metric_before
@@ -51,9 +52,9 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
     Raises:
         UserError: anything that the user can mend; `BudgetUnreachable` where no selection is fast enough.
     """
-    if not recipe.budget:
+    if not recipe.selecting.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
-    name = name or recipe.budget
+    name = name or recipe.selecting.budget
     with reporting(quiet=quiet), Run.open(out, recipe) as run:
         run.student(name)  # a name that is none is told before the work
         context = prepare(run, recipe)
@@ -197,9 +198,9 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with reporting(quiet=quiet), Run.open(out) as run:
-        usual = {name: getattr(run.recipe(), name) for name in FINETUNING}
+        usual = {name: run.recipe().options[name] for name in FINETUNING}
         recipe = as_distilled(run, student_recipe(folder)).replace(**{**usual, **options})
-        if not recipe.epochs:
+        if not recipe.finetuning.epochs:
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
         context = prepare(run, recipe)

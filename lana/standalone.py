@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lana.common.progress import Progress, reporting
-from lana.config.fields import flag
-from lana.config.recipe import Recipe, check_options
-from lana.config.references import is_student, onnx_file
+from lana.config.fields import check_options, flag
+from lana.config.folders import is_student, onnx_file
+from lana.config.recipe import Recipe
 from lana.data.loading import load_data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
@@ -43,7 +43,7 @@ def profile(
     teacher, scan = load_layers(recipe)
     with reporting(quiet=quiet), tempfile.TemporaryDirectory() as folder:
         libraries = [] if fresh else search_path(tables)
-        return measured_offers(Path(table), Path(folder), teacher, scan, recipe, libraries)[1]
+        return measured_offers(Path(table), Path(folder), teacher, scan, recipe.profiling, libraries)[1]
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
@@ -54,7 +54,7 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
         ProfilerError: the runtime is unknown.
     """
     teacher, scan = load_layers(recipe)
-    settings, format = recipe.runtime_settings, format_on_device(recipe.runtime)
+    options, format = recipe.profiling, format_on_device(recipe.profiling.runtime)
     with (
         reporting(quiet=quiet),
         tempfile.TemporaryDirectory() as folder,
@@ -63,13 +63,13 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
         _, computations = make_offers(
             teacher,
             scan,
-            recipe.pool,
-            batch=recipe.batch,
+            options.pool,
+            batch=options.batch,
             folder=Path(folder),
             format=format,
             on_progress=progress.update,
         )
-        write_bundle(Path(path), computations, runtime=recipe.runtime, settings=settings)
+        write_bundle(Path(path), computations, runtime=options.runtime, settings=options.runtime_settings)
     return len(computations)
 
 

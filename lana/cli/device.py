@@ -13,7 +13,7 @@ import click
 from lana.cli.app import main
 from lana.cli.options import LOADING, PATH, PLACES, TARGET, as_json, print_json, quiet, recipe_of, recipe_options
 from lana.common.progress import counted
-from lana.config.references import onnx_file
+from lana.config.folders import onnx_file
 
 
 @main.command()
@@ -83,7 +83,7 @@ def profile(
         else:
             click.echo(f"{bundle}: {count} computations. On the device: unzip it, then python run.py")
         return
-    path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.runtime}.csv")
+    path = out or Path(f"{model.replace(':', '-').replace('/', '-')}-{recipe.profiling.runtime}.csv")
     begun_s = time.monotonic()
     table = standalone.profile(recipe, path, tables=tables, fresh=fresh)
     frame, took_s = table.rows, time.monotonic() - begun_s
@@ -106,11 +106,13 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
     lana measure runs/mine/students/8ms/model.onnx --runtime openvino --threads 2
     lana measure net.onnx --processes 9 --json
     """
-    recipe = recipe_of(None, **options)
+    profiling = recipe_of(None, **options).profiling
     onnx_file(target)
     from lana import standalone
 
-    result = standalone.measure(target, runtime=recipe.runtime, settings=recipe.runtime_settings, processes=processes)
+    result = standalone.measure(
+        target, runtime=profiling.runtime, settings=profiling.runtime_settings, processes=processes
+    )
     each_ms = result.reference_ms
     latency_ms = statistics.median(each_ms)
     if json_output:
@@ -118,5 +120,5 @@ def measure(target: str, processes: int, json_output: bool, **options: Any) -> N
     else:
         click.echo(
             f"{latency_ms:.4f} ms (median of {len(each_ms)} processes, "
-            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {recipe.runtime}, {counted(recipe.threads, 'thread')}"
+            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {profiling.runtime}, {counted(profiling.threads, 'thread')}"
         )

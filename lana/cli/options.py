@@ -14,8 +14,9 @@ import click
 from lana.common.console import to_json
 from lana.common.progress import silence
 from lana.config.fields import flag
-from lana.config.recipe import Recipe
-from lana.config.references import check, run_folder, student_folder
+from lana.config.folders import run_folder, student_folder
+from lana.config.recipe import OPTIONS, Recipe
+from lana.config.references import check
 from lana.errors import UserError
 
 Command = Callable[..., Any]
@@ -40,7 +41,7 @@ class NumbersType(click.ParamType):
 
 
 def _click_type(annotation: Any) -> Any:
-    """The parser of a recipe's field: the type without None."""
+    """The parser of an option: the type without None."""
     if isinstance(annotation, types.UnionType):
         annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is tuple:
@@ -49,22 +50,20 @@ def _click_type(annotation: Any) -> Any:
 
 
 def recipe_options(*names: str, of_run: bool = False) -> Callable[[Command], Command]:
-    """Options for the named fields of the recipe, with its help texts and defaults; `of_run`, those of a run."""
-    hints = typing.get_type_hints(Recipe)
-    specs = {spec.name: spec for spec in dataclasses.fields(Recipe)}
+    """Options of the recipe by name, with its help texts and defaults; `of_run`, those of a run."""
 
     def add(command: Command) -> Command:
         for name in reversed(names):
-            spec = specs[name]
-            switch = hints[name] is bool
-            default = "the run's" if of_run else spec.default
-            shown = "" if switch or spec.default in (None, "") else f"  [default: {default}]"
+            one = OPTIONS[name]
+            switch = one.type is bool
+            default = "the run's" if of_run else one.default
+            shown = "" if switch or one.default in (None, "") else f"  [default: {default}]"
             command = click.option(
                 f"{flag(name)}/--no-{flag(name)[2:]}" if switch else flag(name),
                 name,
-                type=_click_type(hints[name]),
+                type=_click_type(one.type),
                 default=None,
-                help=spec.metadata["help"] + shown,
+                help=one.help + shown,
             )(command)
         return command
 

@@ -28,8 +28,9 @@ from lana.cli.options import (
 from lana.common.console import figure
 from lana.config.budget import parse_budget
 from lana.config.fields import flag
+from lana.config.folders import is_student
 from lana.config.recipe import Recipe
-from lana.config.references import check_data, check_model, is_student
+from lana.config.references import check_data, check_model
 from lana.errors import UserError
 
 
@@ -48,7 +49,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     from lana.models.teacher import teacher_of
     from lana.runs.context import layers_of
 
-    scan = layers_of(teacher_of(recipe, pretrained=False), recipe)
+    scan = layers_of(teacher_of(recipe.teacher, pretrained=False), recipe.profiling)
     if json_output:
         print_json(dataclasses.asdict(scan))
         return
@@ -122,8 +123,8 @@ def _explain(recipe: Recipe, *, json_output: bool) -> None:
     from lana.pool.explanation import explain
     from lana.runs.context import layers_of
 
-    teacher = teacher_of(recipe, pretrained=False)
-    explanations = explain(teacher, layers_of(teacher, recipe), recipe.pool)
+    teacher = teacher_of(recipe.teacher, pretrained=False)
+    explanations = explain(teacher, layers_of(teacher, recipe.profiling), recipe.profiling.pool)
     if json_output:
         print_json([dataclasses.asdict(one) for one in explanations])
         return
@@ -142,7 +143,10 @@ def _explain(recipe: Recipe, *, json_output: bool) -> None:
         refused = "\n".join(f"{', '.join(dict.fromkeys(refused))}: {reason}" for reason, refused in names.items())
         layers.setdefault((offered, refused), []).append(layer)
     table = Table(
-        "layers and spans", "offered", "not offered, and why", title=f"Operations of {recipe.pool} for {recipe.model}"
+        "layers and spans",
+        "offered",
+        "not offered, and why",
+        title=f"Operations of {recipe.profiling.pool} for {recipe.teacher.model}",
     )
     for (offered, refused), alike in layers.items():
         table.add_row("\n".join(alike), offered, refused)

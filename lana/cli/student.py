@@ -67,13 +67,13 @@ def compress(
     lana compress net.py:build --weights net.safetensors --data folder:images --budget-ms 3 --image-size 64
     """
     told = recipe_of(recipe, budget=one_budget(budget, budget_ms), **options)
-    if not told.model or not told.data:
+    if not told.teacher.model or not told.teacher.data:
         raise UserError("MODEL and --data are needed, on the command line or in the recipe. See: lana compress --help")
-    if not told.budget:
+    if not told.selecting.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
     from lana import pipeline
 
-    folder = out or Path("runs") / told.model.replace(":", "-").replace("/", "-").removesuffix(".py")
+    folder = out or Path("runs") / told.teacher.model.replace(":", "-").replace("/", "-").removesuffix(".py")
     if dry_run:
         plan = pipeline.dry_run(told)
         if json_output:

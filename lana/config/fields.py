@@ -1,26 +1,19 @@
-"""The declaration of an option: type, bounds, choices and help text, checked in one place."""
+"""The declaration of options: a group is a dataclass, an option its field with help text, bounds and choices."""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import types
 import typing
-from dataclasses import field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from lana.common.suggestions import near
 from lana.errors import UserError
 
-
-def option(default: Any, help: str, *, stage: str, **more: Any) -> Any:
-    """A field of the recipe: its default, its help text (used by the command line), the stage it decides.
-
-    Raises:
-        TypeError: the default is mutable (use None or a tuple).
-    """
-    return field(default=default, metadata={"help": help, "stage": stage, **more})
-
-
-BOUNDS = (
+_BOUNDS = (
     ("least", operator.ge, "at least"),
     ("most", operator.le, "at most"),
     ("above", operator.gt, "a number above"),
@@ -35,6 +28,89 @@ _EXPECTED = {
     tuple[int, ...]: "whole numbers like 3,32,32",
     tuple[float, ...]: "numbers like 0.5,0.5,0.5",
 }
+
+
+def option(default: Any, help: str, *, name: str = "", added: bool = False, **limits: Any) -> Any:
+    """A field that is an option, with its default and its help text.
+
+    `name` is the name for flags and recipe files, by default the field's own. An option that is `added` later enters
+    fingerprints only where it differs from its default: runs begun before it stay valid. `limits` are `least`, `most`,
+    `above`, `below` and `choices`.
+
+    Raises:
+        ValueError: the default is mutable (use None or a tuple).
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "name": name, "added": added, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A group of options, each checked when the group is made.
+
+    `stage` is the stage that a change of any of them begins anew, with all later ones; None for no stage.
+    """
+
+    stage: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        for declared in options_of(type(self)):
+            object.__setattr__(self, declared.field, declared.checked(getattr(self, declared.field)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option: its `name` in flags and recipe files, and the group and field that hold it."""
+
+    name: str
+    group: type[Options]
+    field: str
+    type: Any
+    default: Any
+    help: str
+    added: bool
+    limits: Mapping[str, Any]
+
+    def checked(self, value: Any) -> Any:
+        """The value as this option's type.
+
+        Raises:
+            UserError: it is of another type, out of bounds or none of the choices.
+        """
+        value = value_of_type(self.type, self.name, value)
+        if value is None:
+            return value
+        for limit, holds, expected in _BOUNDS:
+            bound = self.limits.get(limit)
+            if bound is not None and not holds(value, bound):
+                raise UserError(f"{flag(self.name)} {value}: expected {expected} {bound}.")
+        choices = self.limits.get("choices")
+        if choices is not None and value not in choices:
+            raise UserError(f"{flag(self.name)} {value!r}: expected one of {', '.join(choices)}.")
+        return value
+
+
+def options_of(group: type[Options]) -> tuple[Option, ...]:
+    """The options that a group declares, in order."""
+    hints = typing.get_type_hints(group)
+    return tuple(
+        Option(
+            name=option_name(spec),
+            group=group,
+            field=spec.name,
+            type=hints[spec.name],
+            default=spec.default,
+            help=spec.metadata["help"],
+            added=spec.metadata["added"],
+            limits=spec.metadata,
+        )
+        for spec in dataclasses.fields(group)
+        if spec.metadata
+    )
+
+
+def option_name(spec: dataclasses.Field) -> str:
+    """The option that fills a field in; one without a declaration of its own shares another group's."""
+    return spec.metadata.get("name") or spec.name
 
 
 def value_of_type(hint: Any, name: str, value: Any) -> Any:
@@ -68,5 +144,17 @@ def _number(kind: type, value: Any) -> Any:
 
 
 def flag(name: str) -> str:
-    """The command line's spelling of a field."""
+    """The command line's spelling of an option."""
     return "--" + name.replace("_", "-")
+
+
+def check_options(given: Mapping[str, Any], known: typing.Iterable[str], what: str) -> None:
+    """Refuse options that there are not.
+
+    Raises:
+        UserError: an option that is not `known`; the message offers one that is spelled alike.
+    """
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise UserError(f"{what} has no option {name!r}.{near(name, names)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lana.common.importing import python_file
 from lana.common.suggestions import close
+from lana.config.folders import students_in
 from lana.config.recipe import Recipe
 from lana.errors import UserError
 
@@ -33,17 +34,18 @@ def check(recipe: Recipe, *, measured_here: bool = True) -> Recipe:
     """
     from profilers.registry import create_runtime
 
-    if recipe.model:
-        check_model(recipe.model)
-    if recipe.weights:
-        weights_file(recipe.weights)
-    if recipe.data:
-        check_data(recipe.data)
-    for part in recipe.pool.split(","):
+    teacher = recipe.teacher
+    if teacher.model:
+        check_model(teacher.model)
+    if teacher.weights:
+        weights_file(teacher.weights)
+    if teacher.data:
+        check_data(teacher.data)
+    for part in recipe.profiling.pool.split(","):
         if part.strip().endswith(".py"):
             python_file(part.strip(), what="operations")
     if measured_here:
-        create_runtime(recipe.runtime, recipe.runtime_settings)
+        create_runtime(recipe.profiling.runtime, recipe.profiling.runtime_settings)
     return recipe
 
 
@@ -73,7 +75,7 @@ def _meant_model(model: str) -> str:
     if ":" in model:
         return ""
     library = f" Did you mean timm:{model} or torchvision:{model}?"
-    return _students(Path(model)) or close(model, list(BUNDLED), cutoff=0.8) or library
+    return students_in(Path(model)) or close(model, list(BUNDLED), cutoff=0.8) or library
 
 
 def check_data(reference: str) -> None:
@@ -130,60 +132,3 @@ def data_folder(place: str) -> Path:
             f"folder:{place}: there is no folder {root}. Expected a folder with one folder of images per class."
         )
     return root
-
-
-def run_folder(path: Path | str) -> Path:
-    """A run directory that was begun.
-
-    Raises:
-        UserError: it is none.
-    """
-    folder = Path(path)
-    if is_student(folder):
-        raise UserError(f"{path} is a student, not a run. Give its run: {folder.resolve().parent.parent}")
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(
-            f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
-        )
-    return folder
-
-
-def is_student(path: Path | str) -> bool:
-    """Whether a path, or what stands for a model, is a student's folder."""
-    return (Path(path) / "architecture.json").is_file()
-
-
-def student_folder(path: Path | str) -> Path:
-    """The folder of a student, RUN/students/NAME.
-
-    Raises:
-        UserError: it is none; the students of a run are named where it is a run's.
-    """
-    folder = Path(path)
-    if not is_student(folder):
-        raise UserError(
-            f"{path} is not a student's folder: it has no architecture.json. "
-            f"Expected RUN/students/NAME.{_students(folder)}"
-        )
-    return folder
-
-
-def _students(run: Path) -> str:
-    within = sorted(place.parent for place in run.glob("students/*/architecture.json"))
-    return f" It holds: {', '.join(map(str, within))}." if within else ""
-
-
-def onnx_file(target: Path | str) -> Path:
-    """An ONNX file, or that of a student's folder.
-
-    Raises:
-        UserError: the target is neither.
-    """
-    path = Path(target)
-    if (path / "model.onnx").is_file():
-        path = path / "model.onnx"
-    if path.suffix != ".onnx" or not path.is_file():
-        raise UserError(
-            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
-        )
-    return path

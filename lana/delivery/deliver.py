@@ -41,8 +41,8 @@ def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bo
     if (folder / "summary.json").is_file():
         return Summary.read(folder / "summary.json")
     begun_s, student = time.monotonic(), load_student_as_teacher(folder).module
-    example = context.teacher.example(context.recipe.batch)
-    format = runtime_format(context.recipe.runtime, context.runtime_settings)
+    example = context.teacher.example(context.recipe.profiling.batch)
+    format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
     delivered = to_computation(student, example, folder, name=folder.name, format=format, stem="model")
     if verify or format != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
         _export_beside(student, example, folder, format)

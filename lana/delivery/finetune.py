@@ -12,14 +12,13 @@ import torch
 
 from lana.common.files import read_json, write_atomically, write_json, write_text
 from lana.common.progress import Progress
-from lana.config.recipe import FINETUNING, Recipe
+from lana.config.options import FineTuning
 from lana.delivery.summary import Summary
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
 from lana.runs.context import RunContext
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.launch import finetune_in_group
-from lana.training.settings import FineTuning
 
 logger = logging.getLogger(__name__)
 
@@ -30,29 +29,29 @@ def finetune_student(context: RunContext, folder: Path) -> None:
     A student that was fine-tuned with these settings before stays as it is.
     """
     recipe = context.recipe
-    settings, done = settings_of(recipe), folder / "finetuned.json"
-    before = read_json(done)["settings"] if done.is_file() else None
-    if not recipe.epochs or (before is not None and FineTuning(**before).decisive == settings.decisive):
+    settings, done = recipe.finetuning, folder / "finetuned.json"
+    if not settings.epochs or (done.is_file() and _settings_in(done).decisive == settings.decisive):
         return
     start_s = time.monotonic()
-    if recipe.processes > 1:
+    if recipe.compute.processes > 1:
         finetune_in_group(folder, recipe)
     else:
-        train_student(context, folder, SingleProcess(recipe.device))
+        train_student(context, folder, SingleProcess(recipe.compute.device))
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
+
+
+def _settings_in(done: Path) -> FineTuning:
+    kept = read_json(done)["settings"]
+    kept.pop("device", None)  # earlier runs keep it beside the settings
+    return FineTuning(**kept)
 
 
 def metric_before(folder: Path) -> float | None:
     """The accuracy of the student when it was last delivered."""
     path = folder / "summary.json"
     return Summary.read(path).student_accuracy if path.is_file() else None
-
-
-def settings_of(recipe: Recipe) -> FineTuning:
-    options = {name: getattr(recipe, name) for name in FINETUNING}
-    return FineTuning(**options, seed=recipe.seed, device=recipe.device)
 
 
 def train_student(context: RunContext, folder: Path, group: SingleProcess) -> None:
@@ -64,7 +63,7 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess) -> No
             teacher=context.teacher.module,
             data=context.data,
             task=context.task,
-            settings=settings_of(context.recipe),
+            settings=context.recipe.finetuning,
             group=group,
             cached_outputs=context.run.pool / "teacher_outputs",
         )

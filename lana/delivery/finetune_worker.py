@@ -23,7 +23,7 @@ def main(student: str, recipe_path: str) -> NoReturn:
     from lana.training.distributed import DistributedGroup
 
     folder, recipe = Path(student), Recipe.from_yaml(recipe_path)
-    group = DistributedGroup(recipe.device)
+    group = DistributedGroup(recipe.compute.device)
     if not group.is_main:
         silence()
     context = prepare(Run(folder.parent.parent), recipe)

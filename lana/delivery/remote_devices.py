@@ -250,7 +250,7 @@ def _send(context: RunContext, device: Device, operations: Operations, selection
         spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
         wanted += [selection for selection in spread if selection not in wanted]
     known = _sent(device.folder)
-    example, layers = context.teacher.example(context.recipe.batch), unique_layers(selector.offers)
+    example, layers = context.teacher.example(context.recipe.profiling.batch), unique_layers(selector.offers)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", format=format)]
         for selection in wanted:
@@ -313,11 +313,11 @@ class DeviceSummary:
 def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequence[Device], name: str) -> DeviceSummary:
     """Choose for devices, save the student, export it, and say what is known of it."""
     first = devices[0].selector
-    chosen = choose(context, devices, pool.operations, context.recipe.candidates)
+    chosen = choose(context, devices, pool.operations, context.recipe.selecting.candidates)
     folder, selection = context.run.student(name), chosen.selection
     student = assembled(context, pool, selection)
     save_student(student, folder, context.teacher, unique_layers(first.offers), selection)
-    example = context.teacher.example(context.recipe.batch)
+    example = context.teacher.example(context.recipe.profiling.batch)
     formats = {format_on_device(device.table.header.runtime) for device in devices}
     for format in formats:
         to_computation(student, example, folder, name=name, format=format, stem="model")
@@ -331,7 +331,7 @@ def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequen
         verified=chosen.verified,
         teacher_accuracy=baseline.metric,
         selected_accuracy=evaluate_module(
-            student, context.data.test, context.task, device=context.recipe.device
+            student, context.data.test, context.task, device=context.recipe.compute.device
         ).metric,
         expected_loss=first.expected_loss(selection, devices[0].budget_ms),
         budgets_ms={device.name: device.budget_ms for device in devices},

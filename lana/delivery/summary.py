@@ -170,7 +170,7 @@ def summarise(
             "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
         }
     tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
-    metric = evaluate_module(student, context.data.test, context.task, device=context.recipe.device).metric
+    metric = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device).metric
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
@@ -200,10 +200,10 @@ def _common(context: RunContext, baseline: Baseline, name: str, budget_ms: float
     recipe = context.recipe
     return {
         "student": name,
-        "model": recipe.model,
-        "runtime": recipe.runtime,
-        "threads": recipe.threads,
-        "batch": recipe.batch,
+        "model": recipe.teacher.model,
+        "runtime": recipe.profiling.runtime,
+        "threads": recipe.profiling.threads,
+        "batch": recipe.profiling.batch,
         "budget_ms": budget_ms,
         "teacher_ms": baseline.teacher_ms,
         "metric": context.task.metric_name,

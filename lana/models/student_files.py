@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save, save_model
 from torch import nn
 
 from lana.common.files import read_json, write_atomically, write_json
-from lana.config.references import student_folder
+from lana.config.folders import student_folder
 from lana.errors import LanaError, UserError
 from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, load_teacher

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from lana.config.recipe import Recipe
+from lana.config.options import TeacherOptions
 from lana.errors import UserError
 from lana.models.libraries import build_network
 from lana.models.model_arguments import parse_arguments
@@ -104,16 +104,16 @@ _IMPLIED = {
 }
 
 
-def teacher_of(recipe: Recipe, *, pretrained: bool = True) -> Teacher:
+def teacher_of(options: TeacherOptions, *, pretrained: bool = True) -> Teacher:
     """The teacher that a recipe names; where only its structure matters, without its weights."""
     return load_teacher(
-        recipe.model,
-        weights=recipe.weights,
-        model_args=recipe.model_args,
-        image_size=recipe.image_size,
-        mean=recipe.mean,
-        std=recipe.std,
-        input_shape=recipe.input_shape,
+        options.model,
+        weights=options.weights,
+        model_args=options.model_args,
+        image_size=options.image_size,
+        mean=options.mean,
+        std=options.std,
+        input_shape=options.input_shape,
         pretrained=pretrained,
     )
 

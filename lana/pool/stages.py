@@ -14,7 +14,8 @@ import lana.pool.distillation as distilling
 import lana.pool.scoring as scoring
 from lana.common.files import write_text
 from lana.common.progress import Progress
-from lana.config.recipe import Recipe, fingerprint
+from lana.config.options import ProfilingOptions
+from lana.config.recipe import fingerprint
 from lana.models.selection import Pair
 from lana.models.student import build_operation
 from lana.models.teacher import Teacher
@@ -66,7 +67,9 @@ def profile_pool(context: RunContext) -> list[Offer]:
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
             folder, libraries = run.pool / "computations", search_path()
-            offers, table = measured_offers(run.table, folder, context.teacher, context.scan, recipe, libraries)
+            offers, table = measured_offers(
+                run.table, folder, context.teacher, context.scan, recipe.profiling, libraries
+            )
             write_offers(path, keep_promising(with_latencies(offers, table)))
             shutil.rmtree(folder, ignore_errors=True)
     return read_offers(path)
@@ -77,14 +80,14 @@ def measured_offers(
     folder: Path,
     teacher: Teacher,
     scan: LayerScan,
-    recipe: Recipe,
+    options: ProfilingOptions,
     libraries: Sequence[Path],
 ) -> tuple[list[Offer], LatencyTable]:
     """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
-    settings = recipe.runtime_settings
-    format = runtime_format(recipe.runtime, settings)
-    builder = Builder(teacher, batch=recipe.batch, folder=folder, format=format)
-    planned = planned_offers(teacher, scan, recipe.pool)
+    settings = options.runtime_settings
+    format = runtime_format(options.runtime, settings)
+    builder = Builder(teacher, batch=options.batch, folder=folder, format=format)
+    planned = planned_offers(teacher, scan, options.pool)
     with Progress(f"Building and measuring {len(planned)} operations", len(planned)) as progress:
         built = measured = 0
 
@@ -99,7 +102,7 @@ def measured_offers(
             computations = [builder.computations[key] for key in dict.fromkeys(offer.key for offer in wave)]
             found = measure_table(
                 computations,
-                runtime=recipe.runtime,
+                runtime=options.runtime,
                 settings=settings,
                 table=table,
                 libraries=libraries,
@@ -158,11 +161,11 @@ def train_operations(
         context.data,
         folder,
         Distillation(
-            epochs=recipe.distill_epochs,
-            images=recipe.distill_images,
-            batch_size=recipe.distill_batch,
+            epochs=recipe.distilling.epochs,
+            images=recipe.distilling.images,
+            batch_size=recipe.distilling.batch_size,
             seed=recipe.seed,
-            compute=Compute(recipe.device, recipe.precision),
+            compute=Compute(recipe.compute.device, recipe.finetuning.precision),
         ),
         latency_ms={offer.pair: offer.latency_ms for offer in offers if offer.kept},
         on_progress=on_progress,
@@ -176,7 +179,7 @@ def score_pool(context: RunContext, offers: Sequence[Offer], operations: Operati
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring") as progress:
             score_operations(context, pool, operations, run.scores, progress.update)
-    return scoring.losses_of(scoring.read_scores(run.scores), recipe.score_by)
+    return scoring.losses_of(scoring.read_scores(run.scores), recipe.selecting.score_by)
 
 
 def score_operations(
@@ -186,8 +189,8 @@ def score_operations(
     recipe = context.recipe
     scorer = scoring.Scorer(
         teacher=context.teacher.module,
-        split=context.data.train.take(recipe.score_images, recipe.seed),
+        split=context.data.train.take(recipe.scoring.images, recipe.seed),
         task=context.task,
-        compute=Compute(recipe.device, recipe.precision),
+        compute=Compute(recipe.compute.device, recipe.finetuning.precision),
     )
     scorer.score(pool, operations, path=path, on_progress=on_progress)

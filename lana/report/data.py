@@ -36,13 +36,14 @@ def gather(path: Path | str) -> dict[str, Any]:
         selector = read_selector(run)
         students = [_student(folder) for folder in sorted((run.path / "students").glob("*")) if _finished(folder)]
         recipe = run.recipe()
+        profiling = recipe.profiling
         return {
             "version": __version__,
             "run": shlex.quote(str(path)),
-            "model": recipe.model,
-            "data": recipe.data,
+            "model": recipe.teacher.model,
+            "data": recipe.teacher.data,
             "recipe": recipe.to_yaml(),
-            "runtime": f"{recipe.runtime}, {counted(recipe.threads, 'thread')}, batch {recipe.batch}",
+            "runtime": f"{profiling.runtime}, {counted(profiling.threads, 'thread')}, batch {profiling.batch}",
             "teacher_ms": selector.teacher_ms,
             "layers": [_layer(selector, name) for name in selector.layers],
             "students": students,
@@ -59,7 +60,7 @@ def gather(path: Path | str) -> dict[str, Any]:
 def read_selector(run: Run) -> Selector:
     """The run's selector from its files: it solves and predicts, and cannot measure."""
     offers = [offer for offer in read_offers(run.pool / "offers.csv") if offer.kept]
-    losses = losses_of(read_scores(run.scores), run.recipe().score_by)
+    losses = losses_of(read_scores(run.scores), run.recipe().selecting.score_by)
     return Selector(
         layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
         offers=[offer for offer in offers if offer.pair in losses],
@@ -69,7 +70,7 @@ def read_selector(run: Run) -> Selector:
         measure=_cannot_measure,
         loss_log=LossLog.read(run.pool / "losses.csv"),
         measure_loss=_cannot_measure,
-        refine=run.recipe().refine,
+        refine=run.recipe().selecting.refine,
     )
 
 

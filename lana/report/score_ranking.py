@@ -130,7 +130,7 @@ def _measure(
 ) -> list[Student]:
     recipe = context.recipe
     split = context.data.train.take(LOSS_IMAGES, recipe.seed + 4)
-    compute = Compute(recipe.device, recipe.precision)
+    compute = Compute(recipe.compute.device, recipe.finetuning.precision)
     distance = DistanceToTeacher(context.teacher.module, split, context.task, compute)
     measured: list[Student] = []
     total = sum(map(len, drawn.values()))
@@ -138,7 +138,7 @@ def _measure(
         for budget, selections in drawn.items():
             losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
             for index, selection in enumerate(selections):
-                student = assembled(context, pool, selection, NORM_IMAGES, recipe.precision)
+                student = assembled(context, pool, selection, NORM_IMAGES, recipe.finetuning.precision)
                 measured.append(
                     Student(
                         budget=budget,

@@ -46,8 +46,8 @@ class Baseline:
     digest: str = ""
 
     def budget_ms(self, recipe: Recipe) -> float:
-        ratio = recipe.budget_ratio
-        return ratio * self.teacher_ms if ratio is not None else recipe.budget_ms or 0.0
+        ratio = recipe.selecting.budget_ratio
+        return ratio * self.teacher_ms if ratio is not None else recipe.selecting.budget_ms or 0.0
 
 
 def measure_baseline(context: RunContext) -> Baseline:
@@ -60,9 +60,11 @@ def measure_baseline(context: RunContext) -> Baseline:
     path, wanted = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
     now = digest(context)
     if not run.finished("teacher", wanted):
-        runtime = create_runtime(recipe.runtime, context.runtime_settings)  # not installed? then say so at once
+        runtime = create_runtime(
+            recipe.profiling.runtime, context.runtime_settings
+        )  # not installed? then say so at once
         with run.stage("teacher", wanted):
-            evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.device)
+            evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.compute.device)
             check_teacher(evaluation, teacher, context.data, context.task)
             shutil.rmtree(run.pool / "wholes", ignore_errors=True)  # of other weights, where this was begun with them
             itself = teacher_computation(context)
@@ -71,7 +73,7 @@ def measure_baseline(context: RunContext) -> Baseline:
             reference = compare(
                 itself,
                 [itself],
-                runtime=recipe.runtime,
+                runtime=recipe.profiling.runtime,
                 settings=context.runtime_settings,
                 processes=PROCESSES,
             )[0]
@@ -86,8 +88,8 @@ def measure_baseline(context: RunContext) -> Baseline:
     kept = Baseline(**read_json(path))
     if kept.digest not in ("", now):
         raise UserError(
-            f"The run directory {run.path} was made with other weights of {recipe.model} or other examples of "
-            f"{recipe.data} than there are now. Give another --out, or put back what was there."
+            f"The run directory {run.path} was made with other weights of {recipe.teacher.model} or other examples of "
+            f"{recipe.teacher.data} than there are now. Give another --out, or put back what was there."
         )
     _tell_other_device(context)
     return kept
@@ -96,7 +98,7 @@ def measure_baseline(context: RunContext) -> Baseline:
 def _tell_other_device(context: RunContext) -> None:
     """Say so where the run was measured on another machine: what was distilled is good here, what was measured not."""
     begun = read_begun(context.run.table)
-    here = device_of(create_runtime(context.recipe.runtime, context.runtime_settings))
+    here = device_of(create_runtime(context.recipe.profiling.runtime, context.runtime_settings))
     if begun is not None and begun.device != here:
         logger.info(
             f"The latencies of {context.run.path} were measured on {begun.device}, and this is {here}: its budgets "
@@ -106,7 +108,7 @@ def _tell_other_device(context: RunContext) -> None:
 
 def examples(context: RunContext) -> Iterator[Tensor]:
     """Inputs of the recipe's batch, on which a file must compute what its network does: random ones, then real ones."""
-    batch = context.recipe.batch
+    batch = context.recipe.profiling.batch
     yield context.teacher.example(batch)
     real = context.data.test.take(max(PARITY_IMAGES, batch), context.recipe.seed).batches(batch)
     yield from (inputs for inputs, _ in real if len(inputs) == batch)
@@ -117,9 +119,9 @@ def check_file(context: RunContext, file: Path) -> None:
     error = onnx_parity(context.teacher.module, file, examples(context), limit_s=PARITY_S)
     if not error <= TOLERANCE:
         raise UserError(
-            f"The ONNX file of {context.recipe.model} gives other outputs on real examples than PyTorch does (by "
-            f"{error:.1e} of the largest): its forward branches on values, or draws random numbers, and a file holds "
-            "one way. Write it without that, e.g. with torch.where."
+            f"The ONNX file of {context.recipe.teacher.model} gives other outputs on real examples than PyTorch does "
+            f"(by {error:.1e} of the largest): its forward branches on values, or draws random numbers, and a file "
+            "holds one way. Write it without that, e.g. with torch.where."
         )
 
 
@@ -138,8 +140,8 @@ def digest(context: RunContext) -> str:
 
 
 def teacher_computation(context: RunContext) -> Computation:
-    example = context.teacher.example(context.recipe.batch)
-    format = runtime_format(context.recipe.runtime, context.runtime_settings)
+    example = context.teacher.example(context.recipe.profiling.batch)
+    format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
     return to_computation(context.teacher.module, example, context.run.pool / "wholes", name="teacher", format=format)
 
 

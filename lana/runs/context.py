@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lana.config.options import ProfilingOptions
 from lana.config.recipe import Recipe
 from lana.data.loading import load_data
 from lana.data.split import Data
@@ -31,17 +32,17 @@ class RunContext:
 
     @property
     def runtime_settings(self) -> RuntimeSettings:
-        return self.recipe.runtime_settings
+        return self.recipe.profiling.runtime_settings
 
 
 def prepare(run: Run, recipe: Recipe) -> RunContext:
     """Load what the recipe names and find the layers; nothing is written to the run before all of it is good."""
-    check_device(recipe.device)
-    pool_names(recipe.pool)
-    create_runtime(recipe.runtime, recipe.runtime_settings)
-    teacher = teacher_of(recipe)
-    task = load_task(recipe.task)
-    data = load_data(recipe.data, teacher, seed=recipe.seed)
+    check_device(recipe.compute.device)
+    pool_names(recipe.profiling.pool)
+    create_runtime(recipe.profiling.runtime, recipe.profiling.runtime_settings)
+    teacher = teacher_of(recipe.teacher)
+    task = load_task(recipe.teacher.task)
+    data = load_data(recipe.teacher.data, teacher, seed=recipe.seed)
     check_labels(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
     run.begin(recipe)
@@ -54,32 +55,33 @@ def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
     Raises:
         UserError: as `prepare`, for the model, its layers and the pool.
     """
-    pool_names(recipe.pool)
-    teacher = teacher_of(recipe, pretrained=False)
+    pool_names(recipe.profiling.pool)
+    teacher = teacher_of(recipe.teacher, pretrained=False)
     scan = _checked_layers(teacher, recipe)
     return teacher, scan
 
 
 def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
     """`layers_of`, one at least, at which the user's own operations can be built."""
-    scan = layers_of(teacher, recipe)
+    model, options = recipe.teacher.model, recipe.profiling
+    scan = layers_of(teacher, options)
     if not scan.layers:
-        left_out = f" and not --exclude {recipe.exclude!r}" if recipe.exclude else ""
+        left_out = f" and not --exclude {options.exclude!r}" if options.exclude else ""
         raise UserError(
-            f"{recipe.model} has no layer that can be replaced and matches --layers {recipe.layers!r}{left_out}. "
-            f"See what there is, and why not, with: lana layers {recipe.model}"
+            f"{model} has no layer that can be replaced and matches --layers {options.layers!r}{left_out}. "
+            f"See what there is, and why not, with: lana layers {model}"
         )
-    check_own(recipe.pool, [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)])
+    check_own(options.pool, [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)])
     return scan
 
 
-def layers_of(teacher: Teacher, recipe: Recipe) -> LayerScan:
+def layers_of(teacher: Teacher, options: ProfilingOptions) -> LayerScan:
     """The layers and spans of a teacher that a recipe asks for."""
     return find_layers(
         teacher.module,
         (teacher.example(),),
-        include=recipe.layers.split(","),
-        exclude=recipe.exclude.split(","),
-        granularity=recipe.granularity,
-        max_span=recipe.max_span,
+        include=options.layers.split(","),
+        exclude=options.exclude.split(","),
+        granularity=options.granularity,
+        max_span=options.max_span,
     )

@@ -17,8 +17,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lana.common.files import WRITING_PREFIX, explain_disk, read_json, write_json, write_text
+from lana.config.folders import run_folder
 from lana.config.recipe import Recipe
-from lana.config.references import run_folder
 from lana.errors import UserError
 
 
@@ -67,9 +67,9 @@ class Run:
             before, now = self.parts(old, *POOL), self.parts(recipe, *POOL)
             if before != now and self._begun():
                 changed = [
-                    f"{name}: {getattr(old, name)!r} there, {getattr(recipe, name)!r} now"
+                    f"{name}: {old.options[name]!r} there, {recipe.options[name]!r} now"
                     for name in {**before, **now}
-                    if getattr(old, name) != getattr(recipe, name)
+                    if old.options[name] != recipe.options[name]
                 ]
                 raise UserError(
                     f"The run directory {self.path} was made by another recipe ({'; '.join(changed)}). "

@@ -12,7 +12,7 @@ def changed_options(folder: Path, recipe: Recipe) -> list[str]:
     """The options that a student was made with otherwise."""
     kept = student_recipe(folder)
     names = kept.parts("student").keys() | recipe.parts("student").keys()
-    values = {name: (getattr(kept, name), getattr(recipe, name)) for name in sorted(names)}
+    values = {name: (kept.options[name], recipe.options[name]) for name in sorted(names)}
     return [f"{name}: {then!r} there, {now!r} now" for name, (then, now) in values.items() if then != now]
 
 

@@ -64,13 +64,13 @@ def estimate(context: RunContext) -> Plan:
     """
     teacher, scan, data, recipe = context.teacher, context.scan, context.data, context.recipe
     places = [*scan.layers, *scan.spans]
-    offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.pool) for layer in places}
+    offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.profiling.pool) for layer in places}
     most = {layer.name: STEPS_OF_LATENCY if len(layer.members) == 1 else STEPS_OF_A_SPAN for layer in places}
     operations = sum(len(names) for names in offers.values())
     shapes = {(p.input_shape, p.output_shape, len(p.members)): len(offers[p.name]) for p in places}
-    inputs = teacher.example(TRIAL_IMAGES).to(recipe.device)
-    module = teacher.module.to(recipe.device)
-    synchronise = torch.cuda.synchronize if recipe.device.startswith("cuda") else lambda: None
+    inputs = teacher.example(TRIAL_IMAGES).to(recipe.compute.device)
+    module = teacher.module.to(recipe.compute.device)
+    synchronise = torch.cuda.synchronize if recipe.compute.device.startswith("cuda") else lambda: None
     with torch.no_grad():
         module(inputs)
         synchronise()
@@ -82,16 +82,16 @@ def estimate(context: RunContext) -> Plan:
     share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in places}
     trained = sum(0.5 * min(len(offers[name]), most[name]) * share[name] for name in offers)
     scored = sum(min(len(offers[name]), most[name]) for name in offers)
-    images = recipe.distill_epochs * min(recipe.distill_images, len(data.train))
+    images = recipe.distilling.epochs * min(recipe.distilling.images, len(data.train))
     return Plan(
         layers=len(scan.layers),
         spans=len(scan.spans),
         operations=operations,
         profile_s=10 + MEASURE_S * sum(shapes.values()),
         distill_s=images * pass_s * (1 + 3 * trained),
-        score_s=min(recipe.score_images, len(data.train)) * pass_s * scored * 0.5,
+        score_s=min(recipe.scoring.images, len(data.train)) * pass_s * scored * 0.5,
         select_s=SELECT_S,
-        finetune_s=recipe.epochs * len(data.train) * pass_s * 2.5,
+        finetune_s=recipe.finetuning.epochs * len(data.train) * pass_s * 2.5,
     )
 
 
@@ -105,27 +105,27 @@ def fit_to_time(context: RunContext) -> Recipe:
     """
     run, path, done = context.run, context.run.path / "plan.json", context.run.stages()
     recipe = as_distilled(run, context.recipe) if "distill" in done else context.recipe
-    if recipe.max_minutes is None:
+    if recipe.compute.max_minutes is None:
         if "distill" not in done:
             path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
-    asked = fingerprint([run.parts(context.recipe, *POOL), recipe.epochs, recipe.max_minutes])
+    asked = fingerprint([run.parts(context.recipe, *POOL), recipe.finetuning.epochs, recipe.compute.max_minutes])
     kept = read_json(path, {})
     if kept.get("asked") != asked:
         plan = estimate(replace(context, recipe=recipe))
         left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
         fixed_s = left_s["profile"] + left_s["score"] + plan.select_s
         training_s = left_s["distill"] + plan.finetune_s
-        share = (60 * recipe.max_minutes - fixed_s) / max(training_s, 1e-9)
+        share = (60 * recipe.compute.max_minutes - fixed_s) / max(training_s, 1e-9)
         if share < LEAST_SHARE:
             raise UserError(
-                f"--max-minutes {recipe.max_minutes:g} is too short: measuring, scoring and selecting alone take about "
-                f"{duration(fixed_s)}, and training needs some on top. Allow at least "
+                f"--max-minutes {recipe.compute.max_minutes:g} is too short: measuring, scoring and selecting alone "
+                f"take about {duration(fixed_s)}, and training needs some on top. Allow at least "
                 f"{(fixed_s + 0.1 * training_s) / 60:.1f} minutes, or take fewer layers (--layers)."
             )
         scale = min(1.0, share)
-        distill_epochs = recipe.distill_epochs * (1.0 if "distill" in done else scale)
-        kept = {"distill_epochs": distill_epochs, "epochs": recipe.epochs * scale, "asked": asked}
+        distill_epochs = recipe.distilling.epochs * (1.0 if "distill" in done else scale)
+        kept = {"distill_epochs": distill_epochs, "epochs": recipe.finetuning.epochs * scale, "asked": asked}
         write_json(path, kept)
     return recipe.replace(distill_epochs=kept["distill_epochs"], epochs=kept["epochs"])
 

@@ -30,7 +30,9 @@ def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
 def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
     """What students are compared with, on images that neither distilling nor scoring has seen."""
     split = context.data.validation.take(images, context.recipe.seed + 3)
-    return DistanceToTeacher(context.teacher.module, split, context.task, Compute(context.recipe.device, precision))
+    return DistanceToTeacher(
+        context.teacher.module, split, context.task, Compute(context.recipe.compute.device, precision)
+    )
 
 
 def assembled(
@@ -43,7 +45,7 @@ def assembled(
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
     student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
     split = context.data.train.take(images, context.recipe.seed + 2)
-    reestimate_batchnorm(student, split, compute=Compute(context.recipe.device, precision))
+    reestimate_batchnorm(student, split, compute=Compute(context.recipe.compute.device, precision))
     return student.cpu()
 
 
@@ -52,7 +54,7 @@ def compared(context: RunContext, students: Sequence[Computation], processes: in
     return compare(
         teacher_computation(context),
         students,
-        runtime=context.recipe.runtime,
+        runtime=context.recipe.profiling.runtime,
         settings=context.runtime_settings,
         processes=processes,
     )

@@ -40,11 +40,11 @@ def make_selector(context: RunContext, pool: Pool, baseline: Baseline) -> Select
     run, recipe = context.run, context.recipe
 
     def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
-        format = runtime_format(recipe.runtime, context.runtime_settings)
+        format = runtime_format(recipe.profiling.runtime, context.runtime_settings)
         students = [
             to_computation(
                 assemble(context.teacher.module, pool.layers, selection, pool.operations),
-                context.teacher.example(recipe.batch),
+                context.teacher.example(recipe.profiling.batch),
                 run.pool / "wholes",
                 name=f"student {number}",
                 format=format,
@@ -76,8 +76,8 @@ def make_selector(context: RunContext, pool: Pool, baseline: Baseline) -> Select
         measure=measure,
         loss_log=LossLog.read(run.pool / "losses.csv"),
         measure_loss=measure_loss,
-        refine=recipe.refine,
-        calibrate=recipe.calibrate,
+        refine=recipe.selecting.refine,
+        calibrate=recipe.selecting.calibrate,
         seed=recipe.seed,
     )
 
@@ -113,7 +113,9 @@ def select_student(
     if within is not None:
         accepted = [make_selector.log.of(within.selection) or Measured(selection=within.selection, ratios=())]
     elif verify:
-        accepted = make_selector.select(budget_ms, candidates=recipe.candidates, loop=f"{name}, {budget_ms:.6g} ms")
+        accepted = make_selector.select(
+            budget_ms, candidates=recipe.selecting.candidates, loop=f"{name}, {budget_ms:.6g} ms"
+        )
     else:
         selection = make_selector.solve(budget_ms)
         if selection is None:
@@ -121,7 +123,7 @@ def select_student(
         accepted = [Measured(selection=selection, ratios=())]
     best, student = _look(context, pool, accepted)
     save_student(student, folder, context.teacher, pool.layers, best.selection)
-    metric = evaluate_module(student, context.data.test, context.task, device=recipe.device).metric
+    metric = evaluate_module(student, context.data.test, context.task, device=recipe.compute.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(
         path,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lana.config.options import FineTuning
 from lana.data.augmentation import augmented, resolve
 from lana.data.split import Data
 from lana.evaluation.metrics import evaluate_module
@@ -30,7 +31,6 @@ from lana.training.feature_loss import FeatureTerms
 from lana.training.losses import student_loss
 from lana.training.optimizers import make_optimizer
 from lana.training.schedule import learning_rate
-from lana.training.settings import FineTuning
 from lana.training.state import START_METRIC_RATIO, Epoch, TrainingState
 from lana.training.teacher_cache import with_teacher_outputs
 

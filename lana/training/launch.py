@@ -23,13 +23,13 @@ def finetune_in_group(folder: Path, recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory() as place:
         recipe_path = Path(place) / "recipe.yaml"
         recipe_path.write_text(recipe.to_yaml(place))
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.processes}"]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.compute.processes}"]
         work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *([] if shown() else ["--quiet"])]
         with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:
             failed = process.wait()
     if failed:
         raise LanaError(
-            f"Fine-tuning in {recipe.processes} processes failed; the reason is printed above. "
+            f"Fine-tuning in {recipe.compute.processes} processes failed; the reason is printed above. "
             "The same command resumes from the last finished epoch."
         )
 
@@ -38,16 +38,17 @@ def _check(recipe: Recipe) -> None:
     from lana.common.importing import require
 
     require("accelerate", extra="gpu")
-    if recipe.batch_size % recipe.processes:
+    images, processes = recipe.finetuning.batch_size, recipe.compute.processes
+    if images % processes:
         raise UserError(
-            f"--batch-size {recipe.batch_size} cannot be divided among --processes {recipe.processes}. "
-            f"Give a multiple, such as {recipe.processes * -(-recipe.batch_size // recipe.processes)}."
+            f"--batch-size {images} cannot be divided among --processes {processes}. "
+            f"Give a multiple, such as {processes * -(-images // processes)}."
         )
-    if recipe.device.startswith("cuda"):
+    if recipe.compute.device.startswith("cuda"):
         import torch
 
-        if torch.cuda.device_count() < recipe.processes:
+        if torch.cuda.device_count() < processes:
             raise UserError(
-                f"--processes {recipe.processes}: there are {torch.cuda.device_count()} CUDA devices, each process "
+                f"--processes {processes}: there are {torch.cuda.device_count()} CUDA devices, each process "
                 "needs one. Give as many as there are, or --device cpu."
             )

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from lana.config.options import FineTuning
 from lana.data.augmentation import Mixed
 from lana.evaluation.task import Task
-from lana.training.settings import FineTuning
 
 
 def student_loss(output: Any, teacher_output: Any, labels: Tensor | Mixed, task: Task, settings: FineTuning) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lana.training.settings import FineTuning
+from lana.config.options import FineTuning
 
 
 def make_optimizer(student: nn.Module, settings: FineTuning) -> torch.optim.Optimizer:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lana import pipeline
 from lana.cli import main
+from lana.config.options import FineTuning
 from lana.config.recipe import Recipe
 from lana.data.loading import load_data
 from lana.delivery.summary import Summary
@@ -46,7 +47,6 @@ from lana.selection.measurement_log import Log, LossLog
 from lana.selection.search import Selector
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
-from lana.training.settings import FineTuning
 from profilers import LatencyTable
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -95,7 +95,7 @@ def test_how_to_select_may_be_told_anew(pool):
     assert result.exit_code == 0, result.output
     assert (pool / "pool" / "losses.csv").read_text() == before
     kept = Recipe.from_yaml(pool / "students" / "plain" / "recipe.yaml")
-    assert (kept.refine, kept.score_by, kept.candidates) == (0, "task", 2)
+    assert (kept.selecting.refine, kept.selecting.score_by, kept.selecting.candidates) == (0, "task", 2)
     with pytest.raises(UserError, match=r"no option 'refin'\. Did you mean: refine"):
         select(pool, "0.5x", refin=0)
 

@@ -1,119 +1,100 @@
+import copy
+import inspect
+import pickle
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lana.common.suggestions import near
-from lana.config.budget import parse_budget
-from lana.config.recipe import Recipe
+from lana.config.recipe import FINETUNING, OPTIONS, SELECTING, Recipe, fingerprint
 from lana.errors import UserError
 
+POOL = ("teacher", "profile", "distill", "score")
+PLAIN = {"model": "digits-resnet", "data": "digits", "budget": "0.4x"}
+CHANGED = {
+    "model": "net.py:mine",
+    "data": "folder:images",
+    "budget": "3ms",
+    "exclude": "head.*",
+    "affinity": (0, 1),
+    "arithmetic": "bf16",
+    "seed": 3,
+    "refine": 0,
+    "compile": True,
+    "distill_epochs": 1,
+    "precision": "bf16",
+    "mean": (0.5,),
+    "epochs": 3,
+    "device": "cuda",
+    "processes": 2,
+    "max_minutes": 5,
+}
 
-def test_yaml_holds_every_field_and_reads_back(tmp_path):
-    recipe = Recipe(model="digits-resnet", data="digits", budget="0.4x", mean=(0.5,), std=(0.2,), epochs=3)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(recipe.to_yaml())
-    assert Recipe.from_yaml(path) == recipe
-    assert "# Threads of the runtime." in path.read_text()
+
+def test_flat_options_are_sorted_into_groups():
+    recipe = Recipe(**CHANGED)
+    assert (recipe.teacher.model, recipe.profiling.affinity, recipe.scoring.images) == ("net.py:mine", (0, 1), 1000)
+    assert (recipe.distilling.epochs, recipe.finetuning.epochs, recipe.selecting.refine) == (1.0, 3.0, 0)
+    assert (recipe.compute.device, recipe.compute.processes, recipe.compute.max_minutes) == ("cuda", 2, 5.0)
+    assert {name: recipe.options[name] for name in CHANGED} == CHANGED
+
+
+def test_fine_tuning_draws_by_the_seed_of_the_run():
+    for given in (3, "3"):
+        assert Recipe(seed=given).finetuning.seed == Recipe(seed=given).seed == 3
+
+
+def test_a_replaced_option_leaves_the_others():
+    recipe = Recipe(**CHANGED)
+    other = recipe.replace(distill_epochs=2, seed=4)
+    assert {name for name in OPTIONS if other.options[name] != recipe.options[name]} == {"distill_epochs", "seed"}
+    assert other.replace(distill_epochs=1, seed=3) == recipe
+
+
+def test_a_recipe_is_a_value():
+    recipe = Recipe(**CHANGED)
+    assert recipe == copy.deepcopy(recipe) == pickle.loads(pickle.dumps(recipe))
+    assert len({recipe, Recipe(**CHANGED), Recipe()}) == 2
+
+
+def test_an_option_that_does_not_exist_is_refused():
+    with pytest.raises(UserError, match=r"A recipe has no option 'modle'\. Did you mean: model"):
+        Recipe(modle="digits-resnet")
+
+
+def test_editors_see_every_option():
+    assert tuple(inspect.signature(Recipe).parameters) == tuple(OPTIONS)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "expected"),
+    ("options", "expected"),
     [
-        ("threads", 0, "--threads 0: expected at least 1"),
-        ("lr", 0.0, "--lr 0.0: expected a number above 0"),
-        ("warmup", 1, "--warmup 1.0: expected a number below 1"),
-        ("distillation", 1.5, "--distillation 1.5: expected at most 1"),
-        ("granularity", "huge", "expected one of block, fine"),
-        ("budget", "0x", "not above zero"),
-        ("budget", "-1ms", "not above zero"),
-        ("budget", "fast", "neither a share"),
+        (PLAIN, ("386b3aa008834640", "defd3fdc4e86ec90", "7923a16478d14648", "66863245d6d07a8b")),
+        (CHANGED, ("409dbedc65dc4a64", "280403a645ada9c7", "fe90ee805348ace1", "83d97593ecdda940")),
     ],
 )
-def test_a_value_out_of_range_is_refused(field, value, expected):
-    with pytest.raises(UserError, match=expected):
-        Recipe(**{field: value})
+def test_fingerprints_are_those_of_runs_begun_by_flat_recipes(options, expected):
+    recipe = Recipe(**options)
+    parts = [recipe.parts(*POOL[:count]) for count in (2, 3, 4)] + [recipe.parts("student")]
+    assert tuple(map(fingerprint, parts)) == expected
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("modle: x", "Did you mean: model"),
-        ("- model", "holds list"),
-        ("a: [", "not valid YAML"),
-        ("threads: many", "--threads 'many': expected a whole number"),
-        ("seed: 1.5", "--seed 1.5: expected a whole number"),
-        ("threads: true", "--threads True: expected a whole number"),
-        ("seed:", "--seed None: expected a whole number"),
-        ("epochs: [1]", r"--epochs \[1\]: expected a number"),
-        ("layers: [a, b]", r"--layers \['a', 'b'\]: expected text"),
-        ('compile: "no"', "--compile 'no': expected true or false"),
-        ("mean: [a]", r"--mean \['a'\]: expected numbers like 0.5,0.5,0.5"),
-        ("input_shape: [3, 32.5]", "expected whole numbers like 3,32,32"),
-    ],
-)
-def test_a_bad_recipe_file_is_refused(tmp_path, content, expected):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(content)
-    with pytest.raises(UserError, match=expected):
-        Recipe.from_yaml(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "field", "value"),
-    [
-        ("lr: 1e-3", "lr", 1e-3),  # YAML's numbers have a point, this is text
-        ("distill_batch: 8.0", "distill_batch", 8),
-        ("patience: null", "patience", None),
-        ("mean: 0.5", "mean", (0.5,)),
-        ("input_shape: [3, 32, 32]", "input_shape", (3, 32, 32)),
-        ("input_shape: 3,32,32", "input_shape", (3, 32, 32)),
-    ],
-)
-def test_a_value_is_read_as_its_field_s_type(tmp_path, content, field, value):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(content)
-    read = getattr(Recipe.from_yaml(path), field)
-    assert (read, type(read)) == (value, type(value))
-
-
-def test_a_missing_recipe_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="Cannot read the recipe"):
-        Recipe.from_yaml(tmp_path / "none.yaml")
-
-
-@given(st.floats(min_value=1e-4, max_value=1e4), st.sampled_from(["x", "ms"]))
-def test_budgets_round_trip(value, unit):
-    assert parse_budget(f"{value:f}{unit}") == (pytest.approx(value, abs=1e-6), unit)
-
-
-def test_only_the_fields_of_a_stage_decide_its_fingerprint():
-    recipe = Recipe(model="digits-resnet", data="digits", budget="0.4x")
+def test_only_the_options_of_a_stage_decide_its_fingerprint():
+    recipe = Recipe(**PLAIN)
     assert recipe.parts("teacher", "profile") == recipe.replace(budget="0.3x", lr=1.0).parts("teacher", "profile")
     assert recipe.parts("profile") != recipe.replace(threads=2).parts("profile")
+    changes = {"device": "cuda", "processes": 2, "max_minutes": 5}
+    assert recipe.parts(*POOL, "student") == recipe.replace(**changes).parts(*POOL, "student")
 
 
-def test_paths_in_a_file_are_relative_to_it_and_those_on_top_are_not(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    recipe = Recipe(
-        model="./net.py:mine",
-        weights="weights/net.pt",
-        data="folder:/data/images",
-        task="tasks.py:Mine",
-        pool="default, own.py,-linear",
-    )
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "recipe.yaml").write_text(recipe.to_yaml("kept"))
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    read = Recipe.from_yaml("../kept/recipe.yaml", data="npz:mine.npz")
-    assert (read.model, read.weights, read.task) == ("../net.py:mine", "../weights/net.pt", "../tasks.py:Mine")
-    assert (read.data, read.pool) == ("npz:mine.npz", "default,../own.py,-linear")
-    assert Recipe.from_yaml("../kept/recipe.yaml").data == "folder:/data/images"
+def test_what_selecting_and_fine_tuning_take_makes_another_student():
+    assert {*SELECTING, *FINETUNING, "budget"} == {
+        name for name, one in OPTIONS.items() if one.group.stage == "student"
+    }
 
 
 @pytest.mark.parametrize("home", ["~/net.pt", "/nets/net.pt"])
 def test_what_is_not_relative_stays(home):
-    assert Recipe(weights=home).seen_from("/elsewhere").weights == home
+    assert Recipe(weights=home).seen_from("/elsewhere").teacher.weights == home
 
 
 def test_near_names_are_offered():

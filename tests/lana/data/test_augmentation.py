@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from lana.config.options import FineTuning
 from lana.data.augmentation import Mixed, augmented, mix, random_resized_crop, resolve, shift_and_flip
 from lana.errors import UserError
 from lana.evaluation.task import Classification
 from lana.training.finetuning import _view
 from lana.training.losses import student_loss
-from lana.training.settings import FineTuning
 
 
 def generator(seed=0):

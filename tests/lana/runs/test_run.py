@@ -44,7 +44,7 @@ def test_a_run_is_gone_on_with_from_any_folder_and_moves_with_what_it_names(tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").rename("moved")
     with Run.open("moved/runs/mine", mine.replace(model="moved/net.py:mine", data="folder:moved/images")) as run:
-        assert run.recipe().model == "moved/net.py:mine"
+        assert run.recipe().teacher.model == "moved/net.py:mine"
         assert run.parts(run.recipe(), "teacher") == decided
 
 

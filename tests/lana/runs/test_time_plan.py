@@ -36,28 +36,32 @@ def finish(context, *stages):
 
 def test_less_is_distilled_and_tuned_and_that_stays_so(run):
     fitted = fit_to_time(run(max_minutes=45))
-    assert fitted.epochs == pytest.approx(0.5 * RECIPE.epochs)
-    assert fitted.distill_epochs == pytest.approx(0.5 * RECIPE.distill_epochs)
+    assert fitted.finetuning.epochs == pytest.approx(0.5 * RECIPE.finetuning.epochs)
+    assert fitted.distilling.epochs == pytest.approx(0.5 * RECIPE.distilling.epochs)
     finish(run(), "teacher", "profile", "distill")
     assert fit_to_time(run(max_minutes=45)) == fitted
 
 
 def test_a_plan_for_other_options_is_not_kept(run):
-    assert fit_to_time(run(max_minutes=40)).epochs < fit_to_time(run(max_minutes=50)).epochs < RECIPE.epochs
+    assert (
+        fit_to_time(run(max_minutes=40)).finetuning.epochs
+        < fit_to_time(run(max_minutes=50)).finetuning.epochs
+        < RECIPE.finetuning.epochs
+    )
     context = run()
-    assert fit_to_time(context).epochs == RECIPE.epochs
-    assert as_distilled(context.run, context.recipe).distill_epochs == RECIPE.distill_epochs
+    assert fit_to_time(context).finetuning.epochs == RECIPE.finetuning.epochs
+    assert as_distilled(context.run, context.recipe).distilling.epochs == RECIPE.distilling.epochs
 
 
 def test_a_finished_pool_stays_as_it_was_made_and_takes_no_more_time(run):
     context = run(max_minutes=45)
     short = fit_to_time(context)
     finish(context, "teacher", "profile", "distill", "score")
-    assert fit_to_time(run()).distill_epochs == short.distill_epochs
-    assert fit_to_time(run()).epochs == RECIPE.epochs
+    assert fit_to_time(run()).distilling.epochs == short.distilling.epochs
+    assert fit_to_time(run()).finetuning.epochs == RECIPE.finetuning.epochs
     again = fit_to_time(run(max_minutes=14))  # five of them for selecting
-    assert again.distill_epochs == short.distill_epochs
-    assert again.epochs == pytest.approx(0.6 * RECIPE.epochs)
+    assert again.distilling.epochs == short.distilling.epochs
+    assert again.finetuning.epochs == pytest.approx(0.6 * RECIPE.finetuning.epochs)
 
 
 def test_too_little_time_is_told(run):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_training import network, setup_of
 
+from lana.config.options import FineTuning
 from lana.data.split import Data, from_arrays
 from lana.training.finetuning import finetune
-from lana.training.settings import FineTuning
 
 
 @pytest.fixture(scope="module")

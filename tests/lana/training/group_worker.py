@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lana.config.options import FineTuning
 from lana.data.split import Data, from_arrays
 from lana.evaluation.task import Classification
 from lana.training.distributed import DistributedGroup
 from lana.training.finetuning import TrainingSetup, finetune
-from lana.training.settings import FineTuning
 
 PLAIN = {"epochs": 2, "lr": 1e-2, "batch_size": 50, "precision": "fp32"}
 

@@ -13,12 +13,12 @@ def network(seed):
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
 
 
-def setup_of(teacher, data, settings, cached_outputs=None):
+def setup_of(teacher, data, settings, cached_outputs=None, device="cpu"):
     return TrainingSetup(
         teacher=teacher,
         data=data,
         task=Classification(),
         settings=settings,
-        group=SingleProcess(settings.device),
+        group=SingleProcess(device),
         cached_outputs=cached_outputs,
     )

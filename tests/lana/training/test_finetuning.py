@@ -7,10 +7,10 @@ import torch
 from small_training import network, setup_of
 from torch import nn
 
+from lana.config.options import FineTuning
 from lana.config.recipe import FINETUNING, Recipe
 from lana.training import finetuning
 from lana.training.finetuning import epoch_batches, finetune
-from lana.training.settings import FineTuning
 
 
 def test_a_student_learns_from_the_teacher_without_labels(teacher, data, tmp_path):
@@ -104,10 +104,8 @@ def test_every_option_has_an_effect_and_still_learns(teacher, plain, data, tmp_p
 
 
 def test_the_recipe_has_the_defaults_of_fine_tuning():
-    recipe, settings = Recipe(), FineTuning()
-    assert {name: getattr(recipe, name) for name in FINETUNING} == {
-        name: value for name, value in vars(settings).items() if name not in ("seed", "device")
-    }
+    assert Recipe().finetuning == FineTuning()
+    assert {*FINETUNING, "seed"} == set(vars(FineTuning()))
 
 
 def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
@@ -188,7 +186,7 @@ def test_nothing_is_left_of_a_training(teacher, data, tmp_path, monkeypatch):
 def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("DID NOT RUN: there is no CUDA device")
-    settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0, device="cuda")
+    settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0)
     recorded, steps = finetuning.recorded, []
 
     def watched(step, batch, preserved):
@@ -201,7 +199,7 @@ def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, mo
         student = network(1)
         student[3].p = 0.0  # what is dropped is drawn otherwise in a recorded step
         file = tmp_path / f"{len(found)}.pt"
-        found.append((finetune(student, setup_of(teacher, data, settings), checkpoint=file), student))
+        found.append((finetune(student, setup_of(teacher, data, settings, device="cuda"), checkpoint=file), student))
     assert [plain is not taken for plain, taken in steps] == [True]
     (curve, ours), (expected, theirs) = found
     assert [row.train_loss for row in curve[1:]] == pytest.approx([row.train_loss for row in expected[1:]], rel=0.01)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_training import network, setup_of
 
+from lana.config.options import FineTuning
 from lana.training.finetuning import finetune
-from lana.training.settings import FineTuning
 
 
 def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_path):

@@ -6,8 +6,8 @@ import torch
 from small_training import network, setup_of
 from torch import nn
 
+from lana.config.options import FineTuning
 from lana.training.finetuning import epoch_batches, finetune
-from lana.training.settings import FineTuning
 
 
 def test_the_teacher_computes_its_outputs_once(teacher, data, tmp_path):

@@ -1,0 +1,65 @@
+"""The folders and files of a run that a user names: looked at before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lana.errors import UserError
+
+
+def run_folder(path: Path | str) -> Path:
+    """A run directory that was begun.
+
+    Raises:
+        UserError: it is none.
+    """
+    folder = Path(path)
+    if is_student(folder):
+        raise UserError(f"{path} is a student, not a run. Give its run: {folder.resolve().parent.parent}")
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(
+            f"{path} is not a run: it has no recipe.yaml. Make one with: lana compress MODEL --data DATA --out {path}"
+        )
+    return folder
+
+
+def is_student(path: Path | str) -> bool:
+    """Whether a path, or what stands for a model, is a student's folder."""
+    return (Path(path) / "architecture.json").is_file()
+
+
+def student_folder(path: Path | str) -> Path:
+    """The folder of a student, RUN/students/NAME.
+
+    Raises:
+        UserError: it is none; the students of a run are named where it is a run's.
+    """
+    folder = Path(path)
+    if not is_student(folder):
+        raise UserError(
+            f"{path} is not a student's folder: it has no architecture.json. "
+            f"Expected RUN/students/NAME.{students_in(folder)}"
+        )
+    return folder
+
+
+def students_in(run: Path) -> str:
+    """A sentence that names the students of a run; empty where there is none."""
+    within = sorted(place.parent for place in run.glob("students/*/architecture.json"))
+    return f" It holds: {', '.join(map(str, within))}." if within else ""
+
+
+def onnx_file(target: Path | str) -> Path:
+    """An ONNX file, or that of a student's folder.
+
+    Raises:
+        UserError: the target is neither.
+    """
+    path = Path(target)
+    if (path / "model.onnx").is_file():
+        path = path / "model.onnx"
+    if path.suffix != ".onnx" or not path.is_file():
+        raise UserError(
+            f"{target} is neither an ONNX file nor a student's folder. Expected FILE.onnx or RUN/students/NAME."
+        )
+    return path

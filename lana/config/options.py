@@ -1,0 +1,199 @@
+"""The options of a run, one group a stage: the group that holds an option is the stage that it decides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lana.config.budget import parse_budget
+from lana.config.fields import Options, option
+
+if TYPE_CHECKING:
+    from profilers.runtime import RuntimeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(Options):
+    """The network to compress, its data and its task."""
+
+    stage: ClassVar[str | None] = "teacher"
+
+    model: str = option("", "digits-resnet, timm:NAME, torchvision:NAME or path/file.py:function.")
+    weights: str | None = option(None, "safetensors file or state dict to load into MODEL.")
+    model_args: str | None = option(None, "Arguments to build MODEL with, e.g. 'num_classes=10,drop_rate=0.1'.")
+    data: str = option("", "digits, folder:PATH, parquet:PATH, npz:PATH, hf:NAME or path/file.py:function.")
+    task: str = option("classification", "classification, segmentation or path/file.py:Task.")
+    image_size: int | None = option(None, "Side of the square input images (default: the model's own).")
+    mean: tuple[float, ...] | None = option(None, "Channel means, images in 0…1 (default: the model's own).")
+    std: tuple[float, ...] | None = option(None, "Channel deviations (default: the model's own).")
+    input_shape: tuple[int, ...] | None = option(
+        None, "Shape of one example without the batch, e.g. 3,32,32 (for what is not an image)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilingOptions(Options):
+    """The layers, the operations offered there, and the runtime that measures them."""
+
+    stage: ClassVar[str | None] = "profile"
+
+    layers: str = option("*", "Globs of the layers that may be replaced, comma separated, e.g. 'layer[23].*'.")
+    exclude: str = option("", "Globs of layers to leave as they are, comma separated.", added=True)
+    granularity: str = option("block", "block, or fine: also inside blocks.", choices=("block", "fine"))
+    max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", least=1)
+    pool: str = option(
+        "default",
+        "Operations offered at a layer: presets, families (linear), operations (linear_k3) and .py files, comma "
+        "separated; -FAMILY or -OPERATION leaves one out.",
+    )
+    runtime: str = option("onnxruntime-cpu", "What is profiled and promised; `lana runtimes` lists them.")
+    threads: int = option(1, "Threads of the runtime.", least=1)
+    batch: int = option(1, "Batch size that latency is measured at.", least=1)
+    arithmetic: str = option(
+        "fp32",
+        "Of the runtime, where it lets one choose: fp32, fp16 or bf16.",
+        choices=("fp32", "fp16", "bf16"),
+        added=True,
+    )
+    affinity: tuple[int, ...] | None = option(
+        None, "Logical processors to measure on, e.g. 0,1 (default: the system chooses).", added=True
+    )
+
+    @property
+    def runtime_settings(self) -> RuntimeSettings:
+        """How the runtime runs, for tables and for students."""
+        from profilers.runtime import RuntimeSettings
+
+        return RuntimeSettings(
+            threads=self.threads, batch=self.batch, precision=self.arithmetic, affinity=self.affinity
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillingOptions(Options):
+    """How the operations of the pool learn; the seed, which every later stage shares."""
+
+    stage: ClassVar[str | None] = "distill"
+
+    epochs: float = option(
+        2.0, "Passes over the distilling images, for each operation.", name="distill_epochs", least=0
+    )
+    images: int = option(10_000, "Training images to distil on, at most.", name="distill_images", least=1)
+    batch_size: int = option(64, "Images a distilling step.", name="distill_batch", least=1)
+    seed: int = option(0, "Seed of every random choice.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(Options):
+    """How much each operation is scored on."""
+
+    stage: ClassVar[str | None] = "score"
+
+    images: int = option(1_000, "Training images to score each operation on, at most.", name="score_images", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectingOptions(Options):
+    """The budget and how a selection within it is searched; another choice needs no other pool."""
+
+    stage: ClassVar[str | None] = "student"
+
+    budget: str = option("", "Latency budget: a share of the teacher's ('0.4x') or milliseconds ('4.2ms').")
+    candidates: int = option(4, "Diverse solutions to measure and evaluate before one is fine-tuned.", least=1)
+    score_by: str = option(
+        "distance",
+        "distance (of the outputs to the teacher's), task (its loss on labels: the paper's) or feature (error).",
+        choices=("distance", "task", "feature"),
+        added=True,
+    )
+    refine: int = option(
+        36,
+        "Students whose loss is measured for a budget, to correct the scores; 0 for the paper's plain sum.",
+        least=0,
+        added=True,
+    )
+    calibrate: int = option(
+        32,
+        "Students measured before the first selection, to correct the sum of their operations' latencies; 0 for none.",
+        least=0,
+        added=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget:
+            parse_budget(self.budget)
+
+    @property
+    def budget_ratio(self) -> float | None:
+        """The budget as a share of the teacher's latency, where it was given so."""
+        value, unit = parse_budget(self.budget)
+        return value if unit == "x" else None
+
+    @property
+    def budget_ms(self) -> float | None:
+        """The budget in milliseconds, where it was given so."""
+        value, unit = parse_budget(self.budget)
+        return value if unit == "ms" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Options):
+    """How to fine-tune: one cycle of the learning rate, an exponential moving average of the weights.
+
+    `distillation` of 0.9 leans on the teacher, who knows more than the labels do. `seed` is the run's.
+    """
+
+    stage: ClassVar[str | None] = "student"
+
+    epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", least=0)
+    batch_size: int = option(64, "Images a fine-tuning step.", least=1)
+    optimiser: str = option(
+        "adamw", "Of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", choices=("adamw", "sgd")
+    )
+    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD wants 0.01 to 0.1.", above=0)
+    warmup: float = option(0.1, "Share of fine-tuning in which the rate rises, before its cosine.", least=0, below=1)
+    weight_decay: float = option(0.01, "Of weights in fine-tuning (not of biases).", least=0)
+    distillation: float = option(
+        0.9,
+        "Weight of the teacher's outputs; the rest is the labels'. 1 leaves the labels out of the loss.",
+        least=0,
+        most=1,
+    )
+    temperature: float = option(1.0, "Both outputs are divided by it before they are compared.", above=0)
+    feature_weight: float = option(0.0, "Weight of the distance of features from the teacher's.", least=0)
+    augmentation: str = option(
+        "auto",
+        "Of fine-tuning: shift (and mirror), crop (and resize), none, or auto: crop from 96 pixels on.",
+        choices=("auto", "shift", "crop", "none"),
+    )
+    mixup: float = option(0.0, "Alpha of mixup in fine-tuning, e.g. 0.2; 0 for none.", least=0)
+    cutmix: float = option(0.0, "Alpha of cutmix in fine-tuning, e.g. 1; 0 for none.", least=0)
+    ema_epochs: float = option(0.5, "Epochs that the average of the weights reaches back; 0 for none.", least=0)
+    clip_norm: float = option(5.0, "Largest norm of a fine-tuning gradient.", above=0)
+    patience: int | None = option(
+        None, "Stop after so many epochs without a better validation metric (default: never).", least=1
+    )
+    precision: str = option(
+        "auto",
+        "Of training (distilling, scoring, fine-tuning): auto (bf16 where the device gains), fp32 or bf16.",
+        choices=("auto", "fp32", "bf16"),
+    )
+    compile: bool = option(
+        False, "Compile the student for fine-tuning: a minute or more at first, then up to twice as fast.", added=True
+    )
+    seed: int = 0
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What the weights depend on: all but how it is computed."""
+        return {name: value for name, value in asdict(self).items() if name != "compile"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(Options):
+    """Where the work is done and how long it may take: nothing that is kept is made invalid by it."""
+
+    device: str = option("cpu", "Where training runs (not what is profiled): cpu or cuda.")
+    processes: int = option(1, "Processes that fine-tune together, one a GPU; needs Accelerate.", least=1, added=True)
+    max_minutes: float | None = option(None, "Fit the work to this many minutes.", above=0)
