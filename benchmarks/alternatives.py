@@ -25,20 +25,21 @@ from contenders import BATCH, Contender, begin, leave, save, tune, tuning_option
 from lana.models.selection import Selection
 from lana.models.student import count_parameters
 from lana.pipeline import open_finished
-from lana.report.score_ranking import PERTURBATIONS
+from lana.report.score_ranking import LOSS_SIGMAS
 from lana.selection.measurement import assembled
-from lana.selection.search import Selector
+from lana.selection.sampling import sample
+from lana.selection.search import BudgetSearch
 
 
-def drawn(selector: Selector, low: float, high: float, count: int) -> list[Selection]:
+def drawn(search: BudgetSearch, low: float, high: float, count: int) -> list[Selection]:
     """`count` selections between two shares of the teacher's latency, near the optimum and far from it, measured."""
     middle, loop = (low + high) / 2, f"alternatives {low:g}x to {high:g}x, {count} drawn"
     # The same command draws the same students again, however much was measured since.
-    selector.log, selector.loss_log = selector.log.replay(loop), selector.loss_log.replay(loop)
+    search.begin(loop)
     width = (high - low) / 2 / middle
-    found = selector.draw(middle * selector.teacher_ms, count, width=width, noises=PERTURBATIONS)
-    selector.measure_new(found, 3)
-    selector.measure_losses(found)
+    found = sample(search.model, middle * search.model.teacher_ms, count, width_ratio=width, sigmas=LOSS_SIGMAS)
+    search.measure_latencies(found, 3)
+    search.measure_losses(found)
     return found
 
 
@@ -69,10 +70,10 @@ def main(
     elsewhere: bool,
     out: Path,
 ) -> None:
-    with open_finished(run) as (context, _, pool, selector):
+    with open_finished(run) as (context, _, pool, search):
         begin(out, context)
-        others = drawn(selector, low, high, draw) if draw else []
-        within = [m for m in selector.log.pooled() if low <= m.ratio <= high or m.selection in others]
+        others = drawn(search, low, high, draw) if draw else []
+        within = [m for m in search.model.measured.values() if low <= m.ratio <= high or m.selection in others]
         students = []
         if not within:
             raise click.UsageError(f"No student of {run} was measured between {low:g}x and {high:g}x.")
@@ -88,7 +89,7 @@ def main(
     for student in students:
         for seed in range(seeds):
             tune(context, student, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
-    found = [selector.loss_log.of(m.selection) for m in within]
+    found = [search.model.measured_losses.get(m.selection) for m in within]
     print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
     parameters = [count_parameters(student.module) for student in students]
     for m, loss, count, student in zip(within, found, parameters, students, strict=True):

@@ -21,6 +21,7 @@ from lana.errors import BudgetUnreachable
 from lana.exporters.computation import to_computation
 from lana.models.student_files import load_student
 from lana.runs.baseline import runtime_format, teacher_computation
+from lana.selection.confidence import upper_bound_95
 from profilers import compare
 from solvers import frontier
 
@@ -40,11 +41,11 @@ def deliver(run: Path) -> None:
 
 def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
-    with pipeline.open_finished(run, quiet=True) as (context, baseline, _, selector):
+    with pipeline.open_finished(run, quiet=True) as (context, baseline, _, search):
         example, pool = context.teacher.example(context.recipe.profiling.batch), run / "pool" / "wholes"
         format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
-        points = frontier(selector.problem(baseline.teacher_ms), "latency_ms", points=60)
-        reachable = [selector.predicted_ms(selector.selection_of(p)) / baseline.teacher_ms for p in points]
+        points = frontier(search.model.problem(baseline.teacher_ms), "latency_ms", points=60)
+        reachable = [search.model.predicted_ms(search.model.selection_of(p)) / baseline.teacher_ms for p in points]
         folders = [run / "students" / f"promise-{ratio:g}x" for ratio in BUDGETS]
         delivered = [(ratio, folder) for ratio, folder in zip(BUDGETS, folders, strict=True) if folder.is_dir()]
         files = [
@@ -67,10 +68,10 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
                 "budget": ratio,
                 "student": folder.name,
                 "ratio": round(comparison.ratio, 4),
-                "upper95": round(comparison.ratio_upper95, 4),
+                "upper95": round(upper_bound_95(comparison.ratios), 4),
                 "used": round(comparison.ratio / ratio, 4),
                 "could_use": any(USED[0] * ratio <= r <= USED[1] * ratio for r in reachable),
-                "within": comparison.ratio_upper95 <= ratio,
+                "within": upper_bound_95(comparison.ratios) <= ratio,
             }
         )
     return rows

@@ -28,7 +28,7 @@ from lana.models.teacher import load_teacher
 from lana.pool.stages import Pool
 from lana.runs.baseline import Baseline, runtime_format
 from lana.runs.context import RunContext
-from lana.selection.search import Selector
+from lana.selection.search import BudgetSearch
 from lana.selection.stage import select_student
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
@@ -106,7 +106,7 @@ def sibling(context: RunContext, told: str) -> Contender:
 
 
 def student(
-    context: RunContext, baseline: Baseline, pool: Pool, selector: Selector, ratio: float, beside: str = ""
+    context: RunContext, baseline: Baseline, pool: Pool, search: BudgetSearch, ratio: float, beside: str = ""
 ) -> Contender:
     """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
 
@@ -116,7 +116,7 @@ def student(
     context = dataclasses.replace(context, recipe=context.recipe.replace(budget=f"{ratio:.4f}x"))
     folder = context.run.student(name)
     if not (folder / "selection.json").is_file():
-        select_student(context, baseline, pool, selector, name)
+        select_student(context, baseline, pool, search, name)
     return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
 
 

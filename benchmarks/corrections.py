@@ -19,33 +19,33 @@ import numpy as np
 import pandas as pd
 
 from lana.models.selection import Selection
-from lana.report.data import read_selector
+from lana.report.data import read_model
 from lana.report.score_ranking import tau
 from lana.runs.run import Run
-from lana.selection.loss_model import LEAST_MEASURED, Losses, corrected
-from lana.selection.search import Selector
+from lana.selection.loss_model import MIN_MEASURED_STUDENTS, Losses, corrected
+from lana.selection.program import SelectionModel
 
 Known = tuple[Selection, float]
 TEACHER: Known = (Selection(), 0.0)
 LEAST = 1e-4  # what is expected to lose less counts as this
 
 
-def expect(selector: Selector, known: Sequence[Known], around_ms: float, how: str) -> Losses:
+def expect(model: SelectionModel, known: Sequence[Known], around_ms: float, how: str) -> Losses:
     if how == "plain sum":
-        return Losses(of=selector.losses)
-    latencies_ms = np.array([selector.predicted_ms(selection) for selection, _ in known])
+        return Losses(of=model.scores)
+    latencies_ms = np.array([model.predicted_ms(selection) for selection, _ in known])
     if how == "with the teacher":
         around_ms = max(around_ms, latencies_ms.min())
-        known, latencies_ms = [TEACHER, *known], np.array([selector.teacher_ms, *latencies_ms])
-    return corrected(selector.losses, known, list(latencies_ms / around_ms - 1))
+        known, latencies_ms = [TEACHER, *known], np.array([model.teacher_ms, *latencies_ms])
+    return corrected(model.scores, known, list(latencies_ms / around_ms - 1))
 
 
-def judge(selector: Selector, folds: Sequence[tuple[Sequence[Known], Sequence[Known]]], how: str) -> list[float]:
+def judge(model: SelectionModel, folds: Sequence[tuple[Sequence[Known], Sequence[Known]]], how: str) -> list[float]:
     """Median error, bias and τ over the folds' students, each (known, asked for)."""
     expected, measured = [], []
     for known, asked in folds:
-        around_ms = float(np.median([selector.predicted_ms(selection) for selection, _ in asked]))
-        losses = expect(selector, known, around_ms, how)
+        around_ms = float(np.median([model.predicted_ms(selection) for selection, _ in asked]))
+        losses = expect(model, known, around_ms, how)
         for selection, loss in asked:
             expected.append(max(losses.whole(selection.items()), LEAST))
             measured.append(loss)
@@ -53,15 +53,15 @@ def judge(selector: Selector, folds: Sequence[tuple[Sequence[Known], Sequence[Kn
     return [float(np.median(np.abs(off))), float(np.median(off)), tau(np.array(expected), np.array(measured))]
 
 
-def groups(path: Path, selector: Selector) -> list[list[Known]]:
+def groups(path: Path, model: SelectionModel) -> list[list[Known]]:
     """The students whose loss was measured, by the budget they were measured for, in order."""
     found: dict[str, list[Known]] = {}
     frame = pd.read_csv(path, keep_default_na=False)
     for loop, told, loss in zip(frame["loop"], frame["selection"], frame["loss"].astype(float), strict=True):
         selection = Selection(json.loads(told))
-        if loss > 0 and all(pair in selector.losses for pair in selection.items()):
+        if loss > 0 and all(pair in model.scores for pair in selection.items()):
             found.setdefault(str(loop), []).append((selection, loss))
-    return [group for group in found.values() if len(group) >= LEAST_MEASURED]
+    return [group for group in found.values() if len(group) >= MIN_MEASURED_STUDENTS]
 
 
 @click.command()
@@ -69,17 +69,17 @@ def groups(path: Path, selector: Selector) -> list[list[Known]]:
 def main(runs: tuple[Path, ...]) -> None:
     for path in runs:
         with Run.open(path) as run:
-            selector = read_selector(run)
-            each = groups(run.pool / "losses.csv", selector)
+            model = read_model(run)
+            each = groups(run.pool / "losses.csv", model)
         print(f"{path}: {sum(map(len, each))} students at {len(each)} budgets")
         for how in ("plain sum", "without the teacher", "with the teacher"):
             near, far = [], []
             for index, group in enumerate(each):
                 before = list(itertools.chain(*each[:index]))
                 halves = [([*before, *group[1 - half :: 2]], group[half::2]) for half in (0, 1)]
-                near.append(judge(selector, halves, how))
+                near.append(judge(model, halves, how))
                 if index:
-                    far.append(judge(selector, [(each[0], group)], how))
+                    far.append(judge(model, [(each[0], group)], how))
             for name, rows in (("near", near), ("far", far)) if far else (("near", near),):
                 error, _, order = np.mean(rows, axis=0)
                 worst = max(rows, key=lambda row: row[0])

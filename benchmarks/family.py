@@ -50,15 +50,15 @@ def main(
     elsewhere: bool,
     out: Path,
 ) -> None:
-    with open_finished(run) as (context, baseline, pool, selector):
+    with open_finished(run) as (context, baseline, pool, search):
         begin(out, context)
         teacher = Contender(name="teacher", kind="teacher", module=context.teacher.module)
         family = [sibling(context, told) for told in siblings]
         measure(context, [teacher, *family])
         for one in family:
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
-        matched = [student(context, baseline, pool, selector, one.ratio, beside=one.name) for one in family]
-        further = [student(context, baseline, pool, selector, ratio) for ratio in ratios]
+        matched = [student(context, baseline, pool, search, one.ratio, beside=one.name) for one in family]
+        further = [student(context, baseline, pool, search, ratio) for ratio in ratios]
         measure(context, [teacher, *family, *matched, *further], batches=batches)
     contenders = [*further, *family, *matched, teacher]
     as_published = [one for one in contenders if published and one.kind != "lana"]

@@ -44,10 +44,11 @@ from torch import Tensor, nn
 from lana.models.student import assemble
 from lana.networks.mixed_precision import Compute
 from lana.pipeline import open_finished
+from lana.pool.candidates import unique_layers
 from lana.runs.baseline import Baseline
 from lana.runs.context import RunContext
-from lana.selection.measurement import CANDIDATE_IMAGES, unique_layers
-from lana.selection.search import Selector
+from lana.selection.measurement import CANDIDATE_IMAGES
+from lana.selection.program import SelectionModel
 from lana.training.batchnorm import reestimate_batchnorm
 
 Make = Callable[[float], nn.Module]  # a network for a number between 0 (as the teacher) and 1 (as fast as it goes)
@@ -130,11 +131,11 @@ def fastnas(context: RunContext, folder: Path) -> Make:
     return make
 
 
-def depth(context: RunContext, selector: Selector) -> Make:
+def depth(context: RunContext, model: SelectionModel) -> Make:
     skips = [
-        offer.layer for offer in selector.offers if offer.operation == "identity" and len(offer.layer.members) == 1
+        offer.layer for offer in model.candidates if offer.operation == "identity" and len(offer.layer.members) == 1
     ]
-    by_score = sorted(skips, key=lambda layer: selector.losses[layer.name, "identity"])
+    by_score = sorted(skips, key=lambda layer: model.scores[layer.name, "identity"])
 
     def make(share: float) -> nn.Module:
         dropped = {layer.name: "identity" for layer in by_score[: round(share * len(by_score))]}
@@ -143,17 +144,17 @@ def depth(context: RunContext, selector: Selector) -> Make:
     return make
 
 
-def single_shot(context: RunContext, selector: Selector, baseline: Baseline) -> Make:
+def single_shot(context: RunContext, model: SelectionModel, baseline: Baseline) -> Make:
     from dataclasses import replace
 
-    offers = [offer for offer in selector.offers if offer.operation in ("teacher", "identity")]
-    alone = replace(selector, offers=[offer for offer in offers if len(offer.layer.members) == 1])
+    offers = [offer for offer in model.candidates if offer.operation in ("teacher", "identity")]
+    alone = replace(model, candidates=[offer for offer in offers if len(offer.layer.members) == 1])
 
     def make(share: float) -> nn.Module:
         selection = alone.solve((1 - share) * baseline.teacher_ms)
         if selection is None:
             raise ValueError(f"no skips reach {1 - share:.2f}x")
-        return assemble(context.teacher.module, unique_layers(alone.offers), selection)
+        return assemble(context.teacher.module, unique_layers(alone.candidates), selection)
 
     return make
 
@@ -212,14 +213,16 @@ def finished(context: RunContext, module: nn.Module) -> nn.Module:
     return module.cpu().eval()
 
 
-def peers(context: RunContext, selector: Selector, baseline: Baseline, folder: Path) -> dict[str, Callable[[], Make]]:
+def peers(
+    context: RunContext, model: SelectionModel, baseline: Baseline, folder: Path
+) -> dict[str, Callable[[], Make]]:
     return {
         "uniform": lambda: pruner(context, "magnitude", global_pruning=False),
         "magnitude": lambda: pruner(context, "magnitude", global_pruning=True),
         "taylor": lambda: pruner(context, "taylor", global_pruning=True),
         "fastnas": lambda: fastnas(context, folder),
-        "depth": lambda: depth(context, selector),
-        "single-shot": lambda: single_shot(context, selector, baseline),
+        "depth": lambda: depth(context, model),
+        "single-shot": lambda: single_shot(context, model, baseline),
     }
 
 
@@ -253,12 +256,12 @@ def main(
     out: Path,
 ) -> None:
     groups: dict[float, list[Contender]] = {}
-    with open_finished(run) as (context, baseline, pool, selector):
+    with open_finished(run) as (context, baseline, pool, finished):
         begin(out, context)
         folder = out / "search"
-        makes = peers(context, selector, baseline, folder)
+        makes = peers(context, finished.model, baseline, folder)
         for ratio in ratios:
-            ours = student(context, baseline, pool, selector, ratio)
+            ours = student(context, baseline, pool, finished, ratio)
             others = found_peers(
                 names or list(makes), makes, lambda name, make, ratio=ratio: search(context, name, make, ratio, folder)
             )

@@ -32,12 +32,12 @@ from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, teacher_of
 from lana.networks.layers import find_layers
 from lana.pool.builder import make_offers
-from lana.pool.candidates import Offer, read_offers, with_latencies, write_offers
+from lana.pool.candidates import Offer, read_offers, unique_layers, with_latencies, write_offers
 from lana.pool.shortlist import keep_promising
 from lana.selection.latency_model import COLUMNS, held_out_error
-from lana.selection.measurement import unique_layers
-from lana.selection.measurement_log import Log, LossLog
-from lana.selection.search import LOWEST_BUDGET, Selector
+from lana.selection.measurement_log import LatencyLog, LossLog, MeasurementLog
+from lana.selection.program import LOWEST_BUDGET_RATIO, SelectionModel
+from lana.selection.search import BudgetSearch
 from profilers import Comparison, Computation, compare, create_runtime, profile
 from profilers.library import search_path
 
@@ -63,19 +63,16 @@ class Bench:
             for offer in self.offers
             if offer.operation != "teacher"
         }
-        losses = synthetic_losses(self, 0)
-        log, teacher_ms = Log.read(out / "fitted.csv"), self._teacher_ms()
-        names = [layer.name for layer in self.layers]
-        self.selector = Selector(
-            layers=names,
-            offers=self.offers,
-            losses=losses,
-            teacher_ms=teacher_ms,
-            log=log,
-            measure=self.measure,
-            loss_log=LossLog(out / "losses.csv"),
-            calibrate=recipe.selecting.calibrate,
-            measure_loss=lambda selections: [0.0 for _ in selections],  # never asked: nothing refines
+        self.search = BudgetSearch(
+            model=SelectionModel(
+                layers=[layer.name for layer in self.layers],
+                candidates=self.offers,
+                scores=synthetic_losses(self, 0),
+                teacher_ms=self._teacher_ms(),
+            ),
+            measurer=self,
+            log=MeasurementLog(LatencyLog.read(out / "fitted.csv"), LossLog(out / "losses.csv")),
+            calibration_students=recipe.selecting.calibrate,
         )
 
     def _offers(self) -> list[Offer]:
@@ -114,7 +111,10 @@ class Bench:
             to_computation(module, example, self.networks, name=stem, format=self.format, stem=stem).save(known)
         return Computation.load(known)
 
-    def measure(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:
+    def losses(self, selections: Sequence[Selection]) -> list[float]:
+        raise NotImplementedError("Weights are random: no loss is asked for.")
+
+    def latencies(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:
         """Students beside the teacher, some at a time; their files stay, for the second time."""
         found: list[Comparison] = []
         for start in range(0, len(selections), TOGETHER):
@@ -148,8 +148,8 @@ def chosen_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """The program's choices for budgets over the range, each for losses of its own."""
     found = []
     for seed, share in enumerate(np.linspace(*RANGE, count), start=1 + draw * DRAWN):
-        selector = dataclasses.replace(bench.selector, losses=synthetic_losses(bench, seed))
-        selection = selector.solve(share * selector.teacher_ms)
+        model = dataclasses.replace(bench.search.model, scores=synthetic_losses(bench, seed))
+        selection = model.solve(share * model.teacher_ms)
         if selection:
             found.append(selection)
     return found
@@ -157,16 +157,16 @@ def chosen_students(bench: Bench, count: int, draw: int) -> list[Selection]:
 
 def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """Operations drawn at each layer, slower or faster ones likelier; those nearest to shares over the range."""
-    rng, selector = np.random.default_rng(draw), bench.selector
+    rng, model = np.random.default_rng(draw), bench.search.model
     by_layer = [[o for o in bench.offers if o.layer.name == layer.name] for layer in bench.layers]
-    prediction, drawn = selector.prediction(), []
+    prediction, drawn = model.prediction, []
     costs = [np.array([prediction.part_ms(offer.columns) for offer in here]) for here in by_layer]
     for _ in range(DRAWN):
         lean = rng.normal(0.0, 4.0)
         weights = [np.exp(lean * cost / cost.max()) for cost in costs]
         picked = [rng.choice(len(weight), p=weight / weight.sum()) for weight in weights]
         summed = prediction.intercept_ms + sum(c[i] for c, i in zip(costs, picked, strict=True))
-        share = prediction.bent_ms(summed) / selector.teacher_ms
+        share = prediction.bent_ms(summed) / model.teacher_ms
         drawn.append((share, Selection(here[i].pair for here, i in zip(by_layer, picked, strict=True))))
     found: list[Selection] = []
     for wanted in np.linspace(*RANGE, count):
@@ -178,10 +178,10 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
 
 def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[dict[str, float | str]]:
     """One row a held-out student: predicted, summed and twice measured milliseconds."""
-    bench.selector.measure_spread()
-    bench.selector = selector = dataclasses.replace(bench.selector, lowest=fit_from)
+    bench.search.calibrate()
+    bench.search.model = model = dataclasses.replace(bench.search.model, lowest_ratio=fit_from)
     rows: list[dict[str, float | str]] = []
-    drawn, log = bench.out / f"students{draw}.json", Log.read(bench.out / f"held_out{draw}.csv")
+    drawn, log = bench.out / f"students{draw}.json", LatencyLog.read(bench.out / f"held_out{draw}.csv")
     if not drawn.is_file():  # once, by what the fit says then
         half = held_out // 2
         origins = {
@@ -192,19 +192,19 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
     students = [(origin, Selection(operations)) for origin, operations in json.loads(drawn.read_text())]
     for _ in range(2 - len(log.rows) // len(students)):
         selections = [selection for _, selection in students]
-        log.add(selections, bench.measure(selections, PROCESSES))
+        log.add(selections, bench.latencies(selections, PROCESSES))
     own = sum(offer.columns["latency_ms"] for offer in bench.offers if offer.operation == "teacher")
     for origin, selection in students:
-        first, second = [m.ratio * selector.teacher_ms for m in log.rows if m.selection == selection][:2]
-        summed = sum(offer.columns["latency_ms"] for offer in selector._parts(selection))
+        first, second = [m.ratio * model.teacher_ms for m in log.rows if m.selection == selection][:2]
+        summed = sum(offer.columns["latency_ms"] for offer in model.parts(selection))
         rows.append(
             {
                 "model": bench.recipe.teacher.model,
                 "runtime": bench.recipe.profiling.runtime,
                 "origin": origin,
                 "measured_ms": (first + second) / 2,
-                "predicted_ms": selector.predicted_ms(selection),
-                "sum_ms": summed / own * selector.teacher_ms,  # scaled to be right for the teacher
+                "predicted_ms": model.predicted_ms(selection),
+                "sum_ms": summed / own * model.teacher_ms,  # scaled to be right for the teacher
                 "first_ms": first,
                 "second_ms": second,
             }
@@ -214,10 +214,11 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
 
 def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
     value = {name: np.array([float(row[name]) for row in rows]) for name in list(rows[0])[3:]}
-    shares = value["measured_ms"] / bench.selector.teacher_ms
+    model, networks = bench.search.model, bench.search.model.measured_networks()
+    shares = value["measured_ms"] / model.teacher_ms
     print(
         f"{bench.recipe.teacher.model} on {bench.recipe.profiling.runtime}, {bench.settings.threads} thread: teacher "
-        f"{bench.selector.teacher_ms:.2f} ms, {len(rows)} students held out, {shares.min():.2f}x to {shares.max():.2f}x"
+        f"{model.teacher_ms:.2f} ms, {len(rows)} students held out, {shares.min():.2f}x to {shares.max():.2f}x"
     )
     against = {"predicted": "measured_ms", "sum": "measured_ms", "second": "first_ms"}
     for name, reference in against.items():
@@ -227,10 +228,10 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
             f"  {name:10s} mean absolute error {np.abs(error).mean():.2%} ({', '.join(by)}), bias {error.mean():+.2%}"
             f", within 10% {(np.abs(error) <= 0.1).mean():.1%}, largest {np.abs(error).max():.1%}"
         )
-    prediction = bench.selector.prediction()
+    prediction = model.prediction
     weights = ", ".join(f"{name} {prediction.coefficients[name]:.3g}" for name in COLUMNS)
-    print(f"  fitted on {len(bench.selector.wholes())}: intercept {prediction.intercept_ms:.3f} ms, {weights}; its own")
-    print(f"  leave-one-out: {held_out_error(bench.selector.wholes())}")
+    print(f"  fitted on {len(networks)}: intercept {prediction.intercept_ms:.3f} ms, {weights}; its own")
+    print(f"  leave-one-out: {held_out_error(networks)}")
 
 
 @click.command()
@@ -240,7 +241,7 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
 @click.option("--held-out", default=40, help="Students that no fit sees, half of them chosen by the program.")
 @click.option("--calibrate", default=Recipe().selecting.calibrate, help="Students that the correction is fitted on.")
 @click.option(
-    "--fit-from", default=LOWEST_BUDGET, help="Calibrating students below this share of the latency are left out."
+    "--fit-from", default=LOWEST_BUDGET_RATIO, help="Calibrating students below this share of the latency are left out."
 )
 @click.option("--draw", default=0, help="Which students are held out: another number, others.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")

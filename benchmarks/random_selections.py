@@ -19,16 +19,17 @@ from lana.evaluation.metrics import evaluate_module
 from lana.models.selection import Selection
 from lana.pipeline import open_finished
 from lana.selection.measurement import assembled
-from lana.selection.search import Selector
+from lana.selection.program import SelectionModel
+from lana.selection.sampling import sample
 
 IMAGES = 1000  # of the validation part, that the best is found on
 
 
-def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
+def draw(model: SelectionModel, budget_ms: float, count: int) -> list[Selection]:
     """Selections with 95% to 100% of a predicted latency: the program's for random losses, of one mean a layer."""
-    blind = {offer.pair: float(len(offer.layer.members)) for offer in selector.offers}
-    ignorant = dataclasses.replace(selector, losses=blind, refine=0)
-    return ignorant.draw(0.975 * budget_ms, count, width=0.025, noises=(1.0,))
+    blind = {offer.pair: float(len(offer.layer.members)) for offer in model.candidates}
+    ignorant = dataclasses.replace(model, scores=blind, correct_scores=False)
+    return sample(ignorant, 0.975 * budget_ms, count, width_ratio=0.025, sigmas=(1.0,))
 
 
 @click.command()
@@ -36,7 +37,7 @@ def draw(selector: Selector, budget_ms: float, count: int) -> list[Selection]:
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.7, 0.5, 0.35), show_default=True)
 @click.option("--count", default=100, show_default=True)
 def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
-    with open_finished(run) as (context, baseline, pool, selector):
+    with open_finished(run) as (context, baseline, pool, search):
         recipe = context.recipe
         validation = context.data.validation.take(IMAGES, recipe.seed + 3)
 
@@ -47,16 +48,16 @@ def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
         print(f"teacher: {evaluate_module(context.teacher.module, context.data.test, context.task).metric:.2%} on test")
         for ratio in ratios:
             budget_ms = ratio * baseline.teacher_ms
-            selector.loss_log = selector.loss_log.replay(f"ranking {ratio:g}x")
-            selector.correct_losses(budget_ms)
-            choice = selector.choice(budget_ms)
+            search.begin(f"ranking {ratio:g}x")
+            search.refine(budget_ms)
+            choice = search.model.choice(budget_ms)
             if choice is None:
                 raise click.ClickException(f"no selection reaches {ratio:g}x")
-            drawn = draw(selector, budget_ms, count)
+            drawn = draw(search.model, budget_ms, count)
             found = [metric(selection, validation) for selection in drawn]
             best = drawn[int(np.argmax(found))]
             for told, selection in {"the program's choice": choice, f"best of {len(drawn)} random ones": best}.items():
-                on_test, latency = metric(selection, context.data.test), selector.predicted_ms(selection)
+                on_test, latency = metric(selection, context.data.test), search.model.predicted_ms(selection)
                 print(f"{ratio:g}x, {told}: {on_test:.2%} on test, {latency / baseline.teacher_ms:.3f}x predicted")
             print(
                 f"{ratio:g}x, random ones on validation: median {np.median(found):.2%}, best {max(found):.2%}",

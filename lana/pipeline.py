@@ -38,8 +38,8 @@ from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
-from lana.selection.search import Selector
-from lana.selection.stage import WithinLoss, budget_of, make_selector, select_student
+from lana.selection.search import BudgetSearch, fastest_within
+from lana.selection.stage import WithinLoss, budget_of, make_search, select_student
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(context, baseline, budget_ms)
         pool = make_pool(context)
-        student = select_student(context, baseline, pool, make_selector(context, pool, baseline), name)
+        student = select_student(context, baseline, pool, make_search(context, pool, baseline), name)
         finetune_student(context, student)
         return deliver(context, baseline, student)
 
@@ -106,12 +106,12 @@ def select(
             that selecting does not have.
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
-    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, found):
-        selector = dataclasses.replace(found, pins=pins or {})
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
+        search.model = dataclasses.replace(search.model, pins=pins or {})
         within = None
-        if max_loss is not None and (fastest := selector.fastest_within(max_loss)) is not None:
-            within = WithinLoss(selection=fastest, max_loss=max_loss)
-            budget = f"{budget_of(selector, fastest, verify=verify):.6g}ms"
+        if max_loss is not None:
+            within = WithinLoss(selection=fastest_within(search, max_loss), max_loss=max_loss)
+            budget = f"{budget_of(search, within.selection, verify=verify):.6g}ms"
         if budget is None:
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         context = dataclasses.replace(context, recipe=context.recipe.replace(budget=budget))
@@ -120,7 +120,7 @@ def select(
             return nothing_to_do(context, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(context, name, otherwise)
-        student = select_student(context, baseline, pool, selector, name, verify=verify, within=within)
+        student = select_student(context, baseline, pool, search, name, verify=verify, within=within)
         return deliver(context, baseline, student, verify=verify)
 
 
@@ -144,8 +144,8 @@ def select_for(
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
     devices.check_devices(list(budgets_ms), measured)
-    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, selector):
-        opened = [devices.open_device(context, selector, table, ms, measured) for table, ms in budgets_ms.items()]
+    with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
+        opened = [devices.open_device(context, search.model, table, ms, measured) for table, ms in budgets_ms.items()]
         name = _new_name(context, name, "+".join(device.name for device in opened))
         return devices.deliver(context, baseline, pool, opened, name)
 
@@ -153,7 +153,7 @@ def select_for(
 @contextlib.contextmanager
 def open_finished(
     out: Path | str, *, quiet: bool = False, **options: Any
-) -> Iterator[tuple[RunContext, Baseline, Pool, Selector]]:
+) -> Iterator[tuple[RunContext, Baseline, Pool, BudgetSearch]]:
     """A run whose pool is finished, ready to select from by `options`; students of it are not fine-tuned.
 
     Raises:
@@ -166,7 +166,7 @@ def open_finished(
             )
         context = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
         baseline, pool = measure_baseline(context), make_pool(context)
-        yield context, baseline, pool, make_selector(context, pool, baseline)
+        yield context, baseline, pool, make_search(context, pool, baseline)
 
 
 def _new_name(context: RunContext, name: str | None, otherwise: str) -> str:

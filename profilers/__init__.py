@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from profilers.comparison import Comparison, compare, upper_bound_95
+    from profilers.comparison import Comparison, compare
     from profilers.computation import Computation, TensorSpec
     from profilers.errors import (
         BuildFailed,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _HOME = {
     "Comparison": "comparison",
     "compare": "comparison",
-    "upper_bound_95": "comparison",
     "Computation": "computation",
     "TensorSpec": "computation",
     "BuildFailed": "errors",
@@ -78,7 +77,6 @@ __all__ = [
     "create_runtime",
     "profile",
     "runtime_statuses",
-    "upper_bound_95",
 ]
 
 

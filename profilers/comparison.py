@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +13,6 @@ from profilers.isolation import Blame, run_job
 from profilers.registry import create_runtime
 from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress
-
-# One-sided 95% quantiles of Student's t distribution by degrees of freedom (any table of it); beyond, linearly in 1/n.
-_T95 = {
-    1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833, 10: 1.812,
-    12: 1.782, 15: 1.753, 20: 1.725, 30: 1.697, 60: 1.671,
-}  # fmt: skip
-_NORMAL95 = 1.645
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,38 +30,6 @@ class Comparison:
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
-
-    @property
-    def ratio_upper95(self) -> float:
-        return upper_bound_95(self.ratios)
-
-
-def upper_bound_95(ratios: Sequence[float]) -> float:
-    """The one-sided 95% bound of the mean (Student's t), never below the median; infinite for a single value.
-
-    >>> round(upper_bound_95([0.50, 0.51, 0.49, 0.50, 0.50]), 4)  # 0.5 + 2.132 · 0.00707 / √5
-    0.5067
-    """
-    count = len(ratios)
-    if count < 2:
-        return math.inf
-    bound = statistics.fmean(ratios) + t_quantile_95(count - 1) * statistics.stdev(ratios) / math.sqrt(count)
-    return max(bound, statistics.median(ratios))
-
-
-def t_quantile_95(degrees: int) -> float:
-    """From the table, between its entries linearly in 1 / degrees.
-
-    >>> t_quantile_95(4), round(t_quantile_95(120), 3)
-    (2.132, 1.658)
-    """
-    if degrees in _T95:
-        return _T95[degrees]
-    below = max(known for known in _T95 if known < degrees)
-    above = min((known for known in _T95 if known > degrees), default=None)
-    low, high = _T95[below], _NORMAL95 if above is None else _T95[above]
-    end = 0.0 if above is None else 1 / above
-    return high + (low - high) * (1 / degrees - end) / (1 / below - end)
 
 
 def compare(

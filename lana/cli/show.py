@@ -201,10 +201,10 @@ def score(run: Path, validate: int, budget: tuple[str, ...], json_output: bool) 
     parsed = [parse_budget(text) for text in budget]
     if any(unit != "x" for _, unit in parsed):
         raise UserError("A band is a share of the teacher's latency: give --budget 0.5x.")
-    from lana.report.score_ranking import BANDS
+    from lana.report.score_ranking import BAND_RATIOS
     from lana.report.score_ranking import validate as validated
 
-    bands = tuple(value for value, _ in parsed) or BANDS
+    bands = tuple(value for value, _ in parsed) or BAND_RATIOS
     print_result(validated(run, students=validate, budgets=bands), json_output=json_output)
 
 

@@ -25,7 +25,7 @@ from lana.models.student_files import WEIGHTS, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.measurement import compared
-from lana.selection.measurement_log import Log, Measured
+from lana.selection.measurement_log import LatencyLog, MeasuredLatency
 from profilers import Computation
 
 logger = logging.getLogger(__name__)
@@ -80,16 +80,16 @@ def _checked_parity(context: RunContext, student: nn.Module, folder: Path, forma
     return parity
 
 
-def _measured(context: RunContext, baseline: Baseline, folder: Path, delivered: Computation) -> Measured | None:
+def _measured(context: RunContext, baseline: Baseline, folder: Path, delivered: Computation) -> MeasuredLatency | None:
     """Measure the delivered file, again where noise hides whether it is within the budget."""
-    chosen, log = read_json(folder / "selection.json"), Log(folder / "measurements.csv")
+    chosen, log = read_json(folder / "selection.json"), LatencyLog(folder / "measurements.csv")
     limit = baseline.budget_ms(context.recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
     selection, measured = Selection(chosen["selection"]), None
     for _ in range(MORE_MEASUREMENTS):
         with Progress("Measuring the delivered file") as progress:
             log.add([selection], compared(context, [delivered], PROCESSES))
             progress.update(1)
-        measured = log.of(selection)
+        measured = log.get(selection)
         if measured is not None and measured.ratio_upper95 <= limit:
             break
     return measured

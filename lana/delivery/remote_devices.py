@@ -32,18 +32,20 @@ from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.candidates import Offer, with_latencies
-from lana.pool.stages import Operations, Pool
+from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
+from lana.selection.acceptance import accepted, target_ms
 from lana.selection.latency_model import plain_sum_ms, total
-from lana.selection.measurement import assembled, unique_layers
-from lana.selection.measurement_log import Log
-from lana.selection.search import MARGIN, Selector
+from lana.selection.measurement import assembled
+from lana.selection.measurement_log import LatencyLog
+from lana.selection.program import SelectionModel, min_distance
+from lana.selection.sampling import spread
 from profilers import LatencyTable, MissingRow
 from profilers.bundle import format_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
 
-SENT = 6  # students sent out besides the chosen ones, spread over the range of latency, to fit the correction on
+CALIBRATION_STUDENTS = 6  # sent out besides the chosen ones, spread over all latencies, to correct predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,15 @@ class Device:
     table: LatencyTable
     budget_ms: float
     folder: Path
-    selector: Selector
+    model: SelectionModel
 
     @property
     def teacher_ms(self) -> float:
-        return self.selector.teacher_ms
+        return self.model.teacher_ms
 
     @property
     def measured(self) -> bool:
-        return bool(self.selector.log.rows)
+        return bool(self.model.latencies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +105,11 @@ def check_devices(tables: Sequence[Path], measurements: Sequence[Path]) -> None:
 
 
 def open_device(
-    context: RunContext, selector: Selector, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
+    context: RunContext, model: SelectionModel, table: Path, budget_ms: float, measurements: Sequence[Path] = ()
 ) -> Device:
-    """A device's selector over the run's pool; those of the `measurements` that came from it are taken into its log.
+    """The run's model with the latencies of a device.
+
+    Those of the `measurements` that came from it are taken into its log.
 
     Raises:
         UserError: the table lacks a layer's own operation, the measurements are of another run, or the run has a device
@@ -116,17 +120,17 @@ def open_device(
     format_on_device(read.header.runtime)
     folder = context.run.path / "devices" / name
     _check_same(read, folder)
-    log, teacher = Log.read(folder / "wholes.csv"), folder / "teacher.json"
+    log, teacher = LatencyLog.read(folder / "wholes.csv"), folder / "teacher.json"
     for back in measurements:
         if read_measurements(back).label == name:
             _read_back(folder, log, back, read)
-    offers = offers_on(read, selector.offers)
+    offers = offers_on(read, model.candidates)
     kept = [offer for offer in offers if offer.kept]
     teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
     if teacher.is_file():
         teacher_ms = read_json(teacher)["teacher_ms"]
-    ours = dataclasses.replace(selector, offers=kept, teacher_ms=teacher_ms, log=log)
-    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, selector=ours)
+    ours = dataclasses.replace(model, candidates=kept, teacher_ms=teacher_ms, latencies=tuple(log.rows))
+    return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, model=ours)
 
 
 def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
@@ -166,7 +170,7 @@ def _check_same(table: LatencyTable, folder: Path) -> None:
         )
 
 
-def _read_back(folder: Path, log: Log, path: Path, table: LatencyTable) -> None:
+def _read_back(folder: Path, log: LatencyLog, path: Path, table: LatencyTable) -> None:
     """Take measurements into the device's log, once."""
     seen, fresh = folder / "read.json", hashlib.sha256(path.read_bytes()).hexdigest()
     before: list[str] = read_json(seen, [])
@@ -206,13 +210,14 @@ def _sent(folder: Path) -> dict[str, Selection]:
 
 def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Offer]]:
     """Least loss within every device's budget, a cost for each, over choices that all of them can run; and these."""
-    common = set.intersection(*({o.pair for o in d.selector.offers} for d in devices))
-    selectors = [
-        dataclasses.replace(d.selector, offers=[o for o in d.selector.offers if o.pair in common]) for d in devices
+    common = set.intersection(*({candidate.pair for candidate in device.model.candidates} for device in devices))
+    models = [
+        dataclasses.replace(device.model, candidates=[one for one in device.model.candidates if one.pair in common])
+        for device in devices
     ]
     problems = [
-        s.problem(d.budget_ms * (1 - MARGIN - s.margin if d.measured else 1))
-        for s, d in zip(selectors, devices, strict=True)
+        model.problem(target_ms(model, device.budget_ms) if device.measured else device.budget_ms)
+        for model, device in zip(models, devices, strict=True)
     ]
     names = [device.name for device in devices]
     joint = dataclasses.replace(
@@ -220,43 +225,43 @@ def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence
         costs={name: problem.costs["latency_ms"] for name, problem in zip(names, problems, strict=True)},
         limits={name: problem.limits["latency_ms"] for name, problem in zip(names, problems, strict=True)},
     )
-    return joint, selectors[0].offers
+    return joint, models[0].candidates
 
 
-def choose(context: RunContext, devices: Sequence[Device], operations: Operations, count: int) -> Chosen:
+def choose(context: RunContext, pool: Pool, devices: Sequence[Device]) -> Chosen:
     """The best selection that every device measured within its budget, or the best by prediction, to be measured.
 
     Raises:
         BudgetUnreachable: no selection is predicted within all budgets; says which contradict each other.
     """
-    first, *others = [[m.selection for m in d.selector.accepted(d.budget_ms)] for d in devices]
-    if common := [selection for selection in first if all(selection in accepted for accepted in others)]:
+    first, *others = [[one.selection for one in accepted(d.model, d.budget_ms)] for d in devices]
+    if common := [selection for selection in first if all(selection in those for those in others)]:
         return Chosen(selection=common[0], verified=True, archives=())
     problem, offers = joint_problem(devices)
     if not solve(problem).found:
         told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
         raise BudgetUnreachable(told, fastest_ms=None)
-    minimum = max(1, round(0.1 * problem.layers))
-    found = solve_diverse(problem, count=count, minimum_distance=minimum)
+    count, distance = context.recipe.selecting.candidates, min_distance(problem.layers)
+    found = solve_diverse(problem, count=count, minimum_distance=distance)
     selections = [Selection(offers[i].pair for i in solution.chosen) for solution in found]
-    archives = tuple(_send(context, device, operations, selections) for device in devices)
+    archives = tuple(_send(context, pool, device, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
 
 
-def _send(context: RunContext, device: Device, operations: Operations, selections: Sequence[Selection]) -> Path:
+def _send(context: RunContext, pool: Pool, device: Device, selections: Sequence[Selection]) -> Path:
     """An archive that measures students beside the teacher on the device."""
-    selector, wanted, format = device.selector, list(selections), format_on_device(device.table.header.runtime)
+    wanted, format = list(selections), format_on_device(device.table.header.runtime)
     if not device.measured:
-        spread = selector.spread(np.linspace(0.05, 0.95, SENT).tolist())
-        wanted += [selection for selection in spread if selection not in wanted]
+        others = spread(device.model, np.linspace(0.05, 0.95, CALIBRATION_STUDENTS).tolist())
+        wanted += [selection for selection in others if selection not in wanted]
     known = _sent(device.folder)
-    example, layers = context.teacher.example(context.recipe.profiling.batch), unique_layers(selector.offers)
+    example = context.teacher.example(context.recipe.profiling.batch)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", format=format)]
         for selection in wanted:
             name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
             known[name] = selection
-            student = assemble(context.teacher.module, layers, selection, operations)
+            student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
             networks.append(to_computation(student, example, Path(folder), name=name, format=format))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", _identity(device.table))
@@ -312,11 +317,10 @@ class DeviceSummary:
 
 def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequence[Device], name: str) -> DeviceSummary:
     """Choose for devices, save the student, export it, and say what is known of it."""
-    first = devices[0].selector
-    chosen = choose(context, devices, pool.operations, context.recipe.selecting.candidates)
+    first, chosen = devices[0].model, choose(context, pool, devices)
     folder, selection = context.run.student(name), chosen.selection
     student = assembled(context, pool, selection)
-    save_student(student, folder, context.teacher, unique_layers(first.offers), selection)
+    save_student(student, folder, context.teacher, pool.layers, selection)
     example = context.teacher.example(context.recipe.profiling.batch)
     formats = {format_on_device(device.table.header.runtime) for device in devices}
     for format in formats:
@@ -324,7 +328,7 @@ def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequen
     if "onnx" not in formats:
         with contextlib.suppress(ExportFailed):
             export_onnx(student, example, folder / "model.onnx")
-    measured = {device.name: device.selector.log.of(selection) for device in devices}
+    measured = {device.name: device.model.measured.get(selection) for device in devices}
     known = {d.name: (m, d.teacher_ms) for d in devices if (m := measured[d.name]) is not None}
     summary = DeviceSummary(
         student=name,
@@ -335,11 +339,11 @@ def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequen
         ).metric,
         expected_loss=first.expected_loss(selection, devices[0].budget_ms),
         budgets_ms={device.name: device.budget_ms for device in devices},
-        predicted_ms={device.name: device.selector.predicted_ms(selection) for device in devices},
+        predicted_ms={device.name: device.model.predicted_ms(selection) for device in devices},
         measured_ms={name: m.ratio * teacher_ms for name, (m, teacher_ms) in known.items()},
         measured_ms_upper95={name: m.ratio_upper95 * teacher_ms for name, (m, teacher_ms) in known.items()},
         archives=[str(path) for path in chosen.archives],
-        selection=selection.in_full(layer.name for layer in context.scan.layers),
+        selection=selection.in_full(first.layers),
     )
     write_json(folder / "devices.json", dataclasses.asdict(summary))
     return summary

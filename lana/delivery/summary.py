@@ -21,7 +21,7 @@ from lana.evaluation.metrics import evaluate_module
 from lana.models.student import count_parameters
 from lana.runs.baseline import Baseline
 from lana.runs.context import RunContext
-from lana.selection.measurement_log import Measured
+from lana.selection.measurement_log import MeasuredLatency
 from lana.version import __version__
 
 
@@ -149,7 +149,7 @@ def summarise(
     folder: Path,
     *,
     student: nn.Module,
-    measured: Measured | None,
+    measured: MeasuredLatency | None,
     parity: float | None,
     begun_s: float,
 ) -> Summary:

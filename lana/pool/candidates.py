@@ -101,6 +101,11 @@ def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
     return filled
 
 
+def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
+    """The layers and spans of candidates, each once."""
+    return list({offer.layer.name: offer.layer for offer in offers}.values())
+
+
 def is_trainable(offer: Offer) -> bool:
     return offer.operation not in ("teacher", "identity")
 

@@ -25,7 +25,7 @@ from lana.operations.families import Operation
 from lana.pool.ascending import measure_ascending
 from lana.pool.block_training import Distillation
 from lana.pool.builder import Builder
-from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, with_latencies, write_offers
+from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, unique_layers, with_latencies, write_offers
 from lana.pool.shortlist import keep_promising
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
@@ -49,7 +49,7 @@ class Pool:
 
     @property
     def layers(self) -> list[Layer]:
-        return list({candidate.layer.name: candidate.layer for candidate in self.candidates}.values())
+        return unique_layers(self.candidates)
 
 
 def make_pool(context: RunContext) -> Pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from lana.models.selection import Selection
 from lana.pool.candidates import Offer, read_offers
 from lana.pool.scoring import losses_of, read_scores
 from lana.runs.run import Run
-from lana.selection.measurement_log import Log, LossLog
-from lana.selection.search import Selector
+from lana.selection.measurement_log import MeasurementLog
+from lana.selection.program import SelectionModel
 from lana.version import __version__
 from profilers import LatencyTable
 
-POINTS = 40
+FRONTIER_POINTS = 40
 
 
 def gather(path: Path | str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def gather(path: Path | str) -> dict[str, Any]:
     with Run.open(path) as run:
         if "score" not in run.stages():
             raise UserError(f"The pool of {path} is not finished: there is nothing to report yet.")
-        selector = read_selector(run)
+        model = read_model(run)
         students = [_student(folder) for folder in sorted((run.path / "students").glob("*")) if _finished(folder)]
         recipe = run.recipe()
         profiling = recipe.profiling
@@ -44,12 +44,12 @@ def gather(path: Path | str) -> dict[str, Any]:
             "data": recipe.teacher.data,
             "recipe": recipe.to_yaml(),
             "runtime": f"{profiling.runtime}, {counted(profiling.threads, 'thread')}, batch {profiling.batch}",
-            "teacher_ms": selector.teacher_ms,
-            "layers": [_layer(selector, name) for name in selector.layers],
+            "teacher_ms": model.teacher_ms,
+            "layers": [_layer(model, name) for name in model.layers],
             "students": students,
-            "frontier": [_point(selector, s) for s in _frontier(selector)],
-            "wholes": _wholes(selector),
-            "prediction_error": _error(selector),
+            "frontier": [_point(model, s) for s in _frontier(model)],
+            "wholes": _wholes(model),
+            "prediction_error": _error(model),
             "ranking": _read(run.pool / "ranking.json"),
             "seconds": run.seconds(),
             "environment": _measured_on(run),
@@ -57,21 +57,18 @@ def gather(path: Path | str) -> dict[str, Any]:
         }
 
 
-def read_selector(run: Run) -> Selector:
-    """The run's selector from its files: it solves and predicts, and cannot measure."""
+def read_model(run: Run) -> SelectionModel:
+    """What a run's files hold, as the model that predicts and solves."""
     offers = [offer for offer in read_offers(run.pool / "offers.csv") if offer.kept]
-    losses = losses_of(read_scores(run.scores), run.recipe().selecting.score_by)
-    return Selector(
+    scores = losses_of(read_scores(run.scores), run.recipe().selecting.score_by)
+    model = SelectionModel(
         layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
-        offers=[offer for offer in offers if offer.pair in losses],
-        losses=losses,
+        candidates=[offer for offer in offers if offer.pair in scores],
+        scores=scores,
         teacher_ms=read_json(run.pool / "teacher.json")["teacher_ms"],
-        log=Log.read(run.pool / "wholes.csv"),
-        measure=_cannot_measure,
-        loss_log=LossLog.read(run.pool / "losses.csv"),
-        measure_loss=_cannot_measure,
-        refine=run.recipe().selecting.refine,
+        correct_scores=bool(run.recipe().selecting.refine),
     )
+    return model.informed_by(MeasurementLog.read(run.pool))
 
 
 def _measured_on(run: Run) -> dict[str, Any]:
@@ -80,10 +77,6 @@ def _measured_on(run: Run) -> dict[str, Any]:
         return {}
     header = LatencyTable.read(run.table).header
     return {"device": header.device, **header.environment}
-
-
-def _cannot_measure(*_: Any) -> NoReturn:
-    raise UserError("A report measures nothing. Use: lana select RUN")
 
 
 def _finished(folder: Path) -> bool:
@@ -97,57 +90,57 @@ def _student(folder: Path) -> dict[str, Any]:
     return {**summary, "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows]}
 
 
-def _layer(selector: Selector, name: str) -> dict[str, Any]:
-    here = [offer for offer in selector.offers if offer.layer.name == name]
+def _layer(model: SelectionModel, name: str) -> dict[str, Any]:
+    here = [offer for offer in model.candidates if offer.layer.name == name]
     return {
         "name": name,
         "shape": "×".join(map(str, here[0].layer.input_shape)),
-        "operations": {offer.operation: _operation(selector, offer) for offer in here},
+        "operations": {offer.operation: _operation(model, offer) for offer in here},
     }
 
 
-def _operation(selector: Selector, offer: Offer) -> dict[str, float]:
+def _operation(model: SelectionModel, offer: Offer) -> dict[str, float]:
     return {
-        "ms": selector.prediction().part_ms(offer.columns),
-        "loss": selector.losses[offer.pair],
+        "ms": model.prediction.part_ms(offer.columns),
+        "loss": model.scores[offer.pair],
     }
 
 
-def _frontier(selector: Selector) -> list[Selection]:
+def _frontier(model: SelectionModel) -> list[Selection]:
     """The best selection within each of evenly spaced latencies, each by losses corrected around that one."""
-    budgets = np.linspace(selector.predicted_ms(selector.fastest()), selector.teacher_ms, POINTS)
-    found = [selector.solve(float(budget)) for budget in budgets]
+    budgets = np.linspace(model.predicted_ms(model.fastest()), model.teacher_ms, FRONTIER_POINTS)
+    found = [model.solve(float(budget)) for budget in budgets]
     return list(dict.fromkeys(selection for selection in found if selection is not None))
 
 
-def _point(selector: Selector, selection: Selection) -> dict[str, Any]:
+def _point(model: SelectionModel, selection: Selection) -> dict[str, Any]:
     """`covered` names the span that stands for a layer."""
     return {
-        "ms": selector.predicted_ms(selection),
-        "loss": selector.expected_loss(selection),
+        "ms": model.predicted_ms(selection),
+        "loss": model.expected_loss(selection),
         "selection": dict(selection),
         "covered": {
             layer: f"{offer.operation} for {offer.layer.name}"
-            for layer, offer in selector.standing(selection).items()
+            for layer, offer in model.covering(selection).items()
             if len(offer.layer.members) > 1
         },
     }
 
 
-def _wholes(selector: Selector) -> list[dict[str, float]]:
+def _wholes(model: SelectionModel) -> list[dict[str, float]]:
     return [
         {
-            "measured_ms": measured.ratio * selector.teacher_ms,
-            "predicted_ms": selector.predicted_ms(measured.selection),
-            "loss": selector.expected_loss(measured.selection),
+            "measured_ms": measured.ratio * model.teacher_ms,
+            "predicted_ms": model.predicted_ms(measured.selection),
+            "loss": model.expected_loss(measured.selection),
         }
-        for measured in selector.log.pooled()
-        if all((layer, operation) in selector.losses for layer, operation in measured.selection.items())
+        for measured in model.measured.values()
+        if model.knows(measured.selection)
     ]
 
 
-def _error(selector: Selector) -> dict[str, float] | None:
-    found = selector.prediction_error()
+def _error(model: SelectionModel) -> dict[str, float] | None:
+    found = model.prediction_error()
     return None if found is None else vars(found)
 
 

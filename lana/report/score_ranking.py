@@ -28,14 +28,16 @@ from lana.pipeline import open_finished
 from lana.pool.stages import Pool
 from lana.runs.context import RunContext
 from lana.selection.measurement import LOSS_IMAGES, NORM_IMAGES, assembled
-from lana.selection.search import Selector
+from lana.selection.program import SelectionModel
+from lana.selection.sampling import sample
+from lana.selection.search import BudgetSearch
 
-BANDS = (0.7, 0.5, 0.35)
-WIDTH = 0.05  # of a band: how far a latency may be from its middle
-PERTURBATIONS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
-FEWEST = 4  # students of a band, to rank anything
-BOOTSTRAPS = 1000
-BASELINES = ("replaced", "latency")
+BAND_RATIOS = (0.7, 0.5, 0.35)
+BAND_WIDTH_RATIO = 0.05  # how far a latency may be from the middle of its band
+LOSS_SIGMAS = (0.3, 1.0, 2.0)  # deviations of the logarithm of the losses that students are drawn with
+MIN_STUDENTS = 4  # students of a band, to rank anything
+BOOTSTRAP_SAMPLES = 1000
+PLAIN_MODELS = ("replaced", "latency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class Ranking:
         for column in ("latency", "students", "corrected", "95%", "plain sum", "layers replaced", "latency", "regret"):
             table.add_column(column, justify="right")
         for band in self.bands:
-            others = [f"{band.tau[name]:.2f} ({_text(band.above[name])})" for name in ("plain", *BASELINES)]
+            others = [f"{band.tau[name]:.2f} ({_text(band.above[name])})" for name in ("plain", *PLAIN_MODELS)]
             table.add_row(
                 band.budget,
                 str(band.students),
@@ -96,37 +98,42 @@ class Ranking:
         make_console().print(table, "In brackets: how far the corrected scores are above.")
 
 
-def validate(out: Path | str, *, students: int = 60, budgets: Sequence[float] = BANDS, quiet: bool = False) -> Ranking:
+def validate(
+    out: Path | str, *, students: int = 60, budgets: Sequence[float] = BAND_RATIOS, quiet: bool = False
+) -> Ranking:
     """Measure `students` students in each band of latency; the result is kept in the run, for its report.
 
     Raises:
         UserError: the run is not finished, or has too few selections at a latency to rank anything.
     """
-    with open_finished(out, quiet=quiet) as (context, _, pool, selector):
-        drawn = {f"{budget:g}x": draw(selector, budget, students, context.recipe.seed) for budget in budgets}
-        few = [budget for budget, selections in drawn.items() if len(selections) < FEWEST]
+    with open_finished(out, quiet=quiet) as (context, _, pool, search):
+        drawn = {f"{budget:g}x": draw(search, budget, students, context.recipe.seed) for budget in budgets}
+        few = [budget for budget, selections in drawn.items() if len(selections) < MIN_STUDENTS]
         if few:
-            raise UserError(f"At {', '.join(few)} there are fewer than {FEWEST} students: nothing can be ranked there.")
-        measured = _measure(context, pool, selector, drawn)
+            raise UserError(
+                f"At {', '.join(few)} there are fewer than {MIN_STUDENTS} students: nothing can be ranked there."
+            )
+        measured = _measure(context, pool, search.model, drawn)
         ranking = Ranking(bands=[judge([s for s in measured if s.budget == b]) for b in drawn], students=measured)
         write_json(context.run.pool / "ranking.json", dataclasses.asdict(ranking))
         return ranking
 
 
-def draw(selector: Selector, budget: float, count: int, seed: int) -> list[Selection]:
+def draw(search: BudgetSearch, budget: float, count: int, seed: int) -> list[Selection]:
     """Different selections around a latency; the first is the one that would be chosen within the band's upper end."""
-    middle_ms = budget * selector.teacher_ms
-    selector.loss_log = selector.loss_log.replay(f"ranking {budget:g}x")
-    selector.correct_losses(middle_ms)
-    chosen = selector.choice(middle_ms * (1 + WIDTH))  # the others may be as slow: nothing else would be fair
-    known = len(selector.loss_log.rows)  # what the correction was fitted on says nothing about how truly it ranks
-    others = selector.draw(middle_ms, count + known, width=WIDTH, noises=PERTURBATIONS, seed=seed + 100)
-    fresh = [s for s in others if s != chosen and selector.loss_log.of(s) is None]
+    middle_ms = budget * search.model.teacher_ms
+    search.begin(f"ranking {budget:g}x")
+    search.refine(middle_ms)
+    model = search.model
+    chosen = model.choice(middle_ms * (1 + BAND_WIDTH_RATIO))  # the others may be as slow: nothing else would be fair
+    known = len(model.losses)  # those that the correction was fitted on do not show how truly it ranks
+    others = sample(model, middle_ms, count + known, width_ratio=BAND_WIDTH_RATIO, sigmas=LOSS_SIGMAS, seed=seed + 100)
+    fresh = [s for s in others if s != chosen and s not in model.measured_losses]
     return ([chosen] if chosen else []) + fresh[: count - 1]
 
 
 def _measure(
-    context: RunContext, pool: Pool, selector: Selector, drawn: Mapping[str, Sequence[Selection]]
+    context: RunContext, pool: Pool, model: SelectionModel, drawn: Mapping[str, Sequence[Selection]]
 ) -> list[Student]:
     recipe = context.recipe
     split = context.data.train.take(LOSS_IMAGES, recipe.seed + 4)
@@ -136,17 +143,17 @@ def _measure(
     total = sum(map(len, drawn.values()))
     with Progress(f"Measuring the loss of {total} students", total) as progress:
         for budget, selections in drawn.items():
-            losses = selector.corrected_losses(float(budget[:-1]) * selector.teacher_ms)
+            losses = model.corrected_scores(float(budget[:-1]) * model.teacher_ms)
             for index, selection in enumerate(selections):
                 student = assembled(context, pool, selection, NORM_IMAGES, recipe.finetuning.precision)
                 measured.append(
                     Student(
                         budget=budget,
                         expected=losses.whole(selection.items()),
-                        plain=sum(selector.losses[pair] for pair in selection.items()),
+                        plain=sum(model.scores[pair] for pair in selection.items()),
                         measured=float(distance.of(student).mean()),
                         replaced=len(selection.replaced_layers),
-                        predicted_ms=selector.predicted_ms(selection),
+                        predicted_ms=model.predicted_ms(selection),
                         chosen=index == 0,
                         selection=dict(selection),
                     )
@@ -159,10 +166,10 @@ def judge(students: Sequence[Student]) -> Band:
     """How well each model of the loss ranks the students of one band; one that gives no finite outputs has no rank.
 
     Raises:
-        UserError: fewer than `FEWEST` have one.
+        UserError: fewer than `MIN_STUDENTS` have one.
     """
     band, students = students[0].budget, [s for s in students if math.isfinite(s.measured)]
-    if len(students) < FEWEST:
+    if len(students) < MIN_STUDENTS:
         raise UserError(
             f"Only {len(students)} of the students at {band} give finite outputs: nothing can be ranked there. "
             "Leave that one out with --budget, or give more --students."
@@ -175,7 +182,7 @@ def judge(students: Sequence[Student]) -> Band:
         "latency": np.array([-s.predicted_ms for s in students]),
     }
     random = np.random.default_rng(0)
-    samples = [random.integers(len(students), size=len(students)) for _ in range(BOOTSTRAPS)]
+    samples = [random.integers(len(students), size=len(students)) for _ in range(BOOTSTRAP_SAMPLES)]
     taus = {name: np.array([tau(model[i], measured[i]) for i in samples]) for name, model in models.items()}
     chosen = next((s.measured for s in students if s.chosen), float("nan"))
     low, high = float(measured.min()), float(measured.max())
@@ -184,7 +191,7 @@ def judge(students: Sequence[Student]) -> Band:
         students=len(students),
         tau={name: tau(model, measured) for name, model in models.items()},
         tau_interval=_interval(taus["corrected"]),
-        above={name: _interval(taus["corrected"] - taus[name]) for name in ("plain", *BASELINES)},
+        above={name: _interval(taus["corrected"] - taus[name]) for name in ("plain", *PLAIN_MODELS)},
         regret=(chosen - low) / ((high - low) or 1.0),
         spread=(low, high),
     )

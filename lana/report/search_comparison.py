@@ -82,31 +82,32 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
     Raises:
         UserError: the run is not finished; the budget is no budget.
     """
-    with open_finished(out, quiet=quiet) as (context, baseline, pool, selector):
+    with open_finished(out, quiet=quiet) as (context, baseline, pool, search):
         budget_ms = baseline.budget_ms(context.recipe.replace(budget=budget))
-        problem = selector.problem(budget_ms)
-        simple = [i for i, offer in enumerate(selector.offers) if offer.operation in ("teacher", "identity")]
+        model = search.model
+        problem = model.problem(budget_ms)
+        simple = [i for i, offer in enumerate(model.candidates) if offer.operation in ("teacher", "identity")]
         distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
         found = []
-        for method, search in searches(simple, context.recipe.seed).items():
-            solution = search(problem)
+        for method, find in searches(simple, context.recipe.seed).items():
+            solution = find(problem)
             if not solution.found:
                 nothing = {"expected_loss": None, "measured_loss": None, "predicted_ms": None}
                 found.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
                 continue
-            selection = selector.selection_of(solution)
+            selection = model.selection_of(solution)
             if selection not in losses:
                 student = assembled(context, pool, selection)
                 losses[selection] = float(distance_to_teacher.of(student).mean())
             found.append(
                 Found(
                     method=method,
-                    expected_loss=selector.expected_loss(selection, budget_ms),
+                    expected_loss=model.expected_loss(selection, budget_ms),
                     measured_loss=losses[selection],
-                    predicted_ms=selector.predicted_ms(selection),
+                    predicted_ms=model.predicted_ms(selection),
                     seconds=solution.runtime_s,
-                    selection=selection.in_full(layer.name for layer in context.scan.layers),
+                    selection=selection.in_full(model.layers),
                 )
             )
         if not losses:

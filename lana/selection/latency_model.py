@@ -19,7 +19,7 @@ import numpy as np
 # isolated millisecond is expected to cost a millisecond, give or take 0.15; of what cold caches add, a tenth, give or
 # take as much (in a network, inputs come warm from the layer before, weights do not); one operation more, nothing, give
 # or take 5 µs.
-PRIOR: Mapping[str, tuple[float, float]] = {
+COEFFICIENT_PRIORS: Mapping[str, tuple[float, float]] = {
     "latency_ms": (1.0, 0.15),
     "cold_ms": (0.1, 0.1),
     "operations": (0.0, 0.005),
@@ -28,12 +28,14 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 # Multiply-adds: arithmetic counts otherwise when other work surrounds it. Numbers at the borders, in and out: alone, an
 # operation reads and writes the layout of its file, among others the one that its neighbours use. Numbers that its
 # operators write: wide maps inside an operation stay in the caches when it runs alone.
-SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05, "activations": 0.05}
-COLUMNS = (*PRIOR, *SHARES)
-BEND = (0.15, 0.15, 0.15)  # how far the curve may go from the sum: constant, linear and square in the sum's share
-STEEP = 0.25  # the least slope of the curve
-NOISE = 0.02  # the relative error of one whole measurement
-MISFIT = 0.005  # of the teacher's latency: what a linear model cannot say, or one tiny student would bend all others
+COLUMN_SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05, "activations": 0.05}
+COLUMNS = (*COEFFICIENT_PRIORS, *COLUMN_SHARES)
+# How far the curve may go from the sum: constant, linear and square in the share of the sum.
+BEND_DEVIATIONS = (0.15, 0.15, 0.15)
+MIN_SLOPE = 0.25  # of the curve
+MEASUREMENT_ERROR_RATIO = 0.02  # the relative error of one whole measurement
+# Of the teacher's latency: the error of any linear model. Without it one tiny student would bend all others.
+MODEL_ERROR_RATIO = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +92,11 @@ def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def plain_sum_ms(columns: Mapping[str, float]) -> float:
     """What parts are expected to take together where no network was measured."""
-    return sum(expected * columns[name] for name, (expected, _) in PRIOR.items())
+    return sum(expected * columns[name] for name, (expected, _) in COEFFICIENT_PRIORS.items())
 
 
 def fit(wholes: Sequence[Whole]) -> Prediction:
-    """The most probable correction given the measured wholes (Bayesian linear regression with the `PRIOR`).
+    """The most probable correction given the measured wholes (Bayesian linear regression with priors).
 
     With one whole, the teacher, it is the plain sum plus what the teacher takes beyond its layers, or scaled down where
     it takes less.
@@ -108,12 +110,12 @@ def fit(wholes: Sequence[Whole]) -> Prediction:
     features = np.array([[whole.columns[name] for name in names] for whole in wholes])
     measured = np.array([whole.measured_ms for whole in wholes])
     largest = dict(zip(names, features.max(0), strict=True))
-    shares = {name: (0.0, share * measured.max() / max(largest[name], 1e-12)) for name, share in SHARES.items()}
-    prior = {**PRIOR, **shares}
+    shares = {name: (0.0, share * measured.max() / max(largest[name], 1e-12)) for name, share in COLUMN_SHARES.items()}
+    prior = {**COEFFICIENT_PRIORS, **shares}
     means, deviations = (np.array([prior[name][index] for name in names]) for index in (0, 1))
     residual = measured - features @ means
     # Weighted so that a whole counts by its expected error; the intercept is free (a very wide prior) but for its sign.
-    weights = 1 / np.hypot(NOISE * measured, MISFIT * measured.max())
+    weights = 1 / np.hypot(MEASUREMENT_ERROR_RATIO * measured, MODEL_ERROR_RATIO * measured.max())
     design = np.column_stack([np.ones(len(wholes)), features]) * weights[:, None]
     for wide in (1e3, 1e-6):
         penalty = np.diag([1 / (wide * float(measured.max())) ** 2, *(1 / deviations**2)])
@@ -132,12 +134,12 @@ def _bent(straight: Prediction, sums: np.ndarray, measured: np.ndarray, weights:
     """With the most probable curve from sums to measured milliseconds; straight where that one would not increase."""
     top_ms = float(measured.max())
     shares = np.minimum(sums / top_ms, 1.0)
-    design = np.stack([sums * shares**power for power in range(len(BEND))], axis=1) * weights[:, None]
-    penalty = np.diag([1 / deviation**2 for deviation in BEND])
+    design = np.stack([sums * shares**power for power in range(len(BEND_DEVIATIONS))], axis=1) * weights[:, None]
+    penalty = np.diag([1 / deviation**2 for deviation in BEND_DEVIATIONS])
     solved = np.linalg.solve(design.T @ design + penalty, design.T @ ((measured - sums) * weights))
     bent = dataclasses.replace(straight, bend=tuple(map(float, solved)), top_ms=top_ms)
     grid = [bent.bent_ms(share * top_ms) for share in np.linspace(0, 1.2, 121)]
-    increases = all(after - before > STEEP * 0.01 * top_ms for before, after in itertools.pairwise(grid))
+    increases = all(after - before > MIN_SLOPE * 0.01 * top_ms for before, after in itertools.pairwise(grid))
     return bent if increases else straight
 
 

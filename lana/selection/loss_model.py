@@ -14,17 +14,17 @@ import numpy as np
 
 from lana.models.selection import Pair, Selection
 
-LEAST_MEASURED = 8  # with fewer students the plain sum is as good
+MIN_MEASURED_STUDENTS = 8  # with fewer students the plain sum is as good
 
-NEAR = 0.05  # a student this far away in latency, as a share, counts half as much as one at the budget
+NEAR_LATENCY_RATIO = 0.05  # a student this far away in latency, as a share, counts half as much as one at the budget
 
-NOISE = 0.05  # of a measured loss: what a linear model cannot say of students that are alike
+LOSS_ERROR_RATIO = 0.05  # of a measured loss: what a linear model cannot say of students that are alike
 
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # how far a coefficient may move, relative to its score: the likeliest is taken
+CORRECTION_RATIOS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of its score that a coefficient may move: the likeliest is taken
 
-LEAST_SLOPE = 0.2  # of the sum of scores: a few students that run against it must not make every operation free
+MIN_SCORE_SLOPE = 0.2  # of the sum of scores: a few students that run against it must not make every operation free
 
-FLOOR = 0.2  # of the mean score: how far even the best operation's coefficient may move
+MIN_SPREAD_RATIO = 0.2  # of the mean score: how far even the best operation's coefficient may move
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def corrected(
 
     With fewer than eight students these are the scores themselves.
     """
-    if len(measured) < LEAST_MEASURED:
+    if len(measured) < MIN_MEASURED_STUDENTS:
         return Losses(of=dict(singles))
     pairs = list(singles)
     position = {pair: index for index, pair in enumerate(pairs)}
@@ -59,16 +59,17 @@ def corrected(
     for row, (selection, _) in enumerate(measured):
         chosen[row, [position[pair] for pair in selection.items()]] = 1.0
     losses, sums = np.array([loss for _, loss in measured]), chosen @ prior
-    spread = (np.abs(prior) + FLOOR * np.abs(prior[prior != 0]).mean()) * (prior != 0)
-    noise = NOISE * np.maximum(losses, 0.01 * np.abs(losses).mean()) * (1 + np.square(np.array(distances) / NEAR))
+    spread = (np.abs(prior) + MIN_SPREAD_RATIO * np.abs(prior[prior != 0]).mean()) * (prior != 0)
+    farther = 1 + np.square(np.array(distances) / NEAR_LATENCY_RATIO)
+    noise = LOSS_ERROR_RATIO * np.maximum(losses, 0.01 * np.abs(losses).mean()) * farther
     best: tuple[float, float, np.ndarray] | None = None
-    for strength in STRENGTHS:
+    for strength in CORRECTION_RATIOS:
         own = np.square(strength * spread)
         deviations = losses.mean() ** 2 + (chosen * own) @ chosen.T + np.diag(noise**2)
         explained, surprise = _regress(losses - sums, deviations + np.outer(sums, sums))
         slope = 1.0 + float(sums @ explained)
-        if slope < LEAST_SLOPE:
-            slope = LEAST_SLOPE
+        if slope < MIN_SCORE_SLOPE:
+            slope = MIN_SCORE_SLOPE
             explained, surprise = _regress(losses - slope * sums, deviations)
         if best is None or surprise < best[0]:
             constant = float(losses.mean() ** 2 * explained.sum())

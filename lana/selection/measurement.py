@@ -1,19 +1,20 @@
-"""Students assembled from the pool, and measured: latency beside the teacher, distance to it."""
+"""Students built from the pool, and measured: latency beside the teacher, distance to it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
+from lana.common.progress import Progress, counted
 from lana.evaluation.distance import DistanceToTeacher
+from lana.exporters.computation import to_computation
 from lana.models.selection import Selection
 from lana.models.student import assemble
-from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute
-from lana.pool.candidates import Offer
 from lana.pool.stages import Pool
-from lana.runs.baseline import teacher_computation
+from lana.runs.baseline import runtime_format, teacher_computation
 from lana.runs.context import RunContext
 from lana.training.batchnorm import reestimate_batchnorm
 from profilers import Comparison, Computation, compare
@@ -23,8 +24,42 @@ CANDIDATE_IMAGES = 2000  # on which candidates are compared (the paper: 6000), a
 LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times
 
 
-def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
-    return list({offer.layer.name: offer.layer for offer in offers}.values())
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudentMeasurer:
+    """Measures students of a run's pool on this machine."""
+
+    context: RunContext
+    pool: Pool
+
+    def latencies(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:
+        """Beside the teacher, each in so many fresh processes."""
+        context = self.context
+        students = [
+            to_computation(
+                assemble(context.teacher.module, self.pool.layers, selection, self.pool.operations),
+                context.teacher.example(context.recipe.profiling.batch),
+                context.run.pool / "wholes",
+                name=f"student {number}",
+                format=runtime_format(context.recipe.profiling.runtime, context.runtime_settings),
+            )
+            for number, selection in enumerate(selections)
+        ]
+        with Progress(f"Measuring {counted(len(students), 'student')}") as progress:
+            comparisons = compared(context, students, processes)
+            progress.update(1)
+        for student in students:
+            student.file.unlink(missing_ok=True)
+        return comparisons
+
+    def losses(self, selections: Sequence[Selection]) -> list[float]:
+        """Mean distances of their outputs to the teacher's."""
+        distance, found = reference(self.context, LOSS_IMAGES, precision="auto"), []
+        with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
+            for selection in selections:
+                student = assembled(self.context, self.pool, selection, NORM_IMAGES, precision="auto")
+                found.append(float(distance.of(student).mean()))
+                progress.update(len(found))
+        return found
 
 
 def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:

@@ -11,74 +11,37 @@ from pathlib import Path
 from torch import nn
 
 from lana.common.files import read_json, write_json, write_text
-from lana.common.progress import Progress, counted
 from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
-from lana.exporters.computation import to_computation
 from lana.models.selection import Selection
-from lana.models.student import assemble
 from lana.models.student_files import save_student
 from lana.pool.stages import Pool
-from lana.runs.baseline import PROCESSES, Baseline, runtime_format
+from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
 from lana.runs.student_names import changed_options
-from lana.selection.measurement import (
-    LOSS_IMAGES,
-    NORM_IMAGES,
-    assembled,
-    compared,
-    reference,
-)
-from lana.selection.measurement_log import Log, LossLog, Measured
-from lana.selection.search import Selector
-from profilers import Comparison
+from lana.selection.measurement import StudentMeasurer, assembled, reference
+from lana.selection.measurement_log import MeasuredLatency, MeasurementLog
+from lana.selection.program import SelectionModel
+from lana.selection.search import SURE_PROCESSES, BudgetSearch
 
 
-def make_selector(context: RunContext, pool: Pool, baseline: Baseline) -> Selector:
-    """The closed loop over this run's pool, measuring whole students beside the teacher."""
-    run, recipe = context.run, context.recipe
-
-    def measure(selections: Sequence[Selection], processes: int) -> list[Comparison]:
-        format = runtime_format(recipe.profiling.runtime, context.runtime_settings)
-        students = [
-            to_computation(
-                assemble(context.teacher.module, pool.layers, selection, pool.operations),
-                context.teacher.example(recipe.profiling.batch),
-                run.pool / "wholes",
-                name=f"student {number}",
-                format=format,
-            )
-            for number, selection in enumerate(selections)
-        ]
-        with Progress(f"Measuring {counted(len(students), 'student')}") as progress:
-            comparisons = compared(context, students, processes)
-            progress.update(1)
-        for student in students:
-            student.file.unlink(missing_ok=True)
-        return comparisons
-
-    def measure_loss(selections: Sequence[Selection]) -> list[float]:
-        distance, found = reference(context, LOSS_IMAGES, precision="auto"), []
-        with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
-            for selection in selections:
-                student = assembled(context, pool, selection, NORM_IMAGES, precision="auto")
-                found.append(float(distance.of(student).mean()))
-                progress.update(len(found))
-        return found
-
-    return Selector(
-        layers=[layer.name for layer in context.scan.layers],
-        offers=pool.candidates,
-        losses=pool.scores,
-        teacher_ms=baseline.teacher_ms,
-        log=Log.read(run.pool / "wholes.csv"),
-        measure=measure,
-        loss_log=LossLog.read(run.pool / "losses.csv"),
-        measure_loss=measure_loss,
-        refine=recipe.selecting.refine,
-        calibrate=recipe.selecting.calibrate,
-        seed=recipe.seed,
+def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSearch:
+    """The closed loop over this run's pool, measuring students beside the teacher."""
+    recipe = context.recipe
+    return BudgetSearch(
+        model=SelectionModel(
+            layers=[layer.name for layer in context.scan.layers],
+            candidates=pool.candidates,
+            scores=pool.scores,
+            teacher_ms=baseline.teacher_ms,
+            correct_scores=bool(recipe.selecting.refine),
+            seed=recipe.seed,
+        ),
+        measurer=StudentMeasurer(context=context, pool=pool),
+        log=MeasurementLog.read(context.run.pool),
+        refinement_students=recipe.selecting.refine,
+        calibration_students=recipe.selecting.calibrate,
     )
 
 
@@ -94,7 +57,7 @@ def select_student(
     context: RunContext,
     baseline: Baseline,
     pool: Pool,
-    make_selector: Selector,
+    search: BudgetSearch,
     name: str,
     *,
     verify: bool = True,
@@ -107,21 +70,19 @@ def select_student(
     run, recipe, start_s = context.run, context.recipe, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
     if path.is_file():
-        _check_same(folder, recipe, make_selector.pins, verify)
+        _check_same(folder, recipe, search.model.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
     if within is not None:
-        accepted = [make_selector.log.of(within.selection) or Measured(selection=within.selection, ratios=())]
+        accepted = [search.model.measured.get(within.selection) or _unmeasured(within.selection)]
     elif verify:
-        accepted = make_selector.select(
-            budget_ms, candidates=recipe.selecting.candidates, loop=f"{name}, {budget_ms:.6g} ms"
-        )
+        accepted = search.select(budget_ms, candidates=recipe.selecting.candidates, name=f"{name}, {budget_ms:.6g} ms")
     else:
-        selection = make_selector.solve(budget_ms)
+        selection = search.model.solve(budget_ms)
         if selection is None:
-            raise make_selector.unreachable(budget_ms)
-        accepted = [Measured(selection=selection, ratios=())]
-    best, student = _look(context, pool, accepted)
+            raise search.unreachable(budget_ms)
+        accepted = [_unmeasured(selection)]
+    (best, student), model = _look(context, pool, accepted), search.model
     save_student(student, folder, context.teacher, pool.layers, best.selection)
     metric = evaluate_module(student, context.data.test, context.task, device=recipe.compute.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
@@ -130,32 +91,36 @@ def select_student(
         {
             "budget_ms": budget_ms,
             "max_loss": within and within.max_loss,
-            "predicted_ms": make_selector.predicted_ms(best.selection),
-            "expected_loss": make_selector.expected_loss(best.selection, budget_ms),
-            "prediction_error": vars(error) if (error := make_selector.prediction_error()) else None,
-            "pins": dict(make_selector.pins),
+            "predicted_ms": model.predicted_ms(best.selection),
+            "expected_loss": model.expected_loss(best.selection, budget_ms),
+            "prediction_error": vars(error) if (error := model.prediction_error()) else None,
+            "pins": dict(model.pins),
             "verify": verify,
             "selected_metric": metric,
-            "selection": best.selection.in_full(layer.name for layer in context.scan.layers),
+            "selection": best.selection.in_full(model.layers),
             "seconds": round(time.monotonic() - start_s, 2),
         },
     )
     return folder
 
 
-def budget_of(make_selector: Selector, selection: Selection, *, verify: bool) -> float:
-    """Milliseconds that one selection keeps: the upper 95% bound, measured twice as of all that is accepted; without
-    `verify` what is predicted."""
+def _unmeasured(selection: Selection) -> MeasuredLatency:
+    return MeasuredLatency(selection=selection, ratios=())
+
+
+def budget_of(search: BudgetSearch, selection: Selection, *, verify: bool) -> float:
+    """Milliseconds that one selection keeps: the upper 95% bound, measured twice as of all that is accepted.
+
+    Without `verify` it is what is predicted.
+    """
     if verify:
-        for processes in (PROCESSES, 2 * PROCESSES):
-            make_selector.measure_new([selection], processes)
-    measured = make_selector.log.of(selection)
-    return (
-        make_selector.predicted_ms(selection) if measured is None else measured.ratio_upper95 * make_selector.teacher_ms
-    )
+        for processes in (PROCESSES, SURE_PROCESSES):
+            search.measure_latencies([selection], processes)
+    model, measured = search.model, search.model.measured.get(selection)
+    return model.predicted_ms(selection) if measured is None else measured.ratio_upper95 * model.teacher_ms
 
 
-def _look(context: RunContext, pool: Pool, accepted: Sequence[Measured]) -> tuple[Measured, nn.Module]:
+def _look(context: RunContext, pool: Pool, accepted: Sequence[MeasuredLatency]) -> tuple[MeasuredLatency, nn.Module]:
     """Of several accepted selections, the one that is `preferred` on images (the paper, section 3.3)."""
     if not accepted:
         raise LanaError("No accepted selection was given to choose from.")

@@ -43,8 +43,9 @@ from lana.pool.candidates import Offer, with_latencies
 from lana.pool.distillation import distill, load_pool
 from lana.pool.scoring import Scorer, losses_of, read_scores
 from lana.pool.shortlist import keep_promising
-from lana.selection.measurement_log import Log, LossLog
-from lana.selection.search import Selector
+from lana.selection.measurement_log import MeasurementLog
+from lana.selection.program import SelectionModel
+from lana.selection.search import BudgetSearch
 from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
 from profilers import LatencyTable
@@ -87,39 +88,46 @@ def candidates(folder: Path) -> list[Offer]:
     return keep_promising(with_latencies(measured, table))
 
 
-def selector(
-    folder: Path, teacher_ms: float, *, dropped: Sequence[Sequence[str]], refine: int, calibrate: int
-) -> Selector:
-    """The search over the frozen pool; whatever is not in the logs is an error. Distilling gave up `dropped`."""
+class Refusal:
+    """Measures nothing: whatever is not in the frozen logs is an error."""
 
-    def refuse(*_: Any) -> Any:
+    def latencies(self, *_: Any) -> Any:
         raise AssertionError("The search asks for a measurement that the frozen logs lack.")
 
-    losses = losses_of(read_scores(folder / "scores.csv"), "distance")
+    losses = latencies
+
+
+def selector(
+    folder: Path, teacher_ms: float, *, dropped: Sequence[Sequence[str]], refine: int, calibrate: int
+) -> BudgetSearch:
+    """The search over the frozen pool; whatever is not in the logs is an error. Distilling gave up `dropped`."""
+    scores = losses_of(read_scores(folder / "scores.csv"), "distance")
     kept = [offer for offer in candidates(folder) if offer.kept and [*offer.pair] not in dropped]
-    return Selector(
-        layers=[layer.name for layer in read_layers(folder).values() if len(layer.members) == 1],
-        offers=[offer for offer in kept if offer.pair in losses],
-        losses=losses,
-        teacher_ms=teacher_ms,
-        log=Log.read(folder / "wholes.csv"),
-        measure=refuse,
-        loss_log=LossLog.read(folder / "losses.csv"),
-        measure_loss=refuse,
-        refine=refine,
-        calibrate=calibrate,
+    return BudgetSearch(
+        model=SelectionModel(
+            layers=[layer.name for layer in read_layers(folder).values() if len(layer.members) == 1],
+            candidates=[offer for offer in kept if offer.pair in scores],
+            scores=scores,
+            teacher_ms=teacher_ms,
+            correct_scores=bool(refine),
+        ),
+        measurer=Refusal(),
+        log=MeasurementLog.read(folder),
+        refinement_students=refine,
+        calibration_students=calibrate,
     )
 
 
-def selected(search: Selector, name: str, budget_ms: float, count: int) -> dict[str, Any]:
+def selected(search: BudgetSearch, name: str, budget_ms: float, count: int) -> dict[str, Any]:
     """What the search accepts for a budget, and what it proposes near it once all logs are known."""
-    accepted = search.select(budget_ms, candidates=count, loop=f"{name}, {budget_ms:.6g} ms")
+    accepted = search.select(budget_ms, candidates=count, name=f"{name}, {budget_ms:.6g} ms")
+    model = search.model
     return {
         "accepted": [dict(one.selection) for one in accepted],
         "ratios": [one.ratio for one in accepted],
-        "losses": [search.known_loss(one.selection, budget_ms) for one in accepted],
-        "predicted_ms": [search.predicted_ms(one.selection) for one in accepted],
-        "diverse": [dict(selection) for selection in search.solve_diverse(budget_ms, count)],
+        "losses": [model.known_loss(one.selection, budget_ms) for one in accepted],
+        "predicted_ms": [model.predicted_ms(one.selection) for one in accepted],
+        "diverse": [dict(selection) for selection in model.diverse(budget_ms, count)],
     }
 
 

@@ -65,8 +65,8 @@ def test_as_many_students_are_measured_for_the_correction_as_the_recipe_says(poo
         counts = [len(json.loads(row["ratios"])) for row in csv.DictReader(file)]
     assert 0 < counts.count(3) <= 8  # those that the program chose twice are measured once
     for told, expected in (({}, 8), ({"calibrate": 5}, 5)):
-        with open_finished(pool, quiet=True, **told) as (_, _, _, selector):
-            assert selector.calibrate == expected
+        with open_finished(pool, quiet=True, **told) as (_, _, _, search):
+            assert search.calibration_students == expected
 
 
 def test_the_fastest_within_a_loss_is_delivered_though_it_measures_slower_at_the_end(pool, monkeypatch):
@@ -172,17 +172,17 @@ def test_an_onnx_file_that_nothing_needs_may_be_wrong(pool, monkeypatch, capsys)
 
 def test_operations_that_were_trained_otherwise_begin_anew(pool):
     """As `--max-minutes` makes of an interrupted attempt: some of few epochs beside others of many."""
-    with open_finished(pool, quiet=True) as (context, _, _, selector):
+    with open_finished(pool, quiet=True) as (context, _, _, search):
         stages_file = pool / "stages.json"
         kept = stages_file.read_text()
         stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
         weights = next((pool / "pool" / "operations").rglob("pruned_w0.25.safetensors"))
         before = weights.stat().st_mtime_ns
-        distill_pool(context, selector.offers)
+        distill_pool(context, search.model.candidates)
         assert weights.stat().st_mtime_ns == before
         stages_file.write_text(json.dumps({k: v for k, v in json.loads(kept).items() if k != "distill"}))
         longer = dataclasses.replace(context, recipe=context.recipe.replace(distill_epochs=0.75))
-        distill_pool(longer, selector.offers)
+        distill_pool(longer, search.model.candidates)
         assert weights.stat().st_mtime_ns > before
 
 

@@ -32,7 +32,7 @@ def test_the_teacher_alone_gives_the_plain_sum_and_the_rest():
     assert prediction.intercept_ms == pytest.approx(1.0, abs=1e-2)
 
 
-def test_parts_that_take_less_together_are_scaled_and_nothing_takes_less_than_no_time():
+def test_parts_that_take_less_together_are_scaled():
     teacher = wholes(1, scale=0.5, per_operation=0.0, intercept=0.0)[0]
     prediction = fit([teacher])
     assert prediction.intercept_ms == 0
@@ -65,7 +65,7 @@ def bent_wholes(count, bend):
     return [dataclasses.replace(whole, measured_ms=bend(whole.measured_ms / 10) * 10) for whole in made]
 
 
-def test_networks_in_between_that_take_longer_than_their_sum_are_foreseen(monkeypatch):
+def test_a_curve_foresees_networks_slower_than_their_sum(monkeypatch):
     sums = np.random.default_rng(0).permutation(np.linspace(1, 10, 60))
     made = [Whole(columns=part(ms), measured_ms=ms * (1.2 - 0.02 * ms)) for ms in sums]
 
@@ -74,7 +74,7 @@ def test_networks_in_between_that_take_longer_than_their_sum_are_foreseen(monkey
         return np.mean([abs(prediction.whole_ms([one.columns]) / one.measured_ms - 1) for one in made[1::2]])
 
     bent = error()
-    monkeypatch.setattr("lana.selection.latency_model.BEND", (1e-9, 1e-9, 1e-9))
+    monkeypatch.setattr("lana.selection.latency_model.BEND_DEVIATIONS", (1e-9, 1e-9, 1e-9))
     assert bent < 0.7 * error()
 
 

@@ -1,0 +1,63 @@
+"""The model alone: it predicts and solves from given measurements."""
+
+import dataclasses
+
+import pytest
+from simulated_device import LAYERS, Device, make_model
+
+from lana.errors import UserError
+from lana.models.selection import Selection
+from lana.runs.baseline import PROCESSES
+from lana.selection.measurement_log import MeasuredLatency
+
+MODEL = make_model(Device().ms())
+
+
+def measured(selection, *ratios):
+    return MeasuredLatency(selection=selection, ratios=ratios)
+
+
+def test_tiny_students_count_only_where_a_budget_asked_for_them():
+    tiny = Selection({f"block{i}": "identity" if i else "third" for i in range(LAYERS)})
+    ratios = (0.02,) * PROCESSES
+    calibrating = dataclasses.replace(MODEL, latencies=[measured(tiny, *ratios[1:])])
+    for_a_budget = dataclasses.replace(MODEL, latencies=[measured(tiny, *ratios)])
+    assert calibrating.prediction == MODEL.prediction
+    assert for_a_budget.prediction != MODEL.prediction
+
+
+def test_measurements_of_one_selection_are_pooled():
+    half, third = Selection({"block0": "half"}), Selection({"block0": "third"})
+    model = dataclasses.replace(MODEL, latencies=[measured(half, 0.9), measured(third, 0.8), measured(half, 0.7)])
+    assert list(model.measured) == [half, third]
+    assert model.measured[half].ratios == (0.9, 0.7)
+
+
+def test_diverse_selections_differ_and_come_best_first():
+    selections = MODEL.diverse(0.5 * MODEL.teacher_ms, 4)
+    losses = [MODEL.expected_loss(selection) for selection in selections]
+    assert len(set(selections)) == 4
+    assert losses == sorted(losses)
+
+
+def test_a_span_over_a_pinned_layer_is_not_allowed():
+    members = ("block0", "block1")
+    span = dataclasses.replace(MODEL.candidates[0].layer, name="block0+block1", members=members)
+    merged = dataclasses.replace(MODEL.candidates[1], layer=span, operation="merged")
+    scores, selection = {**MODEL.scores, merged.pair: 0.01}, Selection([merged.pair])
+    for pin, allowed in ({"block0": "teacher"}, False), ({"block2": "teacher"}, True), ({span.name: "merged"}, True):
+        model = dataclasses.replace(MODEL, candidates=[*MODEL.candidates, merged], scores=scores, pins=pin)
+        assert model.allows(selection) == allowed
+        assert model.covering(selection).keys() == {*members}
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        ({"block0": "quarter"}, "--pin block0=quarter: at block0 there are teacher, half, third, identity."),
+        ({"block9": "half"}, "there is no layer 'block9' in the pool"),
+    ],
+)
+def test_a_pin_that_is_no_candidate_is_refused(pins, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(MODEL, pins=pins)
