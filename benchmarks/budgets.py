@@ -42,7 +42,7 @@ def deliver(run: Path) -> None:
 def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
     rows = []
     with pipeline.open_finished(run, quiet=True) as (context, baseline, _, search):
-        example, pool = context.teacher.example(context.recipe.profiling.batch), run / "pool" / "wholes"
+        example, pool = context.teacher.example(context.recipe.profiling.batch), run / "pool" / "networks"
         format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
         points = frontier(search.model.problem(baseline.teacher_ms), "latency_ms", points=60)
         reachable = [search.model.predicted_ms(search.model.selection_of(p)) / baseline.teacher_ms for p in points]

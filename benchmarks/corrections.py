@@ -47,7 +47,7 @@ def judge(model: SelectionModel, folds: Sequence[tuple[Sequence[Known], Sequence
         around_ms = float(np.median([model.predicted_ms(selection) for selection, _ in asked]))
         losses = expect(model, known, around_ms, how)
         for selection, loss in asked:
-            expected.append(max(losses.whole(selection.items()), LEAST))
+            expected.append(max(losses.total(selection.items()), LEAST))
             measured.append(loss)
     off = np.log(np.array(expected) / np.array(measured))
     return [float(np.median(np.abs(off))), float(np.median(off)), tau(np.array(expected), np.array(measured))]

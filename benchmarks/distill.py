@@ -30,7 +30,7 @@ from torch import nn
 from lana.models.student import build_operation
 from lana.networks.mixed_precision import Compute
 from lana.pool.block_training import BlockTraining, Distillation, train
-from lana.pool.candidates import pairs, read_offers
+from lana.pool.candidates import pairs, read_candidates
 from lana.pool.distillation import GROUP_BYTES
 from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
@@ -40,7 +40,7 @@ SAMPLE = 12  # operations that the first way is timed on
 
 
 def blocks_of(context: RunContext, count: int | None = None) -> list[BlockTraining]:
-    chosen = pairs(read_offers(context.run.pool / "offers.csv"), trainable_only=True)
+    chosen = pairs(read_candidates(context.run.pool / "candidates.csv"), trainable_only=True)
     if count:
         chosen = chosen[:: max(1, len(chosen) // count)][:count]
     return [
@@ -63,7 +63,7 @@ def one_a_layer(blocks: Sequence[BlockTraining]) -> list[list[BlockTraining]]:
 
 def seconds(context: RunContext, groups: Sequence[Sequence[BlockTraining]], steps: int, precision: str) -> float:
     """Wall-clock time of an operation's step, on average over all operations of the groups."""
-    split = context.data.train.take(BATCH * steps, 0)
+    split = context.data.train.subset(BATCH * steps, 0)
     settings = Distillation(batch_size=BATCH, compute=Compute("cpu", precision))
     start_s = time.perf_counter()
     for group in groups:

@@ -66,7 +66,7 @@ def pruner(context: RunContext, importance: str, *, global_pruning: bool) -> Mak
     def add_gradients(module: nn.Module) -> None:
         if not gradients:
             probe = copy.deepcopy(module)
-            for inputs, labels in context.data.train.take(IMAGES, 1).batches(128):
+            for inputs, labels in context.data.train.subset(IMAGES, 1).batches(128):
                 loss_of(probe(inputs), labels).mean().backward()
             gradients.update({name: p.grad for name, p in probe.named_parameters() if p.grad is not None})
         for name, parameter in module.named_parameters():
@@ -98,7 +98,7 @@ def pruner(context: RunContext, importance: str, *, global_pruning: bool) -> Mak
 def fastnas(context: RunContext, folder: Path) -> Make:
     import modelopt.torch.prune as mtp
 
-    images = context.data.train.take(IMAGES, 1)
+    images = context.data.train.subset(IMAGES, 1)
     batches = list(images.batches(128))
 
     def score(module: nn.Module) -> float:
@@ -133,7 +133,9 @@ def fastnas(context: RunContext, folder: Path) -> Make:
 
 def depth(context: RunContext, model: SelectionModel) -> Make:
     skips = [
-        offer.layer for offer in model.candidates if offer.operation == "identity" and len(offer.layer.members) == 1
+        candidate.layer
+        for candidate in model.candidates
+        if candidate.operation == "identity" and len(candidate.layer.members) == 1
     ]
     by_score = sorted(skips, key=lambda layer: model.scores[layer.name, "identity"])
 
@@ -147,8 +149,8 @@ def depth(context: RunContext, model: SelectionModel) -> Make:
 def single_shot(context: RunContext, model: SelectionModel, baseline: Baseline) -> Make:
     from dataclasses import replace
 
-    offers = [offer for offer in model.candidates if offer.operation in ("teacher", "identity")]
-    alone = replace(model, candidates=[offer for offer in offers if len(offer.layer.members) == 1])
+    candidates = [candidate for candidate in model.candidates if candidate.operation in ("teacher", "identity")]
+    alone = replace(model, candidates=[candidate for candidate in candidates if len(candidate.layer.members) == 1])
 
     def make(share: float) -> nn.Module:
         selection = alone.solve((1 - share) * baseline.teacher_ms)
@@ -208,7 +210,7 @@ def measured(context: RunContext, name: str, make: Make, numbers: Sequence[float
 def finished(context: RunContext, module: nn.Module) -> nn.Module:
     """With BatchNorm statistics of its own, as lana's students have."""
     reestimate_batchnorm(
-        module, context.data.train.take(CANDIDATE_IMAGES, 2), compute=Compute(context.recipe.compute.device)
+        module, context.data.train.subset(CANDIDATE_IMAGES, 2), compute=Compute(context.recipe.compute.device)
     )
     return module.cpu().eval()
 

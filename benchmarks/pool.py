@@ -24,7 +24,7 @@ from lana.common.progress import reporting
 from lana.config.recipe import Recipe
 from lana.engines.processes import ProcessEngine
 from lana.networks.layers import Layer
-from lana.pool.candidates import Offer, pairs
+from lana.pool.candidates import Candidate, pairs
 from lana.pool.stages import Operations, distill_pool, profile_pool, score_operations, score_pool, train_operations
 from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
@@ -54,10 +54,10 @@ def in_parts(work: Callable[[int], None], count: int) -> None:
         raise click.ClickException("\n".join([*errors, "What is finished is kept."]))
 
 
-def distil(context: RunContext, parts: Sequence[Pairs], offers: Sequence[Offer]) -> None:
+def distil(context: RunContext, parts: Sequence[Pairs], candidates: Sequence[Candidate]) -> None:
     folder = context.run.pool / "operations"
     made = [folder / f"part{index}" for index in range(len(parts))]
-    in_parts(lambda i: train_operations(context, parts[i], offers, made[i], silent), len(parts))
+    in_parts(lambda i: train_operations(context, parts[i], candidates, made[i], silent), len(parts))
     for part in made:
         for layer in (entry for entry in part.iterdir() if entry.is_dir()):
             shutil.move(layer, folder / layer.name)
@@ -99,16 +99,16 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     with Run.open(run, recipe) as opened:
         context = prepare(opened, recipe)
         there = dataclasses.replace(context, recipe=recipe.replace(device=device))
-        offers, began_s = profile_pool(context), time.monotonic()
-        trained = pairs(offers, trainable_only=True)
+        candidates, began_s = profile_pool(context), time.monotonic()
+        trained = pairs(candidates, trainable_only=True)
         if trained and not opened.stages().get("distill"):
-            distil(there, parts_of(trained, processes), offers)
+            distil(there, parts_of(trained, processes), candidates)
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
-        offers, operations = distill_pool(context, offers)
-        pool, began_s = pairs(offers), time.monotonic()
+        candidates, operations = distill_pool(context, candidates)
+        pool, began_s = pairs(candidates), time.monotonic()
         if not opened.stages().get("score"):
             score(there, parts_of(pool, processes), operations)
-        score_pool(context, offers, operations)
+        score_pool(context, candidates, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 
 

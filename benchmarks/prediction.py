@@ -31,9 +31,9 @@ from lana.models.selection import Pair, Selection
 from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, teacher_of
 from lana.networks.layers import find_layers
-from lana.pool.builder import make_offers
-from lana.pool.candidates import Offer, read_offers, unique_layers, with_latencies, write_offers
-from lana.pool.shortlist import keep_promising
+from lana.pool.builder import make_candidates
+from lana.pool.candidates import Candidate, read_candidates, unique_layers, with_latencies, write_candidates
+from lana.pool.shortlist import shortlist
 from lana.selection.latency_model import COLUMNS, held_out_error
 from lana.selection.measurement_log import LatencyLog, LossLog, MeasurementLog
 from lana.selection.program import LOWEST_BUDGET_RATIO, SelectionModel
@@ -56,17 +56,17 @@ class Bench:
         self.format = create_runtime(recipe.profiling.runtime, self.settings).format
         self.teacher: Teacher = teacher_of(recipe.teacher, pretrained=False)
         self.networks.mkdir(parents=True, exist_ok=True)
-        self.offers = self._offers()
-        self.layers = unique_layers(self.offers)
+        self.candidates = self._candidates()
+        self.layers = unique_layers(self.candidates)
         self.operations = {
-            offer.pair: build_operation(offer.layer, self.teacher.module, offer.operation)
-            for offer in self.offers
-            if offer.operation != "teacher"
+            candidate.pair: build_operation(candidate.layer, self.teacher.module, candidate.operation)
+            for candidate in self.candidates
+            if candidate.operation != "teacher"
         }
         self.search = BudgetSearch(
             model=SelectionModel(
                 layers=[layer.name for layer in self.layers],
-                candidates=self.offers,
+                candidates=self.candidates,
                 scores=synthetic_losses(self, 0),
                 teacher_ms=self._teacher_ms(),
             ),
@@ -75,13 +75,15 @@ class Bench:
             calibration_students=recipe.selecting.calibrate,
         )
 
-    def _offers(self) -> list[Offer]:
-        path = self.out / "offers.csv"
+    def _candidates(self) -> list[Candidate]:
+        path = self.out / "candidates.csv"
         if not path.is_file():
             scan = find_layers(self.teacher.module, (self.teacher.example(),))
             folder = self.out / "computations"
             batch, pool = self.recipe.profiling.batch, self.recipe.profiling.pool
-            offers, computations = make_offers(self.teacher, scan, pool, batch=batch, folder=folder, format=self.format)
+            candidates, computations = make_candidates(
+                self.teacher, scan, pool, batch=batch, folder=folder, format=self.format
+            )
             table = profile(
                 computations,
                 runtime=self.recipe.profiling.runtime,
@@ -89,9 +91,9 @@ class Bench:
                 table=self.out / "table.csv",
                 libraries=search_path(),
             )
-            write_offers(path, keep_promising(with_latencies(offers, table)))
+            write_candidates(path, shortlist(with_latencies(candidates, table)))
             shutil.rmtree(folder)
-        return [offer for offer in read_offers(path) if offer.kept]
+        return [candidate for candidate in read_candidates(path) if candidate.kept]
 
     def _teacher_ms(self) -> float:
         path = self.out / "teacher.json"
@@ -135,12 +137,12 @@ class Bench:
 def synthetic_losses(bench: Bench, seed: int) -> dict[Pair, float]:
     """What an operation might lose: more where it computes less than the teacher's, times a random factor."""
     rng = np.random.default_rng(seed)
-    own = {offer.layer.name: offer.macs for offer in bench.offers if offer.operation == "teacher"}
+    own = {candidate.layer.name: candidate.macs for candidate in bench.candidates if candidate.operation == "teacher"}
     return {
-        offer.pair: 0.0
-        if offer.operation == "teacher"
-        else float(max(0.1, 1 - offer.macs / own[offer.layer.name]) * rng.lognormal(0.0, 0.7))
-        for offer in bench.offers
+        candidate.pair: 0.0
+        if candidate.operation == "teacher"
+        else float(max(0.1, 1 - candidate.macs / own[candidate.layer.name]) * rng.lognormal(0.0, 0.7))
+        for candidate in bench.candidates
     }
 
 
@@ -158,9 +160,9 @@ def chosen_students(bench: Bench, count: int, draw: int) -> list[Selection]:
 def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """Operations drawn at each layer, slower or faster ones likelier; those nearest to shares over the range."""
     rng, model = np.random.default_rng(draw), bench.search.model
-    by_layer = [[o for o in bench.offers if o.layer.name == layer.name] for layer in bench.layers]
+    by_layer = [[o for o in bench.candidates if o.layer.name == layer.name] for layer in bench.layers]
     prediction, drawn = model.prediction, []
-    costs = [np.array([prediction.part_ms(offer.columns) for offer in here]) for here in by_layer]
+    costs = [np.array([prediction.part_ms(candidate.columns) for candidate in here]) for here in by_layer]
     for _ in range(DRAWN):
         lean = rng.normal(0.0, 4.0)
         weights = [np.exp(lean * cost / cost.max()) for cost in costs]
@@ -193,10 +195,10 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
     for _ in range(2 - len(log.rows) // len(students)):
         selections = [selection for _, selection in students]
         log.add(selections, bench.latencies(selections, PROCESSES))
-    own = sum(offer.columns["latency_ms"] for offer in bench.offers if offer.operation == "teacher")
+    own = sum(candidate.columns["latency_ms"] for candidate in bench.candidates if candidate.operation == "teacher")
     for origin, selection in students:
         first, second = [m.ratio * model.teacher_ms for m in log.rows if m.selection == selection][:2]
-        summed = sum(offer.columns["latency_ms"] for offer in model.parts(selection))
+        summed = sum(candidate.columns["latency_ms"] for candidate in model.parts(selection))
         rows.append(
             {
                 "model": bench.recipe.teacher.model,

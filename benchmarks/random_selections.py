@@ -27,7 +27,7 @@ IMAGES = 1000  # of the validation part, that the best is found on
 
 def draw(model: SelectionModel, budget_ms: float, count: int) -> list[Selection]:
     """Selections with 95% to 100% of a predicted latency: the program's for random losses, of one mean a layer."""
-    blind = {offer.pair: float(len(offer.layer.members)) for offer in model.candidates}
+    blind = {candidate.pair: float(len(candidate.layer.members)) for candidate in model.candidates}
     ignorant = dataclasses.replace(model, scores=blind, correct_scores=False)
     return sample(ignorant, 0.975 * budget_ms, count, width_ratio=0.025, sigmas=(1.0,))
 
@@ -39,7 +39,7 @@ def draw(model: SelectionModel, budget_ms: float, count: int) -> list[Selection]
 def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
     with open_finished(run) as (context, baseline, pool, search):
         recipe = context.recipe
-        validation = context.data.validation.take(IMAGES, recipe.seed + 3)
+        validation = context.data.validation.subset(IMAGES, recipe.seed + 3)
 
         def metric(selection: Selection, split: Split) -> float:
             student = assembled(context, pool, selection, IMAGES, recipe.finetuning.precision)

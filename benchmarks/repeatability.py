@@ -20,7 +20,7 @@ from lana.common.progress import duration
 from lana.config.recipe import Recipe
 from lana.models.teacher import teacher_of
 from lana.networks.layers import find_layers
-from lana.pool.builder import make_offers
+from lana.pool.builder import make_candidates
 from profilers import LatencyTable, create_runtime, profile
 
 # Computes and walks over memory for 50 ms, sleeps for 50 ms, and so on.
@@ -61,7 +61,7 @@ def main(model: str, runtime: str, threads: int, apart_min: float, out: Path) ->
     settings, teacher = recipe.profiling.runtime_settings, teacher_of(recipe.teacher, pretrained=False)
     scan = find_layers(teacher.module, (teacher.example(),))
     format = create_runtime(runtime, settings).format
-    _, computations = make_offers(
+    _, computations = make_candidates(
         teacher, scan, recipe.profiling.pool, batch=recipe.profiling.batch, folder=out / "computations", format=format
     )
     tables = {}

@@ -25,16 +25,16 @@ def main() -> None:
     torch.manual_seed(0)
     teacher = load_teacher("digits-resnet", pretrained=False)
     module, data = teacher.module, load_data("digits", teacher)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.02)
     steps = arguments.epochs * data.train.steps(64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for epoch in range(arguments.epochs):
         module.train()
         for inputs, labels in data.train.epoch(64, seed=epoch, augment=True):
             loss = F.cross_entropy(module(inputs), labels, label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
         metric = evaluate_module(module, data.validation, Classification()).metric
         print(f"epoch {epoch + 1}: loss {loss.item():.3f}, validation accuracy {metric:.4f}")

@@ -29,16 +29,16 @@ def images_a_second(module: nn.Module, inputs: Tensor, precision: str, how: str)
     last = "channels last" in how
     module.to(inputs.device).to(memory_format=torch.channels_last if last else torch.contiguous_format).train()  # type: ignore[call-overload]
     forward: Callable[[Tensor], Any] = torch.compile(module, dynamic=False) if "compiled" in how else module
-    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True, capturable=inputs.is_cuda)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True, capturable=inputs.is_cuda)
     expected = module(inputs).float().detach()
 
     def step(inputs: Tensor, expected: Tensor) -> Tensor:
         with Compute(inputs.device.type, precision).autocast():
             output = forward(inputs)
         loss = Classification().distance(output.float(), expected).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.detach()
 
     seconds = []

@@ -99,7 +99,7 @@ def select(
 
     With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` maps layers to
     the operations that they must get. `options` are the recipe's options of selecting (`lana.config.recipe.SELECTING`)
-    and the device: refine=0, candidates=8, device="cpu". The run's own serve where none is given.
+    and the device: refine=0, proposals=8, device="cpu". The run's own serve where none is given.
 
     Raises:
         UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option

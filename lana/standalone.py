@@ -19,8 +19,8 @@ from lana.evaluation.task import load_task
 from lana.exporters.formats import Exported, Options, export_as, format_of
 from lana.models.student_files import load_student_as_teacher
 from lana.models.teacher import load_teacher
-from lana.pool.builder import make_offers
-from lana.pool.stages import measured_offers
+from lana.pool.builder import make_candidates
+from lana.pool.stages import measured_candidates
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
 from profilers.bundle import format_on_device, write_bundle
@@ -43,7 +43,7 @@ def profile(
     teacher, scan = load_layers(recipe)
     with reporting(quiet=quiet), tempfile.TemporaryDirectory() as folder:
         libraries = [] if fresh else search_path(tables)
-        return measured_offers(Path(table), Path(folder), teacher, scan, recipe.profiling, libraries)[1]
+        return measured_candidates(Path(table), Path(folder), teacher, scan, recipe.profiling, libraries)[1]
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
@@ -60,7 +60,7 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
         tempfile.TemporaryDirectory() as folder,
         Progress("Building operations") as progress,
     ):
-        _, computations = make_offers(
+        _, computations = make_candidates(
             teacher,
             scan,
             options.pool,

@@ -40,7 +40,7 @@ class Calibrator:
         for name, session in self.sessions.items():
             session.durations(3, clocks.plain)
             run_s = min(session.durations(3, clocks.plain))
-            self.clocks[name] = clocks.of(run_s)
+            self.clocks[name] = clocks.get(run_s)
             self.counts[name] = max(1, min(20, math.ceil(VISIT_S / run_s)))
         self.reference_s = dict(reference_s) if reference_s else self._new_reference()
 

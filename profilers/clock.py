@@ -22,11 +22,11 @@ class Clocks:
     plain: Clock = time.perf_counter
     working: Clock | None = None
 
-    def of(self, run_s: float) -> Clock:
+    def get(self, run_s: float) -> Clock:
         """For a run of about these seconds; infinite stands for what is not known yet.
 
         >>> clocks = Clocks(plain=lambda: 1.0, working=lambda: 2.0)
-        >>> clocks.of(5e-6)(), clocks.of(5e-3)(), clocks.of(math.inf)(), Clocks(plain=lambda: 1.0).of(5e-3)()
+        >>> clocks.get(5e-6)(), clocks.get(5e-3)(), clocks.get(math.inf)(), Clocks(plain=lambda: 1.0).get(5e-3)()
         (1.0, 2.0, 1.0, 1.0)
         """
         return self.working if self.working is not None and LONG_S <= run_s < math.inf else self.plain

@@ -37,7 +37,7 @@ def conv_weight() -> np.ndarray:
 
 
 def onnx_kernel(name: str, folder: Path, precision: str = "fp32") -> Computation:
-    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimiser can shorten.
+    """Write a kernel as ONNX: a 3×3 convolution, an elementwise pass, a chain that no optimizer can shorten.
 
     In fp16 it lies between two casts, as in the converted files of networks.
     """

@@ -165,10 +165,10 @@ def visit(item: Item, protocol: Protocol, cache: Cache, clocks: Clocks) -> tuple
     """Seconds of a run with cold caches, then of runs with warm ones."""
     cache.evict()
     started_s = clocks.plain()
-    cold_s = item.session.durations(1, clocks.of(item.run_s))[0]
+    cold_s = item.session.durations(1, clocks.get(item.run_s))[0]
     about_s = min(item.run_s, cold_s)
     count = run_count(about_s, protocol.visit_ms / 1e3, protocol.visit_runs)
-    runs = item.session.durations(count, clocks.of(about_s))
+    runs = item.session.durations(count, clocks.get(about_s))
     item.run_s = min(item.run_s, *runs)
     item.spent_s += clocks.plain() - started_s
     return cold_s, runs
@@ -195,9 +195,9 @@ def paired_ratios(
     def look(i: int) -> float:
         at(i)
         session = reference if i < 0 else candidates[i]
-        warm = session.durations(1, clocks.of(fastest.get(i, math.inf)))[0]
+        warm = session.durations(1, clocks.get(fastest.get(i, math.inf)))[0]
         about_s = min(warm, fastest.get(i, warm))
-        runs = session.durations(run_count(about_s, WHOLE_VISIT_MS / 1e3, 50), clocks.of(about_s))
+        runs = session.durations(run_count(about_s, WHOLE_VISIT_MS / 1e3, 50), clocks.get(about_s))
         fastest[i] = min(*runs, warm, fastest.get(i, warm))
         return float(np.median(runs))
 

@@ -42,7 +42,7 @@ class _Search:
     def over(self) -> bool:
         return time.monotonic() > self.deadline_s
 
-    def offer(self, chosen: Sequence[int]) -> float:
+    def candidate(self, chosen: Sequence[int]) -> float:
         """The objective of a selection, infinite where it is not valid; the best is remembered."""
         if violations(self.problem, chosen):
             return inf
@@ -114,7 +114,7 @@ def random_search(
         if search.over:
             break
         if (chosen := search.complete()) is not None:
-            search.offer(chosen)
+            search.candidate(chosen)
     return search.solution()
 
 
@@ -143,7 +143,7 @@ def greedy(
     if not all(single):
         return search.solution()
     chosen = [min(options, key=lambda c: float(problem.loss[c])) for options in single]
-    while search.offer(chosen) == inf and not search.over:
+    while search.candidate(chosen) == inf and not search.over:
         swaps = [
             ((float(problem.loss[c] - problem.loss[now])) / float(saved), layer, c)
             for layer, now in enumerate(chosen)
@@ -188,7 +188,7 @@ def beam_search(
         if search.over:
             break
     for chosen, *_ in sorted(beams[problem.layers], key=lambda state: state[2])[: 10 * width]:
-        search.offer(chosen)
+        search.candidate(chosen)
     return search.solution()
 
 
@@ -221,12 +221,12 @@ def evolutionary(
     search = _Search(problem, objective, seed, time_limit_s)
     living: list[tuple[float, tuple[int, ...]]] = []
     for chosen in warm_start:
-        living.append((search.offer(chosen), tuple(chosen)))
+        living.append((search.candidate(chosen), tuple(chosen)))
     for _ in range(20 * population):
         if len(living) >= population or search.over:
             break
         if (fresh := search.complete()) is not None:
-            living.append((search.offer(fresh), fresh))
+            living.append((search.candidate(fresh), fresh))
     for _ in range(generations * population if living else 0):
         if search.over:
             break
@@ -234,7 +234,7 @@ def evolutionary(
         parent = min(living[i] for i in drawn)[1]
         child = _mutated(search, parent)
         if child is not None:
-            living.append((search.offer(child), child))
+            living.append((search.candidate(child), child))
             if len(living) > population:
                 living.pop(0)
     return search.solution()
@@ -271,7 +271,7 @@ def exhaustive(problem: SelectionProblem, *, objective: Objective | None = None)
 
     def visit(chosen: tuple[int, ...], layer: int) -> None:
         if layer == problem.layers:
-            search.offer(chosen)
+            search.candidate(chosen)
             return
         for choice in search.at[layer]:
             visit((*chosen, choice), layer + int(problem.span[choice]))

@@ -94,7 +94,7 @@ class _Search:
             cover,
             loss,
             rows,
-            visit=self._offer,
+            visit=self._candidate,
             columns=np.flatnonzero(np.isin(self.kept, memory.columns)),
             multipliers=memory.multipliers,
             deadline_s=self.deadline,
@@ -102,7 +102,11 @@ class _Search:
         self.bound = relaxation.bound
         if len(rows) and not self._done():
             priced_paths(
-                cover, loss, rows, relaxation.multipliers, good_enough=lambda path: self._offer(path) and self._done()
+                cover,
+                loss,
+                rows,
+                relaxation.multipliers,
+                good_enough=lambda path: self._candidate(path) and self._done(),
             )
         self._grow(cover, loss, rows, relaxation)
         memory.multipliers = relaxation.multipliers
@@ -147,7 +151,7 @@ class _Search:
             )
             outcome = run_program(cover, loss, rows, columns, settings, cuts=self.cuts)
             self.message = outcome.message
-            if not outcome.chosen or self._offer(outcome.chosen):
+            if not outcome.chosen or self._candidate(outcome.chosen):
                 return outcome
             self.cuts.append(outcome.chosen)
         check(self.problem, self._original(outcome.chosen))
@@ -156,7 +160,7 @@ class _Search:
     def _original(self, chosen: Sequence[int]) -> tuple[int, ...]:
         return tuple(sorted((int(self.kept[c]) for c in chosen), key=lambda c: int(self.problem.first[c])))
 
-    def _offer(self, chosen: list[int]) -> bool:
+    def _candidate(self, chosen: list[int]) -> bool:
         """Keep a selection if it is valid and the best so far; whether it is valid."""
         if not chosen:
             return False

@@ -77,7 +77,7 @@ def _results_only(ctx: click.Context, param: click.Parameter, value: bool) -> bo
 
 
 LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
-TARGET = ("runtime", "threads", "batch", "arithmetic", "affinity")
+TARGET = ("runtime", "threads", "runtime_batch", "runtime_precision", "affinity")
 PLACES = ("layers", "exclude", "granularity", "max_span")
 PATH = click.Path(path_type=Path)
 run_argument = click.argument("run", type=PATH, callback=lambda ctx, param, path: run_folder(path))

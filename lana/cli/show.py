@@ -1,4 +1,4 @@
-"""Commands that show: layers, pool, evaluate, score, compare, report."""
+"""Commands that show: layers, pool, evaluate, validate-scores, compare, report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("subject", metavar="[POOL | MODEL]", required=False)
-@click.option("--explain", is_flag=True, help="Explain the offers for MODEL.")
+@click.option("--explain", is_flag=True, help="Explain which operations MODEL is offered, and why not the others.")
 @recipe_options("pool", *LOADING, *PLACES)
 @as_json
 def pool(subject: str | None, explain: bool, json_output: bool, **options: Any) -> None:
@@ -192,11 +192,11 @@ def evaluate(
 )
 @quiet
 @as_json
-def score(run: Path, validate: int, budget: tuple[str, ...], json_output: bool) -> None:
+def validate_scores(run: Path, validate: int, budget: tuple[str, ...], json_output: bool) -> None:
     """Measure how truly the scores of a finished RUN rank students of one latency.
 
     \b
-    lana score runs/digits-resnet --validate 60
+    lana validate-scores runs/digits-resnet --validate 60
     """
     parsed = [parse_budget(text) for text in budget]
     if any(unit != "x" for _, unit in parsed):

@@ -177,7 +177,7 @@ def finetune(student: Path, json_output: bool, **options: Any) -> None:
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30
     lana finetune runs/mine/students/5ms --epochs 90 --mixup 0.2 --cutmix 1 --temperature 2 --patience 10
-    lana finetune runs/mine/students/5ms --epochs 90 --batch-size 512 --device cuda --processes 4
+    lana finetune runs/mine/students/5ms --epochs 90 --finetune-batch 512 --device cuda --processes 4
     """
     from lana import pipeline
 
@@ -192,7 +192,7 @@ def finetune(student: Path, json_output: bool, **options: Any) -> None:
 @click.option("--opset", type=int, help="Of ONNX.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
-@click.option("--arithmetic", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
+@click.option("--runtime-precision", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
 @as_json
 def export(student: Path, out: Path, format: str | None, json_output: bool, **options: Any) -> None:
     """Write the network of STUDENT to the file OUT, run the file again and compare it with PyTorch.
@@ -200,7 +200,7 @@ def export(student: Path, out: Path, format: str | None, json_output: bool, **op
     \b
     lana export runs/digits-resnet/students/0.4x student.onnx --dynamic-batch
     lana export runs/digits-resnet/students/0.4x student.onnx --opset 20 --json
-    lana export runs/digits-resnet/students/0.4x student.xml --arithmetic fp16
+    lana export runs/digits-resnet/students/0.4x student.xml --runtime-precision fp16
     """
     from lana.exporters.formats import Options, format_of
 

@@ -75,10 +75,10 @@ def function_from_file(path: str, name: str, *, what: str) -> Callable[..., Any]
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UserError(f"{path} has no function {name!r}.{near(name, public)}")
-    return beside_its_neighbours(function, path)
+    return importing_neighbours(function, path)
 
 
-def beside_its_neighbours(function: Callable[..., Any], path: str | Path) -> Callable[..., Any]:
+def importing_neighbours(function: Callable[..., Any], path: str | Path) -> Callable[..., Any]:
     """The function of a file with the file's folder to import from while it runs."""
 
     @functools.wraps(function)

@@ -48,8 +48,8 @@ class ProfilingOptions(Options):
     )
     runtime: str = option("onnxruntime-cpu", "What is profiled and promised; `lana runtimes` lists them.")
     threads: int = option(1, "Threads of the runtime.", least=1)
-    batch: int = option(1, "Batch size that latency is measured at.", least=1)
-    arithmetic: str = option(
+    batch: int = option(1, "Batch size that latency is measured at.", name="runtime_batch", least=1)
+    runtime_precision: str = option(
         "fp32",
         "Of the runtime, where it lets one choose: fp32, fp16 or bf16.",
         choices=("fp32", "fp16", "bf16"),
@@ -65,7 +65,7 @@ class ProfilingOptions(Options):
         from profilers.runtime import RuntimeSettings
 
         return RuntimeSettings(
-            threads=self.threads, batch=self.batch, precision=self.arithmetic, affinity=self.affinity
+            threads=self.threads, batch=self.batch, precision=self.runtime_precision, affinity=self.affinity
         )
 
 
@@ -99,7 +99,7 @@ class SelectingOptions(Options):
     stage: ClassVar[str | None] = "student"
 
     budget: str = option("", "Latency budget: a share of the teacher's ('0.4x') or milliseconds ('4.2ms').")
-    candidates: int = option(4, "Diverse solutions to measure and evaluate before one is fine-tuned.", least=1)
+    proposals: int = option(4, "Diverse solutions to measure and evaluate before one is fine-tuned.", least=1)
     score_by: str = option(
         "distance",
         "distance (of the outputs to the teacher's), task (its loss on labels: the paper's) or feature (error).",
@@ -147,8 +147,8 @@ class FineTuning(Options):
     stage: ClassVar[str | None] = "student"
 
     epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", least=0)
-    batch_size: int = option(64, "Images a fine-tuning step.", least=1)
-    optimiser: str = option(
+    batch_size: int = option(64, "Images a fine-tuning step.", name="finetune_batch", least=1)
+    optimizer: str = option(
         "adamw", "Of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", choices=("adamw", "sgd")
     )
     lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD wants 0.01 to 0.1.", above=0)
@@ -177,6 +177,7 @@ class FineTuning(Options):
     precision: str = option(
         "auto",
         "Of training (distilling, scoring, fine-tuning): auto (bf16 where the device gains), fp32 or bf16.",
+        name="training_precision",
         choices=("auto", "fp32", "bf16"),
     )
     compile: bool = option(

@@ -39,7 +39,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def take(self, count: int, seed: int = 0) -> Split:
+    def subset(self, count: int, seed: int = 0) -> Split:
         """A seeded random part of at most `count` examples."""
         if count >= len(self):
             return self

@@ -1,7 +1,7 @@
 """Students for devices that are not here: solved from their tables, sent out to be measured, verified when read back.
 
-For each device a folder RUN/devices/NAME holds what was measured there (`wholes.csv`) and, per student, the archive
-that measures it. One student may have to fit several devices at once: then its problem has one limit for each.
+For each device a folder RUN/devices/NAME holds the measurements taken there (`measured_students.csv`) and, per student,
+the archive that measures it. One student may have to fit several devices at once: its problem then has one limit each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lana.exporters.tracing import ExportFailed
 from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.models.student_files import save_student
-from lana.pool.candidates import Offer, with_latencies
+from lana.pool.candidates import Candidate, with_latencies
 from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
@@ -120,37 +120,37 @@ def open_device(
     format_on_device(read.header.runtime)
     folder = context.run.path / "devices" / name
     _check_same(read, folder)
-    log, teacher = LatencyLog.read(folder / "wholes.csv"), folder / "teacher.json"
+    log, teacher = LatencyLog.read(folder / "measured_students.csv"), folder / "teacher.json"
     for back in measurements:
         if read_measurements(back).label == name:
             _read_back(folder, log, back, read)
-    offers = offers_on(read, model.candidates)
-    kept = [offer for offer in offers if offer.kept]
-    teacher_ms = plain_sum_ms(total([offer.columns for offer in kept if offer.operation == "teacher"]))
+    candidates = candidates_on(read, model.candidates)
+    kept = [candidate for candidate in candidates if candidate.kept]
+    teacher_ms = plain_sum_ms(total([candidate.columns for candidate in kept if candidate.operation == "teacher"]))
     if teacher.is_file():
         teacher_ms = read_json(teacher)["teacher_ms"]
     ours = dataclasses.replace(model, candidates=kept, teacher_ms=teacher_ms, latencies=tuple(log.rows))
     return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, model=ours)
 
 
-def offers_on(table: LatencyTable, offers: Sequence[Offer]) -> list[Offer]:
-    """The offers with a device's milliseconds; one that its table has not, or could not run, is not kept.
+def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates with a device's milliseconds; one that its table has not, or could not run, is not kept.
 
     Raises:
         UserError: it has no figure for a layer's own operation.
     """
     found = []
-    for offer in offers:
+    for candidate in candidates:
         try:
-            table.lookup(offer.key, name=offer.operation, labels={"layer": offer.layer.name})
+            table.lookup(candidate.key, name=candidate.operation, labels={"layer": candidate.layer.name})
         except MissingRow as error:
-            if offer.operation == "teacher":
+            if candidate.operation == "teacher":
                 raise UserError(
                     f"{error} It was made for another network or batch: "
                     "make it with `lana profile MODEL`, or with --bundle for a device without lana."
                 ) from error
-            offer = dataclasses.replace(offer, kept=False, reason="not in the device's table")
-        found.append(offer)
+            candidate = dataclasses.replace(candidate, kept=False, reason="not in the device's table")
+        found.append(candidate)
     return with_latencies(found, table)
 
 
@@ -208,7 +208,7 @@ def _sent(folder: Path) -> dict[str, Selection]:
     return {name: Selection(operations) for name, operations in students.items()}
 
 
-def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Offer]]:
+def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Candidate]]:
     """Least loss within every device's budget, a cost for each, over choices that all of them can run; and these."""
     common = set.intersection(*({candidate.pair for candidate in device.model.candidates} for device in devices))
     models = [
@@ -237,13 +237,13 @@ def choose(context: RunContext, pool: Pool, devices: Sequence[Device]) -> Chosen
     first, *others = [[one.selection for one in accepted(d.model, d.budget_ms)] for d in devices]
     if common := [selection for selection in first if all(selection in those for those in others)]:
         return Chosen(selection=common[0], verified=True, archives=())
-    problem, offers = joint_problem(devices)
+    problem, candidates = joint_problem(devices)
     if not solve(problem).found:
         told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
         raise BudgetUnreachable(told, fastest_ms=None)
-    count, distance = context.recipe.selecting.candidates, min_distance(problem.layers)
+    count, distance = context.recipe.selecting.proposals, min_distance(problem.layers)
     found = solve_diverse(problem, count=count, minimum_distance=distance)
-    selections = [Selection(offers[i].pair for i in solution.chosen) for solution in found]
+    selections = [Selection(candidates[i].pair for i in solution.chosen) for solution in found]
     archives = tuple(_send(context, pool, device, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
 

@@ -30,7 +30,7 @@ class DistanceToTeacher:
                     self.outputs = []
                     break
 
-    def of(self, module: nn.Module) -> Tensor:
+    def measure(self, module: nn.Module) -> Tensor:
         """The task's distance between the outputs, (N,), in evaluation mode."""
         distances = []
         with contextlib.ExitStack() as both, torch.no_grad():

@@ -32,13 +32,13 @@ class Options:
     Attributes:
         opset: of ONNX; None is the one that lana measures with, which all its runtimes understand.
         dynamic_batch: leave the number of examples open; else it is fixed at `batch`.
-        arithmetic: fp32, or fp16 where the format lets one choose.
+        runtime_precision: fp32, or fp16 where the format lets one choose.
     """
 
     opset: int | None = None
     dynamic_batch: bool = False
     batch: int = 1
-    arithmetic: str = "fp32"
+    runtime_precision: str = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Format:
     runtime: str = ""  # which has to be installed
     opsets: bool = False
     dynamic: bool = True
-    arithmetics: tuple[str, ...] = ("fp32",)
+    runtime_precisions: tuple[str, ...] = ("fp32",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,16 @@ class Exported:
     bytes: int
     opset: int | None
     batch: int | None
-    arithmetic: str
+    runtime_precision: str
     max_relative_error: float
 
     def show(self) -> None:
         """Print it in two lines."""
         opset = f", opset {self.opset}" if self.opset else ""
         batch = "any batch" if self.batch is None else f"batch {self.batch}"
-        print(f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.format}{opset}, {batch}, {self.arithmetic}).")
+        print(
+            f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.format}{opset}, {batch}, {self.runtime_precision})."
+        )
         print(f"Run again, it differs from PyTorch by at most {self.max_relative_error:.1e} of the largest output.")
 
 
@@ -114,11 +116,12 @@ def _check_options(name: str, options: Options) -> None:
         raise UserError(f"--opset {options.opset}: expected a number from {LEAST_OPSET} to {MOST_OPSET}.")
     if options.dynamic_batch and not kind.dynamic:
         raise UserError(f"--dynamic-batch: a file of format {name} has a fixed batch. Give it with --batch.")
-    if options.arithmetic not in kind.arithmetics:
-        offering = [other for other, one in FORMATS.items() if options.arithmetic in one.arithmetics]
+    if options.runtime_precision not in kind.runtime_precisions:
+        offering = [other for other, one in FORMATS.items() if options.runtime_precision in one.runtime_precisions]
         others = f"; formats that offer it: {', '.join(offering)}" if offering else ""
         raise UserError(
-            f"--arithmetic {options.arithmetic}: format {name} offers {', '.join(kind.arithmetics)}{others}."
+            f"--runtime-precision {options.runtime_precision}: format {name} offers "
+            f"{', '.join(kind.runtime_precisions)}{others}."
         )
     if kind.runtime:
         create_runtime(kind.runtime, RuntimeSettings())
@@ -148,7 +151,7 @@ def export_as(
     path = kind.write(module, example(max(2, seen) if open_batch else seen), path, options)
     inputs = example(max(2, seen) + 1 if open_batch else seen)
     error = relative_error(module, inputs, kind.run(path, inputs))
-    if options.arithmetic == "fp32":
+    if options.runtime_precision == "fp32":
         check_parity(path, error, "Try another --opset or --format.")
     return Exported(
         file=str(path),
@@ -156,7 +159,7 @@ def export_as(
         bytes=sum(part.stat().st_size for part in _parts(path)),
         opset=_opset_of(path) if kind.opsets else None,
         batch=None if open_batch else seen,
-        arithmetic=options.arithmetic,
+        runtime_precision=options.runtime_precision,
         max_relative_error=error,
     )
 
@@ -207,7 +210,7 @@ def _write_openvino(module: nn.Module, example: Tensor, path: Path, options: Opt
     with tempfile.TemporaryDirectory() as folder:
         read = openvino.convert_model(_write_onnx(module, example, Path(folder) / "model.onnx", options))
     path = path.with_suffix(".xml")
-    openvino.save_model(read, path, compress_to_fp16=options.arithmetic == "fp16")
+    openvino.save_model(read, path, compress_to_fp16=options.runtime_precision == "fp16")
     return path
 
 
@@ -224,7 +227,7 @@ def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Opt
     from lana.exporters.computation import to_computation
     from profilers import RuntimeSettings, create_runtime
 
-    settings = RuntimeSettings(batch=len(example), precision=options.arithmetic)
+    settings = RuntimeSettings(batch=len(example), precision=options.runtime_precision)
     with tempfile.TemporaryDirectory() as folder:
         onnx = to_computation(module, example, Path(folder), name=path.stem, stem="model")
         create_runtime("tensorrt", settings).prepare(onnx).close()
@@ -247,12 +250,14 @@ def _run_tensorrt(path: Path, inputs: Tensor) -> list[np.ndarray]:
 FORMATS = {
     "onnx": Format(write=_write_onnx, run=_run_onnx, opsets=True),
     "torch_export": Format(write=_write_torch_export, run=_run_torch_export),
-    "openvino": Format(write=_write_openvino, run=_run_openvino, runtime="openvino", arithmetics=("fp32", "fp16")),
+    "openvino": Format(
+        write=_write_openvino, run=_run_openvino, runtime="openvino", runtime_precisions=("fp32", "fp16")
+    ),
     "tensorrt": Format(
         write=_write_tensorrt,
         run=_run_tensorrt,
         runtime="tensorrt",
         dynamic=False,
-        arithmetics=("fp32", "fp16"),
+        runtime_precisions=("fp32", "fp16"),
     ),
 }

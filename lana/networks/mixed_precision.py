@@ -39,7 +39,7 @@ class Compute:
         return self.precision == "bf16" or (self.precision == "auto" and gains_from_bf16(self.device))
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context to compute a training loss in; weights, optimiser and BatchNorm statistics stay at 32 bits."""
+        """The context to compute a training loss in; weights, optimizer and BatchNorm statistics stay at 32 bits."""
         if not self.in_bf16:
             # Even one that is switched off keeps, while it is open, the halved weights of those inside it: a training
             # step inside would go on computing with the weights of the first.

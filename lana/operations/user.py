@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lana.common.importing import beside_its_neighbours, import_file
+from lana.common.importing import import_file, importing_neighbours
 from lana.errors import UserError
 from lana.networks.layers import Layer
 from lana.operations.base import example_of, unless
@@ -54,7 +54,7 @@ def operations_in(path: str) -> list[str]:
         raise UserError(f"{file} has no function marked with @operation (from lana.operations.user import operation).")
     names = []
     for name, builder in builders.items():
-        family, builder = f"user:{file}:{name}", beside_its_neighbours(builder, file)
+        family, builder = f"user:{file}:{name}", importing_neighbours(builder, file)
         FAMILIES[family] = Family(build=_checked(name, builder), why_not=_why_not(builder), grid={})
         names.append(family)
     return names

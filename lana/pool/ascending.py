@@ -13,7 +13,7 @@ from lana.models.selection import Pair
 from lana.networks.layers import Layer
 from lana.operations.chains import Chain, chain_of
 from lana.operations.families import Operation
-from lana.pool.candidates import Offer, Planned, not_built
+from lana.pool.candidates import Candidate, Planned, not_built
 from profilers.table import LatencyTable, Row
 
 CLEARLY = 1.1  # times the teacher's own, beyond the intervals of both
@@ -32,36 +32,36 @@ def waves(planned: Sequence[Planned]) -> list[list[Planned]]:
 
 def measure_ascending(
     planned: Sequence[Planned],
-    build: Callable[[Layer, Operation], Offer],
-    measure: Callable[[Sequence[Offer]], LatencyTable],
-) -> tuple[list[Offer], LatencyTable]:
-    """Build and measure wave after wave; what needs no figure any more is an offer that is not kept, with the reason.
+    build: Callable[[Layer, Operation], Candidate],
+    measure: Callable[[Sequence[Candidate]], LatencyTable],
+) -> tuple[list[Candidate], LatencyTable]:
+    """Build and measure wave after wave; a candidate that needs no figure any more is not kept, with the reason.
 
-    `measure` measures what its table lacks of some offers and returns the whole of it.
+    `measure` measures what its table lacks of some candidates and returns the whole of it.
 
     Raises:
         LanaError: not one could be built.
     """
-    found: dict[Pair, Offer] = {}
+    found: dict[Pair, Candidate] = {}
     stopped: dict[tuple[str, Chain], str] = {}
     table: LatencyTable | None = None
     for wave in waves(planned):
-        built: list[tuple[tuple[str, Chain], Offer]] = []
+        built: list[tuple[tuple[str, Chain], Candidate]] = []
         for layer, operation in wave:
             chain = (layer.name, chain_of(operation.name)[0])
             left_out = chain in stopped
-            offer = not_built(layer, operation, stopped[chain]) if left_out else build(layer, operation)
-            found[offer.pair] = offer
-            if offer.kept:
-                built.append((chain, offer))
+            candidate = not_built(layer, operation, stopped[chain]) if left_out else build(layer, operation)
+            found[candidate.pair] = candidate
+            if candidate.kept:
+                built.append((chain, candidate))
         if not built:
             continue
-        table = measure([offer for _, offer in built])
-        for chain, offer in built:
-            teacher = [found.get((member, "teacher")) for member in offer.layer.members]
+        table = measure([candidate for _, candidate in built])
+        for chain, candidate in built:
+            teacher = [found.get((member, "teacher")) for member in candidate.layer.members]
             rows = [table.lookup(own.key) for own in teacher if own is not None and own.kept]
-            if len(rows) == len(teacher) and clearly_slower(table.lookup(offer.key), rows):
-                stopped[chain] = f"wider than {offer.operation}, which is clearly slower than the teacher's own"
+            if len(rows) == len(teacher) and clearly_slower(table.lookup(candidate.key), rows):
+                stopped[chain] = f"wider than {candidate.operation}, which is clearly slower than the teacher's own"
     if table is None:
         raise LanaError(f"No operation could be built: {next(iter(found.values())).reason if found else 'none given'}.")
     return [found[layer.name, operation.name] for layer, operation in planned], table

@@ -16,23 +16,23 @@ from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
 from lana.networks.structure import structure, structure_key
 from lana.operations.families import Operation
-from lana.pool.candidates import Offer, not_built, planned_offers
+from lana.pool.candidates import Candidate, not_built, planned_candidates
 from profilers.computation import Computation
 
 
 class Builder:
     """Builds operations where they stand and writes their computations, once a structure; nothing is measured.
 
-    An operation that cannot be built or exported is an offer that is not kept, with the reason.
+    An operation that cannot be built or exported is a candidate that is not kept, with the reason.
     """
 
     def __init__(self, teacher: Teacher, *, batch: int, folder: Path, format: str = "onnx") -> None:
         self.teacher, self.batch, self.folder, self.format = teacher.module, batch, folder, format
         self.computations: dict[str, Computation] = {}
         self._structures: dict[str, str] = {}
-        self._known: dict[tuple[str, tuple[int, ...], str], Offer] = {}
+        self._known: dict[tuple[str, tuple[int, ...], str], Candidate] = {}
 
-    def offer(self, layer: Layer, operation: Operation) -> Offer:
+    def candidate(self, layer: Layer, operation: Operation) -> Candidate:
         example = torch.randn(self.batch, *layer.input_shape, generator=torch.Generator().manual_seed(0))
         if layer.name not in self._structures:
             self._structures[layer.name] = structure_key(own_module(self.teacher, layer), (example,))
@@ -41,7 +41,7 @@ class Builder:
             self._known[place] = self._built(layer, operation, example)
         return dataclasses.replace(self._known[place], layer=layer)
 
-    def _built(self, layer: Layer, operation: Operation, example: torch.Tensor) -> Offer:
+    def _built(self, layer: Layer, operation: Operation, example: torch.Tensor) -> Candidate:
         try:
             own = own_module(self.teacher, layer)
             module = own if operation.name == "teacher" else operation.build(layer, own)
@@ -51,7 +51,7 @@ class Builder:
         except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
             reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
             return not_built(layer, operation, reason)
-        offer = Offer(
+        candidate = Candidate(
             layer=layer,
             operation=operation.name,
             family=operation.family,
@@ -79,12 +79,12 @@ class Builder:
                 known=(key, columns),
             )
         except ExportFailed as error:
-            return dataclasses.replace(offer, kept=False, reason=str(error))
+            return dataclasses.replace(candidate, kept=False, reason=str(error))
         self.computations.setdefault(key, dataclasses.replace(computation, labels=labels))
-        return offer
+        return candidate
 
 
-def make_offers(
+def make_candidates(
     teacher: Teacher,
     scan: LayerScan,
     pool: str,
@@ -93,11 +93,11 @@ def make_offers(
     folder: Path,
     format: str = "onnx",
     on_progress: Callable[[float, str], None] = lambda done, detail: None,
-) -> tuple[list[Offer], list[Computation]]:
+) -> tuple[list[Candidate], list[Computation]]:
     """All that a pool offers, built and written."""
-    builder, offers = Builder(teacher, batch=batch, folder=folder, format=format), []
-    planned = planned_offers(teacher, scan, pool)
+    builder, candidates = Builder(teacher, batch=batch, folder=folder, format=format), []
+    planned = planned_candidates(teacher, scan, pool)
     for layer, operation in planned:
-        offers.append(builder.offer(layer, operation))
-        on_progress(len(offers) / len(planned), layer.name)
-    return offers, list(builder.computations.values())
+        candidates.append(builder.candidate(layer, operation))
+        on_progress(len(candidates) / len(planned), layer.name)
+    return candidates, list(builder.computations.values())

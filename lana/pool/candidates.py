@@ -20,7 +20,7 @@ from profilers.table import LatencyTable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Offer:
+class Candidate:
     """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
 
     `reason` says why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured; `overhead_ms` of
@@ -63,64 +63,64 @@ class Offer:
 Planned = tuple[Layer, Operation]
 
 
-def planned_offers(teacher: Teacher, scan: LayerScan, pool: str) -> list[Planned]:
+def planned_candidates(teacher: Teacher, scan: LayerScan, pool: str) -> list[Planned]:
     """What a pool offers at each layer and span."""
     places = [*scan.layers, *scan.spans]
     return [(layer, one) for layer in places for one in offered(layer, own_module(teacher.module, layer), pool)]
 
 
-def not_built(layer: Layer, operation: Operation, reason: str) -> Offer:
-    """An offer that is not kept, of which nothing is known."""
+def not_built(layer: Layer, operation: Operation, reason: str) -> Candidate:
+    """A candidate that is not kept, of which nothing is known."""
     nothing = {"parameters": 0.0, "macs": 0.0, "operators": 0.0, "activations": 0.0}
-    return Offer(
+    return Candidate(
         layer=layer, operation=operation.name, family=operation.family, key="", **nothing, kept=False, reason=reason
     )
 
 
-def with_latencies(offers: Sequence[Offer], table: LatencyTable) -> list[Offer]:
-    """The offers with their measured milliseconds; a row with an error makes an offer that is not kept.
+def with_latencies(candidates: Sequence[Candidate], table: LatencyTable) -> list[Candidate]:
+    """The candidates with their measured milliseconds; a row with an error makes a candidate that is not kept.
 
     The overhead is that of the fastest identity; an identity in a network costs nothing beyond it.
     """
     filled = []
-    empty = [table.lookup(o.key).latency_ms for o in offers if o.operation == "identity" and o.kept]
+    empty = [table.lookup(o.key).latency_ms for o in candidates if o.operation == "identity" and o.kept]
     overhead_ms = min((ms for ms in empty if ms == ms), default=0.0)
-    for offer in offers:
-        if not offer.kept:
-            filled.append(offer)
+    for candidate in candidates:
+        if not candidate.kept:
+            filled.append(candidate)
             continue
-        row = table.lookup(offer.key)
+        row = table.lookup(candidate.key)
         if row.error:
-            filled.append(dataclasses.replace(offer, kept=False, reason=f"does not run: {row.error[:150]}"))
+            filled.append(dataclasses.replace(candidate, kept=False, reason=f"does not run: {row.error[:150]}"))
         else:
-            spent_ms = row.latency_ms if offer.operation == "identity" else overhead_ms
+            spent_ms = row.latency_ms if candidate.operation == "identity" else overhead_ms
             own_ms = min(spent_ms, row.latency_ms)
             filled.append(
-                dataclasses.replace(offer, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=own_ms)
+                dataclasses.replace(candidate, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=own_ms)
             )
     return filled
 
 
-def unique_layers(offers: Sequence[Offer]) -> list[Layer]:
+def unique_layers(candidates: Sequence[Candidate]) -> list[Layer]:
     """The layers and spans of candidates, each once."""
-    return list({offer.layer.name: offer.layer for offer in offers}.values())
+    return list({candidate.layer.name: candidate.layer for candidate in candidates}.values())
 
 
-def is_trainable(offer: Offer) -> bool:
-    return offer.operation not in ("teacher", "identity")
+def is_trainable(candidate: Candidate) -> bool:
+    return candidate.operation not in ("teacher", "identity")
 
 
-def write_offers(path: Path, offers: Sequence[Offer]) -> None:
-    """The pool as CSV: one row an offer, layers by name."""
+def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
+    """The pool as CSV: one row a candidate, layers by name."""
     import pandas as pd
 
-    rows = [{**vars(offer), "layer": offer.layer.name} for offer in offers]
-    layers = {offer.layer.name: dataclasses.asdict(offer.layer) for offer in offers}
+    rows = [{**vars(candidate), "layer": candidate.layer.name} for candidate in candidates]
+    layers = {candidate.layer.name: dataclasses.asdict(candidate.layer) for candidate in candidates}
     write_atomically(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
     write_json(path.with_name("layers.json"), layers)
 
 
-def read_offers(path: Path) -> list[Offer]:
+def read_candidates(path: Path) -> list[Candidate]:
     """The pool that a run holds.
 
     Raises:
@@ -133,16 +133,16 @@ def read_offers(path: Path) -> list[Offer]:
     frame = pd.read_csv(
         path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text
     )
-    expected = {field.name for field in dataclasses.fields(Offer)}
+    expected = {field.name for field in dataclasses.fields(Candidate)}
     if unlike := sorted(expected ^ set(frame.columns)):
         raise UserError(
             f"{path} was written by another version of lana: it differs in {', '.join(unlike)}. "
             "Make the run again with `lana compress` and another --out."
         )
     rows = frame.to_dict("records")
-    return [Offer(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
+    return [Candidate(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
 
 
-def pairs(offers: Sequence[Offer], *, trainable_only: bool = False) -> list[tuple[Layer, str]]:
-    """(layer, operation) of the offers that are kept."""
-    return [(o.layer, o.operation) for o in offers if o.kept and (is_trainable(o) or not trainable_only)]
+def pairs(candidates: Sequence[Candidate], *, trainable_only: bool = False) -> list[tuple[Layer, str]]:
+    """(layer, operation) of the candidates that are kept."""
+    return [(o.layer, o.operation) for o in candidates if o.kept and (is_trainable(o) or not trainable_only)]

@@ -59,7 +59,7 @@ class Distilled:
     dropped: str
 
     @classmethod
-    def of(cls, block: BlockTraining) -> Distilled:
+    def from_block(cls, block: BlockTraining) -> Distilled:
         return cls(
             layer=block.layer.name,
             operation=block.operation,
@@ -98,8 +98,8 @@ def distill(
     groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
     teacher.to(device)
     results: dict[Pair, Distilled] = read_results(folder)
-    split = data.train.take(settings.images, settings.seed)
-    check = data.validation.take(CHECK_IMAGES, settings.seed)
+    split = data.train.subset(settings.images, settings.seed)
+    check = data.validation.subset(CHECK_IMAGES, settings.seed)
     total, checkpoint = len(pool) or 1, folder / "training.pt"
     for all_of_group in groups:
         group = [(layer, name) for layer, name in all_of_group if (layer.name, name) not in results]
@@ -116,7 +116,7 @@ def distill(
         for block in blocks:
             if not block.dropped:
                 save_operation(block.module.cpu(), operation_path(folder, *block.pair))
-            results[block.pair] = Distilled.of(block)
+            results[block.pair] = Distilled.from_block(block)
         _write_results(folder, results)
         checkpoint.unlink(missing_ok=True)
     teacher.cpu()
@@ -189,7 +189,7 @@ def _start(
     """
     layers = list({layer.name: layer for layer, _ in group}.values())
     seed, device = settings.seed, settings.compute.device
-    inputs = torch.cat([batch for batch, _ in split.take(START_IMAGES, seed + 1).batches(64)])
+    inputs = torch.cat([batch for batch, _ in split.subset(START_IMAGES, seed + 1).batches(64)])
     blocks = []
     for layer in layers:
         with captured(teacher, [layer]) as features, torch.no_grad():

@@ -25,8 +25,16 @@ from lana.operations.families import Operation
 from lana.pool.ascending import measure_ascending
 from lana.pool.block_training import Distillation
 from lana.pool.builder import Builder
-from lana.pool.candidates import Offer, pairs, planned_offers, read_offers, unique_layers, with_latencies, write_offers
-from lana.pool.shortlist import keep_promising
+from lana.pool.candidates import (
+    Candidate,
+    pairs,
+    planned_candidates,
+    read_candidates,
+    unique_layers,
+    with_latencies,
+    write_candidates,
+)
+from lana.pool.shortlist import shortlist
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
 from lana.runs.run import POOL
@@ -43,7 +51,7 @@ OnProgress = Callable[[float, str], None]
 class Pool:
     """A finished pool: the candidates that may be chosen, their trained operations, and the loss expected of each."""
 
-    candidates: Sequence[Offer]
+    candidates: Sequence[Candidate]
     operations: Operations
     scores: Mapping[Pair, float]
 
@@ -54,52 +62,52 @@ class Pool:
 
 def make_pool(context: RunContext) -> Pool:
     """Profile, distil and score: everything that is shared by all students of the run."""
-    offers, operations = distill_pool(context, profile_pool(context))
-    scores = score_pool(context, offers, operations)
-    kept = [offer for offer in offers if offer.kept and offer.pair in scores]
+    candidates, operations = distill_pool(context, profile_pool(context))
+    scores = score_pool(context, candidates, operations)
+    kept = [candidate for candidate in candidates if candidate.kept and candidate.pair in scores]
     return Pool(candidates=kept, operations=operations, scores=scores)
 
 
-def profile_pool(context: RunContext) -> list[Offer]:
-    """The pool with measured latencies, in `pool/offers.csv`; the table in `pool/table.csv`."""
+def profile_pool(context: RunContext) -> list[Candidate]:
+    """The pool with measured latencies, in `pool/candidates.csv`; the table in `pool/table.csv`."""
     run, recipe = context.run, context.recipe
-    path, wanted = run.pool / "offers.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
+    path, wanted = run.pool / "candidates.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
     if not run.finished("profile", wanted):
         with run.stage("profile", wanted):
             folder, libraries = run.pool / "computations", search_path()
-            offers, table = measured_offers(
+            candidates, table = measured_candidates(
                 run.table, folder, context.teacher, context.scan, recipe.profiling, libraries
             )
-            write_offers(path, keep_promising(with_latencies(offers, table)))
+            write_candidates(path, shortlist(with_latencies(candidates, table)))
             shutil.rmtree(folder, ignore_errors=True)
-    return read_offers(path)
+    return read_candidates(path)
 
 
-def measured_offers(
+def measured_candidates(
     table: Path,
     folder: Path,
     teacher: Teacher,
     scan: LayerScan,
     options: ProfilingOptions,
     libraries: Sequence[Path],
-) -> tuple[list[Offer], LatencyTable]:
+) -> tuple[list[Candidate], LatencyTable]:
     """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
     settings = options.runtime_settings
     format = runtime_format(options.runtime, settings)
     builder = Builder(teacher, batch=options.batch, folder=folder, format=format)
-    planned = planned_offers(teacher, scan, options.pool)
+    planned = planned_candidates(teacher, scan, options.pool)
     with Progress(f"Building and measuring {len(planned)} operations", len(planned)) as progress:
         built = measured = 0
 
-        def build(layer: Layer, operation: Operation) -> Offer:
+        def build(layer: Layer, operation: Operation) -> Candidate:
             nonlocal built
             built += 1
             progress.update((built + measured) / 2, operation.name)
-            return builder.offer(layer, operation)
+            return builder.candidate(layer, operation)
 
-        def measure(wave: Sequence[Offer]) -> LatencyTable:
+        def measure(wave: Sequence[Candidate]) -> LatencyTable:
             nonlocal measured
-            computations = [builder.computations[key] for key in dict.fromkeys(offer.key for offer in wave)]
+            computations = [builder.computations[key] for key in dict.fromkeys(candidate.key for candidate in wave)]
             found = measure_table(
                 computations,
                 runtime=options.runtime,
@@ -114,12 +122,12 @@ def measured_offers(
         return measure_ascending(planned, build, measure)
 
 
-def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Offer], Operations]:
+def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[list[Candidate], Operations]:
     """Train every kept operation on its layer's outputs; weights under `pool/operations/`.
 
     Those that distilling gave up are not kept, with the reason.
     """
-    run, recipe, pool = context.run, context.recipe, pairs(offers, trainable_only=True)
+    run, recipe, pool = context.run, context.recipe, pairs(candidates, trainable_only=True)
     folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
     wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
     if not run.finished("distill", wanted):
@@ -128,18 +136,18 @@ def distill_pool(context: RunContext, offers: Sequence[Offer]) -> tuple[list[Off
             run.stage("distill", wanted),
             Progress(f"Distilling {len(pool)} operations") as progress,
         ):
-            train_operations(context, pool, offers, folder, progress.update)
+            train_operations(context, pool, candidates, folder, progress.update)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
-    offers = [
-        dataclasses.replace(offer, kept=False, reason=given_up[offer.pair])
-        if offer.pair in given_up and offer.kept
-        else offer
-        for offer in offers
+    candidates = [
+        dataclasses.replace(candidate, kept=False, reason=given_up[candidate.pair])
+        if candidate.pair in given_up and candidate.kept
+        else candidate
+        for candidate in candidates
     ]
-    identities = [(layer, name) for layer, name in pairs(offers) if name == "identity"]
+    identities = [(layer, name) for layer, name in pairs(candidates) if name == "identity"]
     plain = {(layer.name, name): build_operation(layer, context.teacher.module, name) for layer, name in identities}
-    trained = distilling.load_pool(context.teacher.module, pairs(offers, trainable_only=True), folder)
-    return offers, {**plain, **trained}
+    trained = distilling.load_pool(context.teacher.module, pairs(candidates, trainable_only=True), folder)
+    return candidates, {**plain, **trained}
 
 
 def _begin_alike(folder: Path, how: str) -> None:
@@ -151,7 +159,7 @@ def _begin_alike(folder: Path, how: str) -> None:
 
 
 def train_operations(
-    context: RunContext, pool: Pairs, offers: Sequence[Offer], folder: Path, on_progress: OnProgress
+    context: RunContext, pool: Pairs, candidates: Sequence[Candidate], folder: Path, on_progress: OnProgress
 ) -> None:
     """Distil a part of the pool as the recipe says, into `folder`."""
     recipe = context.recipe
@@ -167,14 +175,14 @@ def train_operations(
             seed=recipe.seed,
             compute=Compute(recipe.compute.device, recipe.finetuning.precision),
         ),
-        latency_ms={offer.pair: offer.latency_ms for offer in offers if offer.kept},
+        latency_ms={candidate.pair: candidate.latency_ms for candidate in candidates if candidate.kept},
         on_progress=on_progress,
     )
 
 
-def score_pool(context: RunContext, offers: Sequence[Offer], operations: Operations) -> dict[Pair, float]:
+def score_pool(context: RunContext, candidates: Sequence[Candidate], operations: Operations) -> dict[Pair, float]:
     """What the network is expected to lose with each operation, in `pool/scores.csv`."""
-    run, recipe, pool = context.run, context.recipe, pairs(offers)
+    run, recipe, pool = context.run, context.recipe, pairs(candidates)
     wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", wanted):
         with run.stage("score", wanted), Progress("Scoring") as progress:
@@ -189,7 +197,7 @@ def score_operations(
     recipe = context.recipe
     scorer = scoring.Scorer(
         teacher=context.teacher.module,
-        split=context.data.train.take(recipe.scoring.images, recipe.seed),
+        split=context.data.train.subset(recipe.scoring.images, recipe.seed),
         task=context.task,
         compute=Compute(recipe.compute.device, recipe.finetuning.precision),
     )

@@ -13,7 +13,7 @@ from lana.common.files import read_json
 from lana.common.progress import counted
 from lana.errors import UserError
 from lana.models.selection import Selection
-from lana.pool.candidates import Offer, read_offers
+from lana.pool.candidates import Candidate, read_candidates
 from lana.pool.scoring import losses_of, read_scores
 from lana.runs.run import Run
 from lana.selection.measurement_log import MeasurementLog
@@ -25,7 +25,7 @@ FRONTIER_POINTS = 40
 
 
 def gather(path: Path | str) -> dict[str, Any]:
-    """The report's data: summaries, frontier, wholes, layers, curves, environment.
+    """The report's data: summaries, frontier, measured networks, layers, curves, environment.
 
     Raises:
         UserError: the run is not finished as far as the scores.
@@ -48,7 +48,7 @@ def gather(path: Path | str) -> dict[str, Any]:
             "layers": [_layer(model, name) for name in model.layers],
             "students": students,
             "frontier": [_point(model, s) for s in _frontier(model)],
-            "wholes": _wholes(model),
+            "measured": _measured_networks(model),
             "prediction_error": _error(model),
             "ranking": _read(run.pool / "ranking.json"),
             "seconds": run.seconds(),
@@ -59,11 +59,13 @@ def gather(path: Path | str) -> dict[str, Any]:
 
 def read_model(run: Run) -> SelectionModel:
     """What a run's files hold, as the model that predicts and solves."""
-    offers = [offer for offer in read_offers(run.pool / "offers.csv") if offer.kept]
+    candidates = [candidate for candidate in read_candidates(run.pool / "candidates.csv") if candidate.kept]
     scores = losses_of(read_scores(run.scores), run.recipe().selecting.score_by)
     model = SelectionModel(
-        layers=list(dict.fromkeys(offer.layer.name for offer in offers if len(offer.layer.members) == 1)),
-        candidates=[offer for offer in offers if offer.pair in scores],
+        layers=list(
+            dict.fromkeys(candidate.layer.name for candidate in candidates if len(candidate.layer.members) == 1)
+        ),
+        candidates=[candidate for candidate in candidates if candidate.pair in scores],
         scores=scores,
         teacher_ms=read_json(run.pool / "teacher.json")["teacher_ms"],
         correct_scores=bool(run.recipe().selecting.refine),
@@ -91,18 +93,18 @@ def _student(folder: Path) -> dict[str, Any]:
 
 
 def _layer(model: SelectionModel, name: str) -> dict[str, Any]:
-    here = [offer for offer in model.candidates if offer.layer.name == name]
+    here = [candidate for candidate in model.candidates if candidate.layer.name == name]
     return {
         "name": name,
         "shape": "×".join(map(str, here[0].layer.input_shape)),
-        "operations": {offer.operation: _operation(model, offer) for offer in here},
+        "operations": {candidate.operation: _operation(model, candidate) for candidate in here},
     }
 
 
-def _operation(model: SelectionModel, offer: Offer) -> dict[str, float]:
+def _operation(model: SelectionModel, candidate: Candidate) -> dict[str, float]:
     return {
-        "ms": model.prediction.part_ms(offer.columns),
-        "loss": model.scores[offer.pair],
+        "ms": model.prediction.part_ms(candidate.columns),
+        "loss": model.scores[candidate.pair],
     }
 
 
@@ -120,14 +122,14 @@ def _point(model: SelectionModel, selection: Selection) -> dict[str, Any]:
         "loss": model.expected_loss(selection),
         "selection": dict(selection),
         "covered": {
-            layer: f"{offer.operation} for {offer.layer.name}"
-            for layer, offer in model.covering(selection).items()
-            if len(offer.layer.members) > 1
+            layer: f"{candidate.operation} for {candidate.layer.name}"
+            for layer, candidate in model.covering(selection).items()
+            if len(candidate.layer.members) > 1
         },
     }
 
 
-def _wholes(model: SelectionModel) -> list[dict[str, float]]:
+def _measured_networks(model: SelectionModel) -> list[dict[str, float]]:
     return [
         {
             "measured_ms": measured.ratio * model.teacher_ms,

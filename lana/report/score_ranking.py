@@ -136,7 +136,7 @@ def _measure(
     context: RunContext, pool: Pool, model: SelectionModel, drawn: Mapping[str, Sequence[Selection]]
 ) -> list[Student]:
     recipe = context.recipe
-    split = context.data.train.take(LOSS_IMAGES, recipe.seed + 4)
+    split = context.data.train.subset(LOSS_IMAGES, recipe.seed + 4)
     compute = Compute(recipe.compute.device, recipe.finetuning.precision)
     distance = DistanceToTeacher(context.teacher.module, split, context.task, compute)
     measured: list[Student] = []
@@ -149,9 +149,9 @@ def _measure(
                 measured.append(
                     Student(
                         budget=budget,
-                        expected=losses.whole(selection.items()),
+                        expected=losses.total(selection.items()),
                         plain=sum(model.scores[pair] for pair in selection.items()),
-                        measured=float(distance.of(student).mean()),
+                        measured=float(distance.measure(student).mean()),
                         replaced=len(selection.replaced_layers),
                         predicted_ms=model.predicted_ms(selection),
                         chosen=index == 0,

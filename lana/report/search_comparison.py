@@ -86,7 +86,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
         budget_ms = baseline.budget_ms(context.recipe.replace(budget=budget))
         model = search.model
         problem = model.problem(budget_ms)
-        simple = [i for i, offer in enumerate(model.candidates) if offer.operation in ("teacher", "identity")]
+        simple = [i for i, candidate in enumerate(model.candidates) if candidate.operation in ("teacher", "identity")]
         distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
         found = []
@@ -99,7 +99,7 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
             selection = model.selection_of(solution)
             if selection not in losses:
                 student = assembled(context, pool, selection)
-                losses[selection] = float(distance_to_teacher.of(student).mean())
+                losses[selection] = float(distance_to_teacher.measure(student).mean())
             found.append(
                 Found(
                     method=method,

@@ -66,7 +66,7 @@ def measure_baseline(context: RunContext) -> Baseline:
         with run.stage("teacher", wanted):
             evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.compute.device)
             check_teacher(evaluation, teacher, context.data, context.task)
-            shutil.rmtree(run.pool / "wholes", ignore_errors=True)  # of other weights, where this was begun with them
+            shutil.rmtree(run.pool / "networks", ignore_errors=True)  # of other weights, where this was begun with them
             itself = teacher_computation(context)
             if itself.format == "onnx":
                 check_file(context, itself.file)
@@ -110,7 +110,7 @@ def examples(context: RunContext) -> Iterator[Tensor]:
     """Inputs of the recipe's batch, on which a file must compute what its network does: random ones, then real ones."""
     batch = context.recipe.profiling.batch
     yield context.teacher.example(batch)
-    real = context.data.test.take(max(PARITY_IMAGES, batch), context.recipe.seed).batches(batch)
+    real = context.data.test.subset(max(PARITY_IMAGES, batch), context.recipe.seed).batches(batch)
     yield from (inputs for inputs, _ in real if len(inputs) == batch)
 
 
@@ -142,7 +142,7 @@ def digest(context: RunContext) -> str:
 def teacher_computation(context: RunContext) -> Computation:
     example = context.teacher.example(context.recipe.profiling.batch)
     format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
-    return to_computation(context.teacher.module, example, context.run.pool / "wholes", name="teacher", format=format)
+    return to_computation(context.teacher.module, example, context.run.pool / "networks", name="teacher", format=format)
 
 
 def runtime_format(runtime: str, settings: RuntimeSettings) -> str:

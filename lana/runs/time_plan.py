@@ -64,10 +64,12 @@ def estimate(context: RunContext) -> Plan:
     """
     teacher, scan, data, recipe = context.teacher, context.scan, context.data, context.recipe
     places = [*scan.layers, *scan.spans]
-    offers = {layer.name: offered(layer, own_module(teacher.module, layer), recipe.profiling.pool) for layer in places}
+    candidates = {
+        layer.name: offered(layer, own_module(teacher.module, layer), recipe.profiling.pool) for layer in places
+    }
     most = {layer.name: STEPS_OF_LATENCY if len(layer.members) == 1 else STEPS_OF_A_SPAN for layer in places}
-    operations = sum(len(names) for names in offers.values())
-    shapes = {(p.input_shape, p.output_shape, len(p.members)): len(offers[p.name]) for p in places}
+    operations = sum(len(names) for names in candidates.values())
+    shapes = {(p.input_shape, p.output_shape, len(p.members)): len(candidates[p.name]) for p in places}
     inputs = teacher.example(TRIAL_IMAGES).to(recipe.compute.device)
     module = teacher.module.to(recipe.compute.device)
     synchronise = torch.cuda.synchronize if recipe.compute.device.startswith("cuda") else lambda: None
@@ -80,8 +82,8 @@ def estimate(context: RunContext) -> Plan:
     pass_s = (time.perf_counter() - start_s) / TRIAL_IMAGES  # the teacher on one image
     teacher.module.cpu()
     share = {layer.name: layer.macs / max(scan.total_macs, 1) for layer in places}
-    trained = sum(0.5 * min(len(offers[name]), most[name]) * share[name] for name in offers)
-    scored = sum(min(len(offers[name]), most[name]) for name in offers)
+    trained = sum(0.5 * min(len(candidates[name]), most[name]) * share[name] for name in candidates)
+    scored = sum(min(len(candidates[name]), most[name]) for name in candidates)
     images = recipe.distilling.epochs * min(recipe.distilling.images, len(data.train))
     return Plan(
         layers=len(scan.layers),

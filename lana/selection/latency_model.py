@@ -1,4 +1,4 @@
-"""The latency of a whole network from columns of the table, corrected by measured wholes.
+"""The latency of a whole network from columns of the table, corrected by measured networks.
 
 A sum of isolated measurements misses what happens between them (fusion across borders, cold caches, the dispatch of
 each part), so the prediction is a regression on additive columns, fitted on measured students, and linear in the
@@ -33,7 +33,7 @@ COLUMNS = (*COEFFICIENT_PRIORS, *COLUMN_SHARES)
 # How far the curve may go from the sum: constant, linear and square in the share of the sum.
 BEND_DEVIATIONS = (0.15, 0.15, 0.15)
 MIN_SLOPE = 0.25  # of the curve
-MEASUREMENT_ERROR_RATIO = 0.02  # the relative error of one whole measurement
+MEASUREMENT_ERROR_RATIO = 0.02  # the relative error of one measurement
 # Of the teacher's latency: the error of any linear model. Without it one tiny student would bend all others.
 MODEL_ERROR_RATIO = 0.005
 
@@ -51,10 +51,10 @@ class Prediction:
     top_ms: float = 1.0
 
     def part_ms(self, columns: Mapping[str, float]) -> float:
-        """What one operation adds to the whole, at least nothing."""
+        """What one operation adds to the network, at least nothing."""
         return max(0.0, sum(weight * columns[name] for name, weight in self.coefficients.items()))
 
-    def whole_ms(self, parts: Sequence[Mapping[str, float]]) -> float:
+    def network_ms(self, parts: Sequence[Mapping[str, float]]) -> float:
         """The latency of a network of these operations."""
         return self.bent_ms(self.intercept_ms + sum(self.part_ms(columns) for columns in parts))
 
@@ -73,7 +73,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class MeasuredNetwork:
     """A measured network: the columns of its operations, summed, and its latency."""
 
     columns: Mapping[str, float]
@@ -95,28 +95,28 @@ def plain_sum_ms(columns: Mapping[str, float]) -> float:
     return sum(expected * columns[name] for name, (expected, _) in COEFFICIENT_PRIORS.items())
 
 
-def fit(wholes: Sequence[Whole]) -> Prediction:
-    """The most probable correction given the measured wholes (Bayesian linear regression with priors).
+def fit(measured_networks: Sequence[MeasuredNetwork]) -> Prediction:
+    """The most probable correction given the measured networks (Bayesian linear regression with priors).
 
-    With one whole, the teacher, it is the plain sum plus what the teacher takes beyond its layers, or scaled down where
-    it takes less.
+    With one network, the teacher, it is the plain sum plus what the teacher takes beyond its layers. Where the teacher
+    takes less, the sum is scaled down.
 
     Raises:
         ValueError: nothing measured.
     """
-    if not wholes:
+    if not measured_networks:
         raise ValueError("Expected at least one measured network, the teacher; got none.")
     names = list(COLUMNS)
-    features = np.array([[whole.columns[name] for name in names] for whole in wholes])
-    measured = np.array([whole.measured_ms for whole in wholes])
+    features = np.array([[network.columns[name] for name in names] for network in measured_networks])
+    measured = np.array([network.measured_ms for network in measured_networks])
     largest = dict(zip(names, features.max(0), strict=True))
     shares = {name: (0.0, share * measured.max() / max(largest[name], 1e-12)) for name, share in COLUMN_SHARES.items()}
     prior = {**COEFFICIENT_PRIORS, **shares}
     means, deviations = (np.array([prior[name][index] for name in names]) for index in (0, 1))
     residual = measured - features @ means
-    # Weighted so that a whole counts by its expected error; the intercept is free (a very wide prior) but for its sign.
+    # A network counts by its expected error. The intercept is free (a very wide prior) but for its sign.
     weights = 1 / np.hypot(MEASUREMENT_ERROR_RATIO * measured, MODEL_ERROR_RATIO * measured.max())
-    design = np.column_stack([np.ones(len(wholes)), features]) * weights[:, None]
+    design = np.column_stack([np.ones(len(measured_networks)), features]) * weights[:, None]
     for wide in (1e3, 1e-6):
         penalty = np.diag([1 / (wide * float(measured.max())) ** 2, *(1 / deviations**2)])
         solved = np.linalg.solve(design.T @ design + penalty, design.T @ (residual * weights))
@@ -153,19 +153,19 @@ class PredictionError:
     networks: int
 
 
-def held_out_error(wholes: Sequence[Whole]) -> PredictionError | None:
+def held_out_error(measured_networks: Sequence[MeasuredNetwork]) -> PredictionError | None:
     """Leave-one-out error over the measured networks; None with fewer than four."""
-    if len(wholes) < 4:
+    if len(measured_networks) < 4:
         return None
     errors = []
-    for index, whole in enumerate(wholes):
-        prediction = fit([*wholes[:index], *wholes[index + 1 :]])
-        summed = sum(weight * whole.columns[name] for name, weight in prediction.coefficients.items())
-        errors.append(prediction.bent_ms(prediction.intercept_ms + summed) / whole.measured_ms - 1)
+    for index, network in enumerate(measured_networks):
+        prediction = fit([*measured_networks[:index], *measured_networks[index + 1 :]])
+        summed = sum(weight * network.columns[name] for name, weight in prediction.coefficients.items())
+        errors.append(prediction.bent_ms(prediction.intercept_ms + summed) / network.measured_ms - 1)
     relative = np.array(errors)
     return PredictionError(
         mean_absolute=float(np.abs(relative).mean()),
         bias=float(relative.mean()),
         within_10_percent=float((np.abs(relative) <= 0.1).mean()),
-        networks=len(wholes),
+        networks=len(measured_networks),
     )

@@ -1,4 +1,4 @@
-"""What whole students lose, measured; and the scores of single operations corrected by it.
+"""The losses of students, measured, and the scores of single operations corrected by them.
 
 A score is of one operation alone in the teacher. Together operations lose more than the sum, and not evenly: neighbours
 interact. So, as with latency, the coefficients that the integer program sees are a regression on measured students,
@@ -34,7 +34,7 @@ class Losses:
     of: Mapping[Pair, float]
     constant: float = 0.0
 
-    def whole(self, pairs: Iterable[Pair]) -> float:
+    def total(self, pairs: Iterable[Pair]) -> float:
         """The loss of a student of these operations."""
         return max(0.0, self.constant + sum(self.of[pair] for pair in pairs))
 

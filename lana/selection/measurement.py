@@ -38,7 +38,7 @@ class StudentMeasurer:
             to_computation(
                 assemble(context.teacher.module, self.pool.layers, selection, self.pool.operations),
                 context.teacher.example(context.recipe.profiling.batch),
-                context.run.pool / "wholes",
+                context.run.pool / "networks",
                 name=f"student {number}",
                 format=runtime_format(context.recipe.profiling.runtime, context.runtime_settings),
             )
@@ -57,14 +57,14 @@ class StudentMeasurer:
         with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
             for selection in selections:
                 student = assembled(self.context, self.pool, selection, NORM_IMAGES, precision="auto")
-                found.append(float(distance.of(student).mean()))
+                found.append(float(distance.measure(student).mean()))
                 progress.update(len(found))
         return found
 
 
 def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:
     """What students are compared with, on images that neither distilling nor scoring has seen."""
-    split = context.data.validation.take(images, context.recipe.seed + 3)
+    split = context.data.validation.subset(images, context.recipe.seed + 3)
     return DistanceToTeacher(
         context.teacher.module, split, context.task, Compute(context.recipe.compute.device, precision)
     )
@@ -79,7 +79,7 @@ def assembled(
 ) -> nn.Module:
     """The student of a selection with trained operations and BatchNorm statistics of its own."""
     student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
-    split = context.data.train.take(images, context.recipe.seed + 2)
+    split = context.data.train.subset(images, context.recipe.seed + 2)
     reestimate_batchnorm(student, split, compute=Compute(context.recipe.compute.device, precision))
     return student.cpu()
 

@@ -179,7 +179,7 @@ class MeasurementLog:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        return cls(LatencyLog.read(folder / "wholes.csv"), LossLog.read(folder / "losses.csv"))
+        return cls(LatencyLog.read(folder / "measured_students.csv"), LossLog.read(folder / "losses.csv"))
 
     def replay(self, search: str) -> MeasurementLog:
         """Both logs as they were when this search began."""

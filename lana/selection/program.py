@@ -12,9 +12,9 @@ import numpy as np
 
 from lana.errors import LanaError, UserError
 from lana.models.selection import Pair, Selection
-from lana.pool.candidates import Offer
+from lana.pool.candidates import Candidate
 from lana.runs.baseline import PROCESSES
-from lana.selection.latency_model import Prediction, PredictionError, Whole, fit, held_out_error, total
+from lana.selection.latency_model import MeasuredNetwork, Prediction, PredictionError, fit, held_out_error, total
 from lana.selection.loss_model import Losses, corrected
 from lana.selection.measurement_log import MeasuredLatency, MeasuredLoss, MeasurementLog, pooled
 from solvers import Limit, SelectionProblem, Solution, fastest, solve, solve_diverse
@@ -36,7 +36,7 @@ class SelectionModel:
     """
 
     layers: Sequence[str]
-    candidates: Sequence[Offer]
+    candidates: Sequence[Candidate]
     scores: Mapping[Pair, float]
     teacher_ms: float
     latencies: Sequence[MeasuredLatency] = ()
@@ -58,7 +58,7 @@ class SelectionModel:
         return dataclasses.replace(self, latencies=tuple(log.latencies.rows), losses=tuple(log.losses.rows))
 
     @cached_property
-    def _by_pair(self) -> dict[Pair, Offer]:
+    def _by_pair(self) -> dict[Pair, Candidate]:
         return {candidate.pair: candidate for candidate in self.candidates}
 
     @cached_property
@@ -72,7 +72,7 @@ class SelectionModel:
 
     # --- prediction ------------------------------------------------------------------------------------------------
 
-    def measured_networks(self) -> list[Whole]:
+    def measured_networks(self) -> list[MeasuredNetwork]:
         """The teacher and measured students, as the latency model reads them.
 
         Students below all likely budgets would bend it for all others: only those measured for a budget count.
@@ -83,7 +83,9 @@ class SelectionModel:
             if self.knows(selection) and (one.ratio >= self.lowest_ratio or len(one.ratios) >= PROCESSES)
         }
         return [
-            Whole(columns=total([part.columns for part in self.parts(selection)]), measured_ms=ratio * self.teacher_ms)
+            MeasuredNetwork(
+                columns=total([part.columns for part in self.parts(selection)]), measured_ms=ratio * self.teacher_ms
+            )
             for selection, ratio in {Selection(): 1.0, **ratios}.items()
         ]
 
@@ -95,12 +97,12 @@ class SelectionModel:
         return held_out_error(self.measured_networks())
 
     def predicted_ms(self, selection: Selection) -> float:
-        return self.prediction.whole_ms([part.columns for part in self.parts(selection)])
+        return self.prediction.network_ms([part.columns for part in self.parts(selection)])
 
     def expected_loss(self, selection: Selection, around_ms: float | None = None) -> float:
         """The sum of a student's scores, corrected around a latency (default: its own)."""
         losses = self.corrected_scores(around_ms or self.predicted_ms(selection))
-        return losses.whole(part.pair for part in self.parts(selection))
+        return losses.total(part.pair for part in self.parts(selection))
 
     def known_loss(self, selection: Selection, around_ms: float) -> float:
         """Measured, or expected around a latency.
@@ -139,12 +141,12 @@ class SelectionModel:
         chosen = {**dict.fromkeys(self.covering(selection), ""), **selection}  # a span stands under its own name
         return all(chosen.get(layer, "teacher") == operation for layer, operation in self.pins.items())
 
-    def covering(self, selection: Selection) -> dict[str, Offer]:
+    def covering(self, selection: Selection) -> dict[str, Candidate]:
         """Layer → the candidate that replaces it, alone or as a member of a span."""
         chosen = [self._by_pair[pair] for pair in selection.items()]
         return {member: candidate for candidate in chosen for member in candidate.layer.members}
 
-    def parts(self, selection: Selection) -> list[Offer]:
+    def parts(self, selection: Selection) -> list[Candidate]:
         """The candidates that a student consists of, the teacher's own included."""
         covered = self.covering(selection)
         own = [self._by_pair[layer, "teacher"] for layer in self.layers if layer not in covered]

@@ -66,8 +66,8 @@ class BudgetSearch:
         self.log = self.log.replay(name)
         self.model = self.model.informed_by(self.log)
 
-    def select(self, budget_ms: float, *, candidates: int, name: str = "") -> list[MeasuredLatency]:
-        """Accepted selections for the budget, least expected loss first, at most `candidates`.
+    def select(self, budget_ms: float, *, proposals: int, name: str = "") -> list[MeasuredLatency]:
+        """Accepted selections for the budget, least expected loss first, at most `proposals`.
 
         Raises:
             BudgetUnreachable: the fastest selection measures above the budget; its figure is given.
@@ -78,14 +78,14 @@ class BudgetSearch:
         self.refine(budget_ms)
         aimed_ms = target_ms(self.model, budget_ms)
         for _ in range(MAX_ROUNDS):
-            proposed = self.propose(aimed_ms, candidates)
+            proposed = self.propose(aimed_ms, proposals)
             best = next((one for one in accepted(self.model, budget_ms) if one.selection in proposed), None)
             if best and best.ratio * self.model.teacher_ms >= GOOD_USE_RATIO * budget_ms:
                 if self.verify(best.selection, budget_ms):
                     break
                 best = None
             aimed_ms = self.next_target_ms(budget_ms, aimed_ms, proposed, best)
-        return self.confirm(budget_ms, aimed_ms, candidates)
+        return self.confirm(budget_ms, aimed_ms, proposals)
 
     # --- steps of the loop -----------------------------------------------------------------------------------------
 
@@ -145,18 +145,18 @@ class BudgetSearch:
         missed = least.ratio_upper95 * model.teacher_ms / model.predicted_ms(least.selection)
         return min(0.99 * aimed_ms, budget_ms * (1 - budget_margin(model)) / missed)
 
-    def confirm(self, budget_ms: float, aimed_ms: float, candidates: int) -> list[MeasuredLatency]:
+    def confirm(self, budget_ms: float, aimed_ms: float, proposals: int) -> list[MeasuredLatency]:
         """Accepted selections near the budget, each measured twice.
 
         Where there is none, the next lower ones are measured before a still lower one is taken that loses more.
         """
         while True:
-            sure, model = self.measure_again(budget_ms, candidates), self.model
+            sure, model = self.measure_again(budget_ms, proposals), self.model
             slowest_ms = max((one.ratio * model.teacher_ms for one in sure), default=0.0)
             if slowest_ms >= LOWER_TARGET_RATIO * min(budget_ms, aimed_ms):
                 return sure
             targets_ms = [aimed_ms * LOWER_TARGET_RATIO**step for step in range(1, LOWER_TARGETS + 1)]
-            ahead = [model.diverse(each_ms, candidates, around_ms=budget_ms) for each_ms in targets_ms]
+            ahead = [model.diverse(each_ms, proposals, around_ms=budget_ms) for each_ms in targets_ms]
             aimed_ms = targets_ms[-1]
             least = min((model.known_loss(selection, budget_ms) for selection in ahead[0]), default=math.inf)
             if sure and model.known_loss(sure[0].selection, budget_ms) <= least:
@@ -166,7 +166,7 @@ class BudgetSearch:
             if not lower and not accepted(self.model, budget_ms):
                 raise self.unreachable(budget_ms)
 
-    def measure_again(self, budget_ms: float, candidates: int) -> list[MeasuredLatency]:
+    def measure_again(self, budget_ms: float, proposals: int) -> list[MeasuredLatency]:
         """The accepted ones, after a second, later measurement of each, with their losses measured.
 
         So are those that lose less, whose median is within the budget while its bound is not yet: on a machine that is
@@ -174,10 +174,10 @@ class BudgetSearch:
         """
         while True:
             fast, limit = within(self.model, budget_ms), limit_ratio(self.model, budget_ms)
-            sure = [one for one in fast if one.ratio_upper95 <= limit][:candidates]
+            sure = [one for one in fast if one.ratio_upper95 <= limit][:proposals]
             better = fast[: fast.index(sure[0])] if sure else fast
             near = [one for one in better if one.ratio >= LOWER_TARGET_RATIO * limit]
-            looked_at = [*sure, *[one for one in near if len(one.ratios) < SURE_PROCESSES][:candidates]]
+            looked_at = [*sure, *[one for one in near if len(one.ratios) < SURE_PROCESSES][:proposals]]
             again = [one.selection for one in looked_at if len(one.ratios) < SURE_PROCESSES]
             unknown = [one.selection for one in looked_at if one.selection not in self.model.measured_losses]
             if not again and not (self.refinement_students and unknown):

@@ -76,7 +76,7 @@ def select_student(
     if within is not None:
         accepted = [search.model.measured.get(within.selection) or _unmeasured(within.selection)]
     elif verify:
-        accepted = search.select(budget_ms, candidates=recipe.selecting.candidates, name=f"{name}, {budget_ms:.6g} ms")
+        accepted = search.select(budget_ms, proposals=recipe.selecting.proposals, name=f"{name}, {budget_ms:.6g} ms")
     else:
         selection = search.model.solve(budget_ms)
         if selection is None:
@@ -128,7 +128,7 @@ def _look(context: RunContext, pool: Pool, accepted: Sequence[MeasuredLatency]) 
     if len(students) == 1:
         return accepted[0], students[0]
     distance_to_teacher = reference(context)
-    distances = [float(distance_to_teacher.of(student).mean()) for student in students]
+    distances = [float(distance_to_teacher.measure(student).mean()) for student in students]
     best = preferred(distances, [measured.ratio for measured in accepted])
     return accepted[best], students[best]
 

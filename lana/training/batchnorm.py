@@ -33,7 +33,7 @@ def reestimate_batchnorm(
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
     with torch.no_grad(), compute.channels_last([module]), compute.autocast():
-        for inputs, _ in split.take(images).epoch(batch_size, seed=0, device=compute.device):
+        for inputs, _ in split.subset(images).epoch(batch_size, seed=0, device=compute.device):
             module(inputs)
     for norm, (momentum, training) in zip(norms, before, strict=True):
         norm.momentum, norm.training = momentum, training

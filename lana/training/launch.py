@@ -41,7 +41,7 @@ def _check(recipe: Recipe) -> None:
     images, processes = recipe.finetuning.batch_size, recipe.compute.processes
     if images % processes:
         raise UserError(
-            f"--batch-size {images} cannot be divided among --processes {processes}. "
+            f"--finetune-batch {images} cannot be divided among --processes {processes}. "
             f"Give a multiple, such as {processes * -(-images // processes)}."
         )
     if recipe.compute.device.startswith("cuda"):

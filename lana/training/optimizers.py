@@ -10,7 +10,7 @@ from lana.config.options import FineTuning
 
 def make_optimizer(student: nn.Module, settings: FineTuning) -> torch.optim.Optimizer:
     groups = _decayed(student, settings.weight_decay)
-    if settings.optimiser == "sgd":
+    if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
         # The fused step needs momentum for all parameters or for none, and some gradients may come later: zeros serve.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):

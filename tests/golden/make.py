@@ -42,7 +42,7 @@ DISTILLED = (
 STUDENT = {"blocks.1": "cb_res_k3_w0.25", "blocks.3+blocks.4": "linear_k3", "blocks.7": "identity"}
 FINETUNED: dict[str, dict[str, Any]] = {
     "default": {},
-    "sgd": {"optimiser": "sgd", "lr": 0.05, "mixup": 0.2, "cutmix": 1.0, "feature_weight": 0.1},
+    "sgd": {"optimizer": "sgd", "lr": 0.05, "mixup": 0.2, "cutmix": 1.0, "feature_weight": 0.1},
 }
 
 
@@ -73,7 +73,7 @@ def copy_run(run: Path, folder: Path) -> None:
     """What a selection needs of a run: the pool, its table and scores, and the logs."""
     folder.mkdir(exist_ok=True)
     write(folder / "layers.json", read(run / "pool" / "layers.json"))
-    for name in ("table.csv", "scores.csv", "wholes.csv", "losses.csv"):
+    for name in ("table.csv", "scores.csv", "measured_students.csv", "losses.csv"):
         shutil.copy(run / "pool" / name, folder / name)
     pd.DataFrame(today.unmeasured(run / "pool")).to_csv(folder / "candidates.csv", index=False)
     teacher_ms = read(run / "pool" / "teacher.json")["teacher_ms"]
@@ -175,7 +175,7 @@ def main() -> None:
                     "layers": "layer1.2,layer1.3,layer2.2,layer2.3,layer3.2,layer3.3",
                 }
             for name, network in networks.items():
-                today.make_run(work / name, BUDGETS[name], candidates=COUNT, **network, **LEAST, **OPTIONS)
+                today.make_run(work / name, BUDGETS[name], proposals=COUNT, **network, **LEAST, **OPTIONS)
                 make_selections(work / name, HERE / name)
         if "weights" in arguments.what:
             make_weights(work)

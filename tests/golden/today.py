@@ -39,10 +39,10 @@ from lana.operations.families import FAMILIES, Operation, parse_operation
 from lana.operations.presets import offered
 from lana.pool.ascending import measure_ascending
 from lana.pool.block_training import Distillation
-from lana.pool.candidates import Offer, with_latencies
+from lana.pool.candidates import Candidate, with_latencies
 from lana.pool.distillation import distill, load_pool
 from lana.pool.scoring import Scorer, losses_of, read_scores
-from lana.pool.shortlist import keep_promising
+from lana.pool.shortlist import shortlist
 from lana.selection.measurement_log import MeasurementLog
 from lana.selection.program import SelectionModel
 from lana.selection.search import BudgetSearch
@@ -62,7 +62,7 @@ def read_layers(folder: Path) -> dict[str, Layer]:
     return {name: Layer.from_json(fields) for name, fields in json.loads((folder / "layers.json").read_text()).items()}
 
 
-def candidates(folder: Path) -> list[Offer]:
+def candidates(folder: Path) -> list[Candidate]:
     """The pool of `candidates.csv`, measured by `table.csv` and thinned out, as profiling does it."""
     layers, table = read_layers(folder), LatencyTable.read(folder / "table.csv")
     rows = {row["key"]: row for row in table_rows(folder / "table.csv")}
@@ -70,10 +70,10 @@ def candidates(folder: Path) -> list[Offer]:
     planned = [(layers[str(row.layer)], parse_operation(str(row.operation))) for row in frame.itertuples()]
     keys = {(str(row.layer), str(row.operation)): str(row.key) for row in frame.itertuples()}
 
-    def build(layer: Layer, operation: Operation) -> Offer:
+    def build(layer: Layer, operation: Operation) -> Candidate:
         key = keys[layer.name, operation.name]
         row = rows[key]
-        return Offer(
+        return Candidate(
             layer=layer,
             operation=operation.name,
             family=operation.family,
@@ -85,7 +85,7 @@ def candidates(folder: Path) -> list[Offer]:
         )
 
     measured, _ = measure_ascending(planned, build, lambda wave: table)
-    return keep_promising(with_latencies(measured, table))
+    return shortlist(with_latencies(measured, table))
 
 
 class Refusal:
@@ -102,11 +102,11 @@ def selector(
 ) -> BudgetSearch:
     """The search over the frozen pool; whatever is not in the logs is an error. Distilling gave up `dropped`."""
     scores = losses_of(read_scores(folder / "scores.csv"), "distance")
-    kept = [offer for offer in candidates(folder) if offer.kept and [*offer.pair] not in dropped]
+    kept = [candidate for candidate in candidates(folder) if candidate.kept and [*candidate.pair] not in dropped]
     return BudgetSearch(
         model=SelectionModel(
             layers=[layer.name for layer in read_layers(folder).values() if len(layer.members) == 1],
-            candidates=[offer for offer in kept if offer.pair in scores],
+            candidates=[candidate for candidate in kept if candidate.pair in scores],
             scores=scores,
             teacher_ms=teacher_ms,
             correct_scores=bool(refine),
@@ -120,7 +120,7 @@ def selector(
 
 def selected(search: BudgetSearch, name: str, budget_ms: float, count: int) -> dict[str, Any]:
     """What the search accepts for a budget, and what it proposes near it once all logs are known."""
-    accepted = search.select(budget_ms, candidates=count, name=f"{name}, {budget_ms:.6g} ms")
+    accepted = search.select(budget_ms, proposals=count, name=f"{name}, {budget_ms:.6g} ms")
     model = search.model
     return {
         "accepted": [dict(one.selection) for one in accepted],
@@ -174,7 +174,7 @@ def distilled(folder: Path, pairs: Sequence[Sequence[str]], steps: int) -> tuple
         for (layer, operation), trained in operations.items()
         for name, tensor in trained.state_dict().items()
     }
-    path, images = folder / "scores.csv", data.train.take(128, 0)
+    path, images = folder / "scores.csv", data.train.subset(128, 0)
     scorer = Scorer(teacher=module, split=images, task=Classification(), compute=CPU_FP32)
     rows = scorer.score(pool, operations, path=path)
     scores = {f"{row.layer}/{row.operation}/{kind}": getattr(row, kind) for row in rows for kind in SCORES}
@@ -190,7 +190,7 @@ def finetuned(folder: Path, selection: Mapping[str, str], steps: int, **options:
     data = load_data("digits", teacher)
     torch.manual_seed(0)
     student = assemble(teacher.module, list(layers.values()), selection)
-    data = replace(data, train=data.train.take(320, 0), validation=data.validation.take(64, 0))
+    data = replace(data, train=data.train.subset(320, 0), validation=data.validation.subset(64, 0))
     settings = FineTuning(epochs=steps / 10, batch_size=32, precision="fp32", **options)
     setup = TrainingSetup(
         teacher=teacher.module, data=data, task=Classification(), settings=settings, group=SingleProcess()
@@ -266,10 +266,13 @@ def help_texts() -> dict[str, str]:
 
 def unmeasured(folder: Path) -> list[dict[str, str]]:
     """The pool of a run as `candidates.csv` keeps it; the table holds all figures."""
-    from lana.pool.candidates import read_offers
+    from lana.pool.candidates import read_candidates
 
-    offers = read_offers(folder / "offers.csv")
-    return [{"layer": offer.layer.name, "operation": offer.operation, "key": offer.key} for offer in offers]
+    candidates = read_candidates(folder / "candidates.csv")
+    return [
+        {"layer": candidate.layer.name, "operation": candidate.operation, "key": candidate.key}
+        for candidate in candidates
+    ]
 
 
 def given_up(folder: Path) -> list[list[str]]:
@@ -286,7 +289,7 @@ def summary_fields() -> list[str]:
 
 def summary_keys(out: Path) -> list[str]:
     """The keys of `summary.json`, those inside others joined by dots; layers' names are left out."""
-    least = {"max_span": 1, "candidates": 1, "refine": 0, "calibrate": 8, "distill_epochs": 1, "epochs": 0.1}
+    least = {"max_span": 1, "proposals": 1, "refine": 0, "calibrate": 8, "distill_epochs": 1, "epochs": 0.1}
     where = {"model": "digits-resnet", "data": "digits", "layers": "blocks.*", "pool": "linear_k1"}
     make_run(out, ["0.8x"], **where, **least, distill_images=64, score_images=64)
     return keys_of(json.loads((out / "students" / "0.8x" / "summary.json").read_text()))

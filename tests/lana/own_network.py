@@ -47,13 +47,13 @@ def make(folder: Path) -> None:
     torch.manual_seed(0)
     teacher = load_teacher(f"{folder / 'net.py'}:build", image_size=16, mean=(0.3,), std=(0.35,))
     data = load_data(f"folder:{folder / 'images'}", teacher)
-    optimiser = torch.optim.Adam(teacher.module.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(teacher.module.parameters(), lr=3e-3)
     teacher.module.train()
     for epoch in range(5):
         for inputs, labels in data.train.epoch(64, seed=epoch):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.nn.functional.cross_entropy(teacher.module(inputs), labels).backward()
-            optimiser.step()
+            optimizer.step()
     torch.save(teacher.module.state_dict(), folder / "net.pt")
 
 

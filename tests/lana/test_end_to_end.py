@@ -33,7 +33,7 @@ SMALL = {
     "refine": 6,
     "calibrate": 8,
     "epochs": 2.0,
-    "candidates": 2,
+    "proposals": 2,
 }
 POLL_S = 0.05
 
@@ -205,7 +205,7 @@ def test_killed_at_any_stage_the_same_command_ends_the_same(finished, tmp_path):
     (run / "pool").mkdir(parents=True)
     for name in ("recipe.yaml", "stages.json"):
         shutil.copy(whole / name, run / name)
-    for name in ("table.csv", "offers.csv", "layers.json", "teacher.json", "wholes.csv"):
+    for name in ("table.csv", "candidates.csv", "layers.json", "teacher.json", "measured_students.csv"):
         shutil.copy(whole / "pool" / name, run / "pool" / name)
     stages = json.loads((whole / "stages.json").read_text())
     (run / "stages.json").write_text(json.dumps({name: stages[name] for name in ("teacher", "profile")}))

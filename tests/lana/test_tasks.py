@@ -78,13 +78,13 @@ def place(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = lana.load_teacher(f"{folder}/net.py:build", input_shape=(1, 12, 12)).module.train()
-        optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(40):
             out = network(torch.from_numpy(images[:120]))["out"]
             loss = nn.functional.cross_entropy(out, torch.from_numpy(labels[:120]))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     torch.save(network.state_dict(), folder / "net.pt")
     return folder
 
@@ -105,7 +105,7 @@ def test_from_end_to_end(task, place):
         calibrate=8,
         distill_epochs=1.0,
         score_images=32,
-        candidates=1,
+        proposals=1,
         epochs=1.0,
     )
     summary = lana.compress(recipe, out=out, quiet=True)

@@ -42,7 +42,7 @@ RECIPE = {
     "refine": 6,
     "calibrate": 8,
     "epochs": 0.0,
-    "candidates": 1,
+    "proposals": 1,
 }
 
 
@@ -61,7 +61,7 @@ def pool(tmp_path_factory):
 
 
 def test_as_many_students_are_measured_for_the_correction_as_the_recipe_says(pool):
-    with (pool / "pool" / "wholes.csv").open() as file:
+    with (pool / "pool" / "measured_students.csv").open() as file:
         counts = [len(json.loads(row["ratios"])) for row in csv.DictReader(file)]
     assert 0 < counts.count(3) <= 8  # those that the program chose twice are measured once
     for told, expected in (({}, 8), ({"calibrate": 5}, 5)):
@@ -90,12 +90,12 @@ def test_the_fastest_within_a_loss_is_delivered_though_it_measures_slower_at_the
 
 def test_how_to_select_may_be_told_anew(pool):
     before = (pool / "pool" / "losses.csv").read_text()
-    arguments = ("--budget", "0.6x", "--name", "plain", "--refine", 0, "--score-by", "task", "--candidates", 2)
+    arguments = ("--budget", "0.6x", "--name", "plain", "--refine", 0, "--score-by", "task", "--proposals", 2)
     result = lana("select", pool, *arguments, "--no-verify")
     assert result.exit_code == 0, result.output
     assert (pool / "pool" / "losses.csv").read_text() == before
     kept = Recipe.from_yaml(pool / "students" / "plain" / "recipe.yaml")
-    assert (kept.selecting.refine, kept.selecting.score_by, kept.selecting.candidates) == (0, "task", 2)
+    assert (kept.selecting.refine, kept.selecting.score_by, kept.selecting.proposals) == (0, "task", 2)
     with pytest.raises(UserError, match=r"no option 'refin'\. Did you mean: refine"):
         select(pool, "0.5x", refin=0)
 
@@ -345,7 +345,7 @@ def test_searches_are_compared(pool):
 
 
 def test_the_scores_are_validated_within_a_band(pool):
-    result = lana("score", pool, "--validate", 5, "--budget", "0.6x", "--json")
+    result = lana("validate-scores", pool, "--validate", 5, "--budget", "0.6x", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
     (band,) = found["bands"]
@@ -356,7 +356,7 @@ def test_the_scores_are_validated_within_a_band(pool):
         assert student["measured"] >= 0
     assert [student["chosen"] for student in found["students"]] == [True, False, False, False, False]
     assert json.loads((pool / "pool" / "ranking.json").read_text()) == found
-    refused = lana("score", pool, "--budget", "3ms")
+    refused = lana("validate-scores", pool, "--budget", "3ms")
     assert refused.exit_code == 2
     assert "give --budget 0.5x" in refused.output
 

@@ -42,8 +42,8 @@ def test_other_settings_are_not_mixed_in(table):
     assert len(LatencyTable.read(table)) == 3
 
 
-def test_an_arithmetic_that_the_runtime_has_not_is_refused(table):
-    result = run(*PROFILE, "--arithmetic", "bf16", "--out", table)
+def test_a_precision_that_the_runtime_lacks_is_refused(table):
+    result = run(*PROFILE, "--runtime-precision", "bf16", "--out", table)
     assert result.exit_code == 2
     assert "offers fp32" in result.output
 
@@ -100,7 +100,7 @@ def test_a_file_of_open_batch_is_measured_at_the_batch_that_is_given(tmp_path):
     x = torch.zeros(2, 4, 8, 8)
     module, file = torch.nn.Conv2d(4, 4, 3).eval(), tmp_path / "open.onnx"
     torch.onnx.export(module, (x,), str(file), dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},))
-    result = run("measure", file, "--batch", 8, "--processes", 1, "--json")
+    result = run("measure", file, "--runtime-batch", 8, "--processes", 1, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.output)["latency_ms"] > 0
 

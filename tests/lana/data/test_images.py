@@ -59,7 +59,7 @@ def test_images_decoded_at_every_use_are_the_same(both_ways):
     for read in (
         lambda split: split.batches(4),
         lambda split: split.epoch(4, seed=1, augment=True),
-        lambda split: split.take(9).epoch(2, seed=2, share=(1, 2)),
+        lambda split: split.subset(9).epoch(2, seed=2, share=(1, 2)),
     ):
         for ours, theirs in zip(read(kept.train), read(decoded.train), strict=True):
             assert all(map(torch.equal, ours, theirs))

@@ -75,7 +75,7 @@ def test_the_opset_is_the_one_that_was_asked_for(student, tmp_path, opset):
 
 def test_half_precision_halves_an_openvino_file(student, tmp_path):
     whole = exported(student, tmp_path / "whole.xml")
-    half = exported(student, tmp_path / "half.xml", "--arithmetic", "fp16")
+    half = exported(student, tmp_path / "half.xml", "--runtime-precision", "fp16")
     weights = [(tmp_path / f"{name}.bin").stat().st_size for name in ("whole", "half")]
     assert weights[1] < 0.6 * weights[0]
     assert whole["max_relative_error"] < half["max_relative_error"] < 0.02
@@ -106,7 +106,7 @@ def test_without_tensorrt_nothing_is_written_but_the_remedy(student, tmp_path, m
         ("net.onnx", ("--format", "caffe"), "expected one of onnx, torch_export, openvino, tensorrt"),
         ("net.onnx", ("--opset", 3), "expected a number from 13"),
         ("net.pt2", ("--opset", 18), "has no opset"),
-        ("net.onnx", ("--arithmetic", "fp16"), "formats that offer it: openvino, tensorrt"),
+        ("net.onnx", ("--runtime-precision", "fp16"), "formats that offer it: openvino, tensorrt"),
         ("net.engine", ("--dynamic-batch",), "has a fixed batch"),
     ],
 )

@@ -80,7 +80,7 @@ def test_batchnorm_takes_the_statistics_of_the_data(digits_teacher):
     module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).eval()
     weight = module[1].weight.detach().clone()
     assert reestimate_batchnorm(module, split, images=200, batch_size=50) == 1
-    chosen = split.take(200)
+    chosen = split.subset(200)
     with torch.no_grad():
         outputs = torch.cat([module[0](inputs) for inputs, _ in chosen.batches(200)])
     assert torch.allclose(module[1].running_mean, outputs.mean((0, 2, 3)), atol=1e-4)

@@ -43,14 +43,14 @@ def measured(planned, milliseconds, interval=0.01, key_of=lambda place, name: f"
     table.interval = interval
 
     def build(place, operation):
-        offer = not_built(place, operation, "cannot be built")
+        candidate = not_built(place, operation, "cannot be built")
         if operation.name in broken:
-            return offer
-        return dataclasses.replace(offer, key=key_of(place, operation.name), kept=True, reason="")
+            return candidate
+        return dataclasses.replace(candidate, key=key_of(place, operation.name), kept=True, reason="")
 
     def measure(wave):
-        asked.append([offer.key for offer in wave])
-        table.update({offer.key: milliseconds(offer.key) for offer in wave})
+        asked.append([candidate.key for candidate in wave])
+        table.update({candidate.key: milliseconds(candidate.key) for candidate in wave})
         return table
 
     return measure_ascending(planned, build, measure)[0], asked

@@ -42,7 +42,7 @@ def test_every_operation_learns_its_layer_and_is_loaded_again(digits_teacher, di
     assert sum(r.end_error < 0.9 * r.start_error for r in results) >= 2
     operations = load_pool(digits_teacher.module, pool, tmp_path)
     blocks = [BlockTraining(layer=layer, operation=name, module=operations[layer.name, name]) for layer, name in pool]
-    again = errors_of(digits_teacher.module, blocks, digits_data.validation.take(256, 0), "cpu")
+    again = errors_of(digits_teacher.module, blocks, digits_data.validation.subset(256, 0), "cpu")
     for found, one in zip(results, blocks, strict=True):
         assert again[one.name] == pytest.approx(found.end_error, rel=1e-3)
 
@@ -104,7 +104,7 @@ def test_a_killed_training_ends_with_the_same_weights(digits_teacher, digits_dat
         torch.manual_seed(0)
         made = BlockTraining(layer=layer, operation=name, module=build_operation(layer, digits_teacher.module, name))
         made.start_error = 1.0
-        split = digits_data.train.take(128, 0)
+        split = digits_data.train.subset(128, 0)
 
         def on_step(step):
             if step == killed_at:
@@ -154,7 +154,7 @@ def test_the_rate_is_found_for_each_operation(digits_teacher, digits_data, pool)
     )
     for one in (scratch, at_its_optimum):
         one.start_error, one.started_from = 1.0, one.module.state_dict()
-    split = digits_data.train.take(256, 0)
+    split = digits_data.train.subset(256, 0)
     search_learning_rates(digits_teacher.module, [scratch, at_its_optimum], split, ON_CPU)
     assert scratch.peak_lr > at_its_optimum.peak_lr == min(LEARNING_RATES)
 
@@ -172,7 +172,7 @@ def test_a_diverging_operation_is_restarted_then_dropped(digits_teacher, digits_
     made = BlockTraining(
         layer=pool[0][0], operation="wild", module=module, start_error=1.0, started_from=module.state_dict()
     )
-    train(digits_teacher.module, [made], digits_data.train.take(128, 0), 4, ON_CPU)
+    train(digits_teacher.module, [made], digits_data.train.subset(128, 0), 4, ON_CPU)
     assert made.restarts == 3
     assert made.dropped == "its training diverged three times"
 

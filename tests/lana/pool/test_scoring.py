@@ -35,7 +35,7 @@ def operations(digits_teacher, layers):
 def scored(digits_teacher, digits_data, layers, operations, tmp_path_factory):
     path = tmp_path_factory.mktemp("scores") / "scores.csv"
     pool = [(layer, name) for layer in layers for name in ("teacher", "identity", "linear_k1")]
-    split = digits_data.train.take(100, 0)
+    split = digits_data.train.subset(100, 0)
     scores = score(digits_teacher, pool, operations, split, path)
     return scores, split, path, pool
 
@@ -45,7 +45,7 @@ def test_a_score_is_the_distance_of_the_network_with_that_operation(scored, digi
     distance = DistanceToTeacher(digits_teacher.module, split, Classification())
     for found in scores:
         student = assemble(digits_teacher.module, layers, {found.layer: found.operation}, operations)
-        distances = distance.of(student)
+        distances = distance.measure(student)
         assert found.score == pytest.approx(float(distances.mean()), rel=1e-3, abs=1e-6)
         expected_error = float(distances.std() / len(split) ** 0.5)
         assert found.standard_error == pytest.approx(expected_error, rel=1e-3, abs=1e-6)
@@ -58,23 +58,23 @@ def test_a_score_at_a_span_is_that_of_the_network_without_its_members(digits_tea
     assert len(span.members) == 2
     operations = {(span.name, "linear_k1"): build_operation(span, module, "linear_k1")}
     pool = [*((layer, "teacher") for layer in scan.layers), (span, "linear_k1")]
-    split = digits_data.train.take(100, 0)
+    split = digits_data.train.subset(100, 0)
     found = score(digits_teacher, pool, operations, split, tmp_path / "s.csv")[-1]
     student = assemble(module, [*scan.layers, span], {span.name: "linear_k1"}, operations)
-    distances = DistanceToTeacher(module, split, Classification()).of(student)
+    distances = DistanceToTeacher(module, split, Classification()).measure(student)
     assert found.pair == (span.name, "linear_k1")
     assert found.score == pytest.approx(float(distances.mean()), rel=1e-3)
 
 
 def test_a_teacher_whose_outputs_do_not_fit_runs_again(digits_teacher, digits_data, monkeypatch):
     inputs, _ = next(digits_data.train.batches(1))
-    split, student = digits_data.train.take(100, 0), nn.Sequential(nn.Flatten(), nn.Linear(inputs.numel(), 10))
+    split, student = digits_data.train.subset(100, 0), nn.Sequential(nn.Flatten(), nn.Linear(inputs.numel(), 10))
     kept = DistanceToTeacher(digits_teacher.module, split, Classification())
     monkeypatch.setattr("lana.evaluation.distance.MAX_OUTPUT_BYTES", 1000)
     again = DistanceToTeacher(digits_teacher.module, split, Classification())
     assert len(kept.outputs) == 2
     assert again.outputs == []
-    assert torch.equal(kept.of(student), again.of(student))
+    assert torch.equal(kept.measure(student), again.measure(student))
 
 
 def test_scores_at_half_precision_are_nearly_the_same(scored, digits_teacher, operations, tmp_path):

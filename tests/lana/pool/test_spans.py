@@ -23,7 +23,7 @@ RECIPE = Recipe(
     score_images=50,
     refine=0,
     calibrate=0,
-    candidates=1,
+    proposals=1,
     epochs=0.0,
 )
 SPAN = "blocks.0+blocks.1"
@@ -65,14 +65,14 @@ def test_a_span_is_distilled_scored_and_can_be_selected(run):
 
 
 def test_operations_of_a_span_are_judged_by_its_members(run):
-    from lana.pool.candidates import read_offers
+    from lana.pool.candidates import read_candidates
 
-    offers = read_offers(run[0] / "pool" / "offers.csv")
-    own = {offer.layer.name: offer.latency_ms for offer in offers if offer.operation == "teacher"}
-    here = [offer for offer in offers if offer.layer.name == SPAN]
+    candidates = read_candidates(run[0] / "pool" / "candidates.csv")
+    own = {candidate.layer.name: candidate.latency_ms for candidate in candidates if candidate.operation == "teacher"}
+    here = [candidate for candidate in candidates if candidate.layer.name == SPAN]
     assert set(own) == {"blocks.0", "blocks.1", "blocks.2"}
-    assert "pruned" not in {offer.family for offer in here}
-    assert all(offer.latency_ms < own["blocks.0"] + own["blocks.1"] for offer in here if offer.kept)
+    assert "pruned" not in {candidate.family for candidate in here}
+    assert all(candidate.latency_ms < own["blocks.0"] + own["blocks.1"] for candidate in here if candidate.kept)
 
 
 def test_another_span_is_another_recipe(run):

@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     from lana.common.files import write_json, write_text
     from lana.config.recipe import Recipe
     from lana.networks.layers import Layer
-    from lana.pool.candidates import Offer, write_offers
+    from lana.pool.candidates import Candidate, write_candidates
 
     folder = tmp_path_factory.mktemp("report") / "run"
     pool = folder / "pool"
@@ -35,21 +35,21 @@ def run(tmp_path_factory):
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(folder / "stages.json", {"score": {"fingerprint": "x", "seconds": 1.0}})
     write_json(pool / "teacher.json", {"teacher_ms": 3.5})
-    offers, scores = [], ["layer,operation,score,standard_error,task_loss,images"]
+    candidates, scores = [], ["layer,operation,score,standard_error,task_loss,images"]
     for name in ("<!--</script>one", "two", "three"):  # a name that would end the data, were it not escaped
         layer = Layer(name=name, input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1, members=(name,))
         for operation, ms, loss in (("teacher", 1.0, 0.0), ("half", 0.5, 0.1), ("identity", 0.1, 0.7)):
-            offers.append(
-                Offer(
+            candidates.append(
+                Candidate(
                     layer=layer, operation=operation, family=operation, key=operation, parameters=1, macs=1,
                     operators=1, activations=1, latency_ms=ms, cold_ms=ms, overhead_ms=0.0,
                 )
             )  # fmt: skip
             scores.append(f"{name},{operation},{loss},0.01,0.0,100")
     span = dataclasses.replace(layer, name="two+three", members=("two", "three"))
-    offers.append(dataclasses.replace(offers[-2], layer=span, operation="merged", latency_ms=0.6))
+    candidates.append(dataclasses.replace(candidates[-2], layer=span, operation="merged", latency_ms=0.6))
     scores.append("two+three,merged,0.05,0.01,0.0,100")
-    write_offers(pool / "offers.csv", offers)
+    write_candidates(pool / "candidates.csv", candidates)
     write_text(pool / "scores.csv", "\n".join(scores) + "\n")
     summary = make_summary(
         test_examples=360, versions={"lana": "0"}, budget_ms=1.25, predicted_ms=1.2, measured_ms=1.21

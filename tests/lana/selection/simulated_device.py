@@ -7,7 +7,7 @@ import numpy as np
 
 from lana.models.selection import Selection
 from lana.networks.layers import Layer
-from lana.pool.candidates import Offer
+from lana.pool.candidates import Candidate
 from lana.selection.measurement_log import MeasurementLog
 from lana.selection.program import SelectionModel
 from lana.selection.search import BudgetSearch
@@ -34,7 +34,7 @@ def make_model(teacher_ms):
     candidates, scores = [], {}
     for index in range(LAYERS):
         for name, (latency_ms, loss) in OPERATIONS.items():
-            candidate = Offer(
+            candidate = Candidate(
                 layer=layer(index),
                 operation=name,
                 family=name,

@@ -47,7 +47,7 @@ def test_students_are_expected_to_lose_what_was_measured(measured):
     """Not only their order: a constant that they share belongs to the expectation."""
     shifted = [(selection, loss + 25.0) for selection, loss in measured]
     found = corrected(SINGLES, shifted[:80], [0.0] * 80)
-    errors = [found.whole(selection.items()) - loss for selection, loss in shifted[80:]]
+    errors = [found.total(selection.items()) - loss for selection, loss in shifted[80:]]
     losses = [loss for _, loss in shifted[80:]]
     assert abs(sum(errors) / len(errors)) < 0.05 * sum(losses) / len(losses)
 

@@ -13,9 +13,9 @@ def comparison(*ratios):
 
 
 def test_latencies_are_written_and_read_again(tmp_path):
-    log = LatencyLog.read(tmp_path / "wholes.csv").replay("first, 1 ms")
+    log = LatencyLog.read(tmp_path / "measured_students.csv").replay("first, 1 ms")
     log.add([HALF, NONE], [comparison(0.5, 0.6, 0.700004), comparison(0.2)])
-    with (tmp_path / "wholes.csv").open() as file:
+    with (tmp_path / "measured_students.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
         "loop": "first, 1 ms",
@@ -23,11 +23,11 @@ def test_latencies_are_written_and_read_again(tmp_path):
         "ratios": "[0.5, 0.6, 0.7]",
         "selection": '{"a": "half"}',
     }
-    assert LatencyLog.read(tmp_path / "wholes.csv").rows == log.rows
+    assert LatencyLog.read(tmp_path / "measured_students.csv").rows == log.rows
 
 
 def test_a_repeated_search_recalls_its_latencies_by_batch(tmp_path):
-    path = tmp_path / "wholes.csv"
+    path = tmp_path / "measured_students.csv"
     LatencyLog.read(path).replay("first").add([HALF], [comparison(0.5)])
     second = LatencyLog.read(path).replay("second")
     second.add([NONE], [comparison(0.3)])
@@ -42,7 +42,7 @@ def test_a_repeated_search_recalls_its_latencies_by_batch(tmp_path):
 
 
 def test_repeatability_compares_with_the_measurement_before(tmp_path):
-    log = LatencyLog(tmp_path / "wholes.csv")
+    log = LatencyLog(tmp_path / "measured_students.csv")
     for ratio in (0.5, 0.55):
         log.add([HALF, NONE], [comparison(ratio), comparison(0.2)])
     assert [round(difference, 6) for difference in repeatability(log.rows)] == [0.1, 0.0]

@@ -42,7 +42,7 @@ def best_by_hand(search, budget_ms):
 def test_what_is_accepted_is_within_the_budget_and_near_the_best(tmp_path, share):
     search = make_search(tmp_path)
     budget_ms = share * search.model.teacher_ms
-    accepted = search.select(budget_ms, candidates=3)
+    accepted = search.select(budget_ms, proposals=3)
     assert accepted
     for measured in accepted:
         assert search.measurer.ms(measured.selection) <= budget_ms
@@ -70,9 +70,9 @@ def test_the_told_number_of_students_is_measured_first(tmp_path, count):
 
 def test_the_loop_is_a_function_of_its_log(tmp_path):
     first = make_search(tmp_path, Device(seed=1))
-    chosen = first.select(0.5 * first.model.teacher_ms, candidates=2)
+    chosen = first.select(0.5 * first.model.teacher_ms, proposals=2)
     again = make_search(tmp_path, Device(seed=2))  # another noise: it is not asked for again
-    assert [m.selection for m in again.select(0.5 * again.model.teacher_ms, candidates=2)] == [
+    assert [m.selection for m in again.select(0.5 * again.model.teacher_ms, proposals=2)] == [
         m.selection for m in chosen
     ]
     assert again.measurer.calls == 0
@@ -83,7 +83,7 @@ def test_on_a_disturbed_machine_the_next_lower_ones_are_tried(tmp_path, seed):
     """Bounds are wide there: what is near the budget is not accepted, and the fastest of all is no answer either."""
     search = make_search(tmp_path, Device(disturbed=0.3, seed=seed))
     budget_ms = 0.5 * search.model.teacher_ms
-    best = search.select(budget_ms, candidates=1)[0]
+    best = search.select(budget_ms, proposals=1)[0]
     assert best.ratio_upper95 * search.model.teacher_ms <= budget_ms
     assert 0.3 * budget_ms <= search.measurer.ms(best.selection) <= budget_ms
 
@@ -93,7 +93,7 @@ def test_lower_ones_are_tried_only_down_to_one_that_is_accepted(tmp_path):
     scores = {pair: 1e-3 * loss for pair, loss in SCORES.items()}
     device = Device(disturbed=0.3, seed=1, loss_of=lambda selection: 0.05 + plain_loss(selection, scores))
     search = make_search(tmp_path, device, refine=1, scores=scores)
-    best = search.select(0.7 * search.model.teacher_ms, candidates=2)[0]
+    best = search.select(0.7 * search.model.teacher_ms, proposals=2)[0]
     assert device.ms(best.selection) >= 0.8 * 0.7 * search.model.teacher_ms
     assert device.calls < 45  # 68 before
 
@@ -102,15 +102,15 @@ def test_a_budget_out_of_reach_gives_the_fastest_figure(tmp_path):
     search = make_search(tmp_path)
     fastest_ms = search.measurer.ms(ALL_SKIPPED)
     with pytest.raises(BudgetUnreachable, match="fastest reachable student") as refused:
-        search.select(0.9 * fastest_ms, candidates=2)
+        search.select(0.9 * fastest_ms, proposals=2)
     assert refused.value.fastest_ms == pytest.approx(fastest_ms, rel=0.05)
-    assert search.select(refused.value.fastest_ms, candidates=1)  # the figure that was given is kept
+    assert search.select(refused.value.fastest_ms, proposals=1)  # the figure that was given is kept
 
 
 def test_a_budget_far_out_of_reach_is_refused_by_one_measurement(tmp_path):
     search = make_search(tmp_path, calibrate=12)
     with pytest.raises(BudgetUnreachable) as refused:
-        search.select(0.01 * search.model.teacher_ms, candidates=4)
+        search.select(0.01 * search.model.teacher_ms, proposals=4)
     assert search.measurer.calls == 1
     assert refused.value.fastest_ms == pytest.approx(search.measurer.ms(ALL_SKIPPED), rel=0.05)
 
@@ -122,21 +122,21 @@ def test_a_pessimistic_sum_is_refitted_before_a_refusal(tmp_path):
     change_model(search, candidates=slower)
     budget_ms = 1.15 * search.measurer.ms(ALL_SKIPPED)
     assert search.model.solve(budget_ms) is None
-    assert search.select(budget_ms, candidates=1)
+    assert search.select(budget_ms, proposals=1)
 
 
 def test_where_nothing_is_faster_than_the_teacher_it_is_said(tmp_path):
     search = make_search(tmp_path)
     change_model(search, candidates=[c for c in search.model.candidates if c.operation == "teacher"])
     with pytest.raises(BudgetUnreachable, match="teacher itself is the fastest"):
-        search.select(0.5 * search.model.teacher_ms, candidates=2)
+        search.select(0.5 * search.model.teacher_ms, proposals=2)
 
 
 def test_what_is_reachable_is_told_under_the_pins(tmp_path):
     search = make_search(tmp_path, pins={f"block{i}": "teacher" for i in range(LAYERS - 1)})
     search.measure_latencies([ALL_SKIPPED], PROCESSES)
     with pytest.raises(BudgetUnreachable) as refused:
-        search.select(0.3 * search.model.teacher_ms, candidates=1)
+        search.select(0.3 * search.model.teacher_ms, proposals=1)
     reachable_ms = search.measurer.ms(Selection({f"block{LAYERS - 1}": "identity"}))
     assert refused.value.fastest_ms == pytest.approx(reachable_ms, rel=0.05)
 
@@ -146,7 +146,7 @@ def test_what_is_reachable_is_told_under_the_pins(tmp_path):
 def test_budgets_near_the_teachers_latency(tmp_path, share, factor):
     """Students that measure faster than their parts say let the loop aim above the teacher's own latency."""
     search = make_search(tmp_path, Device(factor=factor))
-    best = search.select(share * search.model.teacher_ms, candidates=1)[0]
+    best = search.select(share * search.model.teacher_ms, proposals=1)[0]
     assert best.selection
     assert factor * search.measurer.ms(best.selection) <= share * search.model.teacher_ms
 
@@ -158,7 +158,7 @@ def test_measured_losses_mend_what_the_sum_misses(tmp_path, share):
         ("plain", make_search(tmp_path / "plain")),
         ("corrected", make_search(tmp_path / "corrected", device, refine=24)),
     ):
-        best = search.select(share * search.model.teacher_ms, candidates=1)[0]
+        best = search.select(share * search.model.teacher_ms, proposals=1)[0]
         losses[name] = true_loss(best.selection)
     assert 8 <= len(device.asked) <= 24
     assert losses["corrected"] < losses["plain"]
@@ -166,10 +166,10 @@ def test_measured_losses_mend_what_the_sum_misses(tmp_path, share):
 
 def test_a_loop_that_is_repeated_measures_no_loss_again(tmp_path):
     first, again = (make_search(tmp_path, Device(loss_of=true_loss), refine=12) for _ in range(2))
-    chosen = first.select(0.5 * first.model.teacher_ms, candidates=1)[0]
+    chosen = first.select(0.5 * first.model.teacher_ms, proposals=1)[0]
     assert len(first.measurer.asked) == len(set(first.measurer.asked))
     again.log = MeasurementLog.read(tmp_path)
-    assert again.select(0.5 * again.model.teacher_ms, candidates=1)[0].selection == chosen.selection
+    assert again.select(0.5 * again.model.teacher_ms, proposals=1)[0].selection == chosen.selection
     assert again.measurer.asked == []
 
 
@@ -189,7 +189,7 @@ def test_students_of_lower_budgets_are_not_mistaken_for_better(tmp_path):
     search = make_search(tmp_path, Device(loss_of=lambda selection: 10 * plain_loss(selection, SCORES)), refine=12)
     search.measure_latencies(spread(search.model, [0.0, 0.05]), 2 * PROCESSES)
     budget_ms = 0.6 * search.model.teacher_ms
-    best = search.select(budget_ms, candidates=2)[0]
+    best = search.select(budget_ms, proposals=2)[0]
     assert best.ratio * search.model.teacher_ms >= 0.85 * budget_ms
     assert best.selection in search.model.measured_losses
 
@@ -211,9 +211,9 @@ def test_expected_losses_hold_far_from_the_measured_latency(tmp_path):
 
 def test_a_pin_stands_in_all_that_is_accepted(tmp_path):
     search = make_search(tmp_path)
-    assert "block5" in search.select(0.6 * search.model.teacher_ms, candidates=1)[0].selection
+    assert "block5" in search.select(0.6 * search.model.teacher_ms, proposals=1)[0].selection
     change_model(search, pins={"block5": "teacher"})
-    accepted = search.select(0.6 * search.model.teacher_ms, candidates=3, name="pinned")
+    accepted = search.select(0.6 * search.model.teacher_ms, proposals=3, name="pinned")
     assert accepted
     assert all("block5" not in measured.selection for measured in accepted)
 

@@ -65,7 +65,7 @@ def test_shares_of_a_batch_are_the_batch(digits_data):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"processes": 3, "batch_size": 64}, "cannot be divided among --processes 3. Give a multiple, such as 66"),
+        ({"processes": 3, "finetune_batch": 64}, "cannot be divided among --processes 3. Give a multiple, such as 66"),
         ({"processes": 64, "device": "cuda"}, "each process needs one"),
     ],
 )

@@ -84,7 +84,7 @@ def test_what_a_student_sees_is_what_was_asked_for(digits_data, augmentation):
     "option",
     [
         {"temperature": 4.0},
-        {"optimiser": "sgd"},
+        {"optimizer": "sgd"},
         {"warmup": 0.5},
         {"weight_decay": 0.5},
         {"feature_weight": 1.0},
@@ -154,9 +154,9 @@ class SkipsAtFirst(nn.Module):
         return x + self.late(x) if self.calls > 3 else x
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_gradient_may_come_later(teacher, data, tmp_path, optimiser):
-    settings, student = FineTuning(epochs=1, optimiser=optimiser, lr=1e-2, batch_size=50), SkipsAtFirst()
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_gradient_may_come_later(teacher, data, tmp_path, optimizer):
+    settings, student = FineTuning(epochs=1, optimizer=optimizer, lr=1e-2, batch_size=50), SkipsAtFirst()
     before = student.late.weight.detach().clone()
     finetune(student, setup_of(teacher, data, settings), checkpoint=tmp_path / "c.pt", start_share=0.0)
     assert not torch.equal(before, student.late.weight)
@@ -182,11 +182,11 @@ def test_nothing_is_left_of_a_training(teacher, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimiser, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_recorded_on_a_gpu_it_is_the_same(teacher, data, tmp_path, optimizer, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("DID NOT RUN: there is no CUDA device")
-    settings = FineTuning(epochs=3, optimiser=optimiser, lr=1e-2, batch_size=50, mixup=1.0)
+    settings = FineTuning(epochs=3, optimizer=optimizer, lr=1e-2, batch_size=50, mixup=1.0)
     recorded, steps = finetuning.recorded, []
 
     def watched(step, batch, preserved):

@@ -31,7 +31,7 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(teacher, data, tmp_p
 
 
 def test_resumed_with_mixing_and_sgd_it_has_the_same_weights(teacher, data, tmp_path):
-    options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimiser": "sgd", "feature_weight": 0.5}
+    options = {"lr": 1e-2, "batch_size": 50, "mixup": 0.4, "optimizer": "sgd", "feature_weight": 0.5}
     whole, resumed = network(1), network(1)
 
     def run(student, name, **more):
@@ -78,7 +78,7 @@ def test_a_ruined_student_goes_back_and_on_at_a_lower_rate(teacher, data, tmp_pa
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimiser": "sgd"}, {"epochs": 1}])
+@pytest.mark.parametrize("other", [{"lr": 2e-2}, {"optimizer": "sgd"}, {"epochs": 1}])
 def test_a_checkpoint_of_other_settings_is_ignored(teacher, data, tmp_path, other):
     def run(name, on_progress=lambda share, _: None, **options):
         student = network(1)
