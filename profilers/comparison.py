@@ -14,6 +14,8 @@ from profilers.registry import create_runtime
 from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress
 
+TIMEOUT_S = 300.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -40,12 +42,12 @@ def compare(
     settings: RuntimeSettings,
     processes: int = 5,
     seconds_per_process: float = 1.0,
-    timeout_s: float = 300.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[Comparison]:
     """Measure candidates beside a reference; each process is fresh and sees all of them in shuffled rounds.
 
-    A process takes `seconds_per_process`, or seven rounds where they take longer. `timeout_s` is of one build or visit.
+    A process takes `seconds_per_process`, or seven rounds where they take longer. One build or visit may take
+    `TIMEOUT_S`.
 
     Raises:
         RuntimeUnavailable: the runtime is not installed.
@@ -64,7 +66,7 @@ def compare(
             runtime=runtime,
             settings=settings,
             computations=everything,
-            timeout_s=timeout_s,
+            timeout_s=TIMEOUT_S,
         )
         if isinstance(result, Blame):
             raise _failed(everything[result.item], result.message)

@@ -58,15 +58,7 @@ def run_job(
         with (
             (folder / "output").open("wb") as output,
             subprocess.Popen(
-                # Not `-m`, and started in its own folder: nothing that lies in the user's can shadow a module. The
-                # standard library comes first, for a backport of its modules may lie where this package is installed.
-                [
-                    sys.executable,
-                    "-c",
-                    f"import os, sys; library = os.path.dirname(os.__file__); place = sys.path.index(library) + 1 "
-                    f"if library in sys.path else 1; sys.path.insert(place, {HOME!r}); "
-                    f"from profilers.worker import main; main({str(path)!r})",
-                ],
+                _command(path),
                 cwd=folder,
                 env=measuring_environment(settings),
                 stdin=subprocess.PIPE,  # its end tells the worker that this process ended
@@ -80,22 +72,41 @@ def run_job(
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-        result = folder / "result.json"
-        if result.exists():
-            found: dict[str, Any] = json.loads(result.read_text())
-            if "refused" in found:
-                raise MeasurementFailed(f"{runtime!r} cannot measure so: {found['refused']}")
-            return found
-        item = Status.read(folder / "status")[1]
         how = f"no answer within {waited_s:g} s" if waited_s else ended(process.returncode)
-        said = (folder / "output").read_text(errors="replace").strip()
-        last = said.splitlines()[-1][:300] if said else "it printed nothing"
-        if item < 0:
-            raise MeasurementFailed(
-                f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
-                f"It said: {said[-1500:] or last}"
-            )
-        return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=bool(waited_s))
+        return _result(folder, runtime, how, hung=bool(waited_s))
+
+
+def _command(job: Path) -> list[str]:
+    """The worker, started not by `-m` and in a folder of its own: nothing in the user's folder can shadow a module.
+
+    The standard library comes first, for a backport of its modules may lie where this package is installed.
+    """
+    return [
+        sys.executable,
+        "-c",
+        f"import os, sys; library = os.path.dirname(os.__file__); place = sys.path.index(library) + 1 "
+        f"if library in sys.path else 1; sys.path.insert(place, {HOME!r}); "
+        f"from profilers.worker import main; main({str(job)!r})",
+    ]
+
+
+def _result(folder: Path, runtime: str, how: str, *, hung: bool) -> dict[str, Any] | Blame:
+    """The result that a process left in its folder; `how` it ended where there is none."""
+    result = folder / "result.json"
+    if result.exists():
+        found: dict[str, Any] = json.loads(result.read_text())
+        if "refused" in found:
+            raise MeasurementFailed(f"{runtime!r} cannot measure so: {found['refused']}")
+        return found
+    item = Status.read(folder / "status")[1]
+    said = (folder / "output").read_text(errors="replace").strip()
+    last = said.splitlines()[-1][:300] if said else "it printed nothing"
+    if item < 0:
+        raise MeasurementFailed(
+            f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
+            f"It said: {said[-1500:] or last}"
+        )
+    return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung)
 
 
 def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> float:

@@ -1,6 +1,7 @@
-"""The contract of a runtime, and the table of those there are.
+"""The contract of a runtime.
 
-A new runtime is a file with a `Runtime` and a `Session`, a line in `RUNTIMES`, and a subclass of the contract tests.
+A new runtime is a file with a `Runtime` and a `Session`, a line in `registry.RUNTIMES`, and a subclass of the
+contract tests.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Runtime(ABC):
         for package in cls.packages:
             try:
                 importlib.import_module(package)
-            except Exception as error:  # OSError where a library of its own is missing
+            except Exception as error:  # a foreign package may fail in any way, as by a library that it lacks
                 return f"the package {package!r} cannot be imported: {error}"
         return ""
 
@@ -163,7 +164,7 @@ class Runtime(ABC):
             return self._prepare(computation)
         except BuildFailed:
             raise
-        except Exception as error:
+        except Exception as error:  # runtimes raise errors of many kinds, some of their own
             raise BuildFailed(f"{type(error).__name__}: {error}") from error
 
     @abstractmethod

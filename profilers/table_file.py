@@ -23,18 +23,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from profilers.errors import InvalidTable, ProfilerError, TableMismatch
+from profilers.locks import REPLACES_LOCKED, lock, open_locked
 from profilers.runtime import RuntimeSettings
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 1
 _FIRST = f"# lana latency table, schema {SCHEMA}"
@@ -170,14 +166,7 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
             f"{whose} has another schema than this version reads: {lines[0].strip()!r}, expected {_FIRST!r}. "
             "Measure it again, or install the version that wrote it."
         )
-    count = 1
-    while count < len(lines) and lines[count].startswith("# ") and not _END.match(lines[count]):
-        count += 1
-    try:
-        pairs = (line[2:].rstrip("\n").partition(": ") for line in lines[1:count])
-        header = Header.from_json({name: json.loads(value) for name, _, value in pairs})
-    except (ValueError, TypeError, KeyError, ProfilerError) as error:
-        raise InvalidTable(f"The header of {whose} cannot be read: {error!r}.") from error
+    header, count = _parse_header(lines, whose)
     end = _END.fullmatch(lines[-1])
     body = lines[count : -1 if end else None]
     if not end and not cut_short:
@@ -209,6 +198,18 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
     return header, rows
 
 
+def _parse_header(lines: Sequence[str], whose: str) -> tuple[Header, int]:
+    """The header, and how many lines it takes."""
+    count = 1
+    while count < len(lines) and lines[count].startswith("# ") and not _END.match(lines[count]):
+        count += 1
+    try:
+        pairs = (line[2:].rstrip("\n").partition(": ") for line in lines[1:count])
+        return Header.from_json({name: json.loads(value) for name, _, value in pairs}), count
+    except (ValueError, TypeError, KeyError, ProfilerError) as error:
+        raise InvalidTable(f"The header of {whose} cannot be read: {error!r}.") from error
+
+
 def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
     """A whole, unchanged table; with `cut_short` also one that lost its end.
 
@@ -216,7 +217,7 @@ def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
         InvalidTable: it is not there, or not that.
     """
     try:
-        with path.open("rb") as file, _lock(file, exclusive=False):
+        with path.open("rb") as file, lock(file, exclusive=False):
             content = file.read()
     except OSError as error:
         raise InvalidTable(f"{path} cannot be read: {error.strerror}.") from error
@@ -243,9 +244,9 @@ def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
             file.write(render(header, sealed).encode())
         os.chmod(beside, 0o644)
         # Not under the hands of one that appends; where there is no flock, a file that is open cannot be replaced.
-        with _open_locked(path) if fcntl is not None else contextlib.nullcontext():
+        with open_locked(path) if REPLACES_LOCKED else contextlib.nullcontext():
             os.replace(beside, path)
-    except BaseException:
+    except BaseException:  # an interruption too leaves no half of a file
         os.unlink(beside)
         raise
 
@@ -261,7 +262,7 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
         InvalidTable: the file is no table, or was changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _open_locked(path) as file:
+    with open_locked(path) as file:
         content = file.read()
         if _nothing_yet(content):
             content = b""
@@ -311,39 +312,3 @@ def _nothing_yet(content: bytes) -> bool:
         and all(line.startswith(b"# ") for line in header)
         and (last.startswith(b"#") or columns.startswith(last))
     )
-
-
-@contextlib.contextmanager
-def _open_locked(path: Path) -> Iterator[BinaryIO]:
-    """The file itself is the lock; taken again where it was replaced by another in the meantime."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-        with os.fdopen(handle, "r+b") as file, _lock(file, exclusive=True):
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                yield file
-                return
-
-
-@contextlib.contextmanager
-def _lock(file: BinaryIO, *, exclusive: bool) -> Iterator[None]:
-    """Held until the end of the block, or of the process."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            file.flush()
-            fcntl.flock(file, fcntl.LOCK_UN)
-        return
-    import msvcrt  # pragma: no cover
-
-    place = 2**40  # far beyond the content: a locked byte of it could not be read by others
-    file.seek(place)
-    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-    file.seek(0)
-    try:
-        yield
-    finally:
-        file.flush()
-        file.seek(place)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)

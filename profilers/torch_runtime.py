@@ -110,7 +110,7 @@ class TorchSession(Session):
         self.synchronise = torch.cuda.synchronize if cuda else _nothing
         try:
             self._run()  # compiles
-        except Exception as error:
+        except Exception as error:  # the network's own code, or a compiler's
             raise BuildFailed(f"{type(error).__name__}: {error}") from error
 
     def _call(self, inputs: Sequence[Any]) -> Any:

@@ -114,7 +114,7 @@ def _prepare(
             sessions[i] = session
         except BuildFailed as error:
             errors[i] = str(error)
-        except Exception as error:  # the first run: out of memory, an operator that fails on its inputs
+        except Exception as error:  # of the runtime, at the first run: out of memory, inputs that an operator refuses
             errors[i] = f"{type(error).__name__}: {error}"
     gc.collect()
     gc.freeze()
@@ -149,7 +149,7 @@ def _sweep(
             process=job["process"],
             at=lambda item: status.write(places[item]),
         )
-    except Exception:
+    except Exception:  # of the runtime
         if not errors or status.item != CALIBRATING:
             raise
         places, items = [], []  # one that failed broke the device's context for what came after it

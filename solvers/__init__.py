@@ -5,7 +5,7 @@ from .diverse import solve_diverse
 from .errors import InvalidProblem, InvalidSelection, SolverError, SolverUnavailable
 from .feasibility import Explanation, explain, fastest
 from .frontier import frontier
-from .ilp import Memory, solve
+from .ilp import solve
 from .problem import CountLimit, DistanceLimit, Limit, SelectionProblem
 from .program import available_solvers
 from .solution import Solution, Termination
@@ -18,7 +18,6 @@ __all__ = [
     "InvalidProblem",
     "InvalidSelection",
     "Limit",
-    "Memory",
     "SelectionProblem",
     "Solution",
     "SolverError",

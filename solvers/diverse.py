@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from math import floor
+from typing import Unpack
 
-from .ilp import Memory, solve
+from .ilp import GAP, solve
 from .problem import DistanceLimit, SelectionProblem
+from .program import Options
 from .solution import Solution, Termination
 
 
@@ -15,11 +17,8 @@ def solve_diverse(
     minimum_distance: int = 1,
     overlap: float | None = None,
     max_loss: float | None = None,
-    solver: str = "HiGHS",
-    time_limit_s: float = 60.0,
-    gap: float = 1e-4,
     further_gap: float = 1e-2,
-    seed: int = 0,
+    **options: Unpack[Options],
 ) -> list[Solution]:
     """Up to `count` solutions, best first, each differing from every earlier one in at least `minimum_distance` layers.
 
@@ -27,7 +26,7 @@ def solve_diverse(
 
     Args:
         overlap: the paper's limit instead (section 3.3 there: 0.7): two share at most this part of the layers.
-        gap: of the first, the optimum.
+        options: of `solve`; the gap is that of the first, the optimum.
         further_gap: of the others. Proving that nothing better is that different takes many times as long as finding
             it, and they are there to be looked at, not to be the optimum of the linear model.
         max_loss: a cap on the loss of each, as an absolute sum; for one relative to the optimum, solve once before.
@@ -39,17 +38,10 @@ def solve_diverse(
     if overlap is not None:
         minimum_distance = max(1, problem.layers - floor(overlap * problem.layers + 1e-9))
     found: list[Solution] = []
-    memory = Memory()
+    further: Options = {**options, "gap": max(options.get("gap", GAP), further_gap)}
     while len(found) < count:
         distances = (*problem.distances, *(DistanceLimit(chosen=s.chosen, minimum=minimum_distance) for s in found))
-        solution = solve(
-            replace(problem, distances=distances),
-            solver=solver,
-            time_limit_s=time_limit_s,
-            gap=max(gap, further_gap) if found else gap,
-            seed=seed,
-            memory=memory,
-        )
+        solution = solve(replace(problem, distances=distances), **(further if found else options))
         if not solution.found or (max_loss is not None and solution.objective > max_loss):
             break
         found.append(solution)

@@ -1,12 +1,14 @@
 """The whole curve of loss against one cost: every point optimal for its budget."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
 from .feasibility import fastest, within
-from .ilp import Memory, solve
+from .ilp import solve
 from .problem import SelectionProblem
+from .program import Options
 from .solution import Solution
 
 
@@ -16,20 +18,17 @@ def frontier(
     *,
     points: int = 50,
     budgets: Sequence[float] | None = None,
-    solver: str = "HiGHS",
-    time_limit_s: float = 60.0,
-    gap: float = 1e-4,
-    seed: int = 0,
+    **options: Unpack[Options],
 ) -> list[Solution]:
     """Selections of least loss for growing budgets of `cost`, each one different, from the fastest to the best.
 
     A solution that stays below its budget is the answer for every budget down to its own cost, so those in between
-    are not solved again; what one solve learns (columns, multipliers) the next one starts from.
+    are not solved again.
 
     Args:
         points: budgets evenly spaced from the least reachable cost to that of the least loss.
         budgets: these instead.
-        time_limit_s: for each point.
+        options: of `solve`, for each point.
 
     >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.5, 0.9], first=[0, 0, 0], span=[1, 1, 1],
     ...     costs={"ms": [3.0, 2.0, 1.0]})
@@ -37,22 +36,21 @@ def frontier(
     [(1.0, 0.9), (2.0, 0.5), (3.0, 0.0)]
     """
     if budgets is None:
-        least = fastest(problem, cost, solver=solver, time_limit_s=time_limit_s, seed=seed)
-        unlimited = within(problem, cost, None)
-        best = solve(unlimited, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed)
+        exact: Options = {**options, "gap": 1e-6}
+        least = fastest(problem, cost, **exact)
+        best = solve(within(problem, cost, None), **options)
         if not least.found or not best.found:
             return []
         budgets = np.linspace(least.costs[cost], best.costs[cost], points).tolist()
     lower = problem.limits[cost].lower if cost in problem.limits else None
     if lower is not None:  # below it nothing is asked for
         budgets = sorted({max(budget, lower) for budget in budgets})
-    memory, found = Memory(), list[Solution]()
+    found: list[Solution] = []
     # From the largest budget down: what stays far below its budget answers for all budgets in between.
     for budget in sorted(budgets, reverse=True):
         if found and found[-1].costs[cost] <= budget:
             continue
-        limited = within(problem, cost, budget)
-        solution = solve(limited, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed, memory=memory)
+        solution = solve(within(problem, cost, budget), **options)
         if not solution.found:
             break
         if found and solution.objective <= found[-1].objective:  # as good and cheaper: the earlier one was a tie

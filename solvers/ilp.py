@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
@@ -18,14 +17,7 @@ from .verify import check, totals, violations
 
 # Selections that a solver returned and the check refused are excluded one by one; more than this is a broken solver.
 REFUSALS = 50
-
-
-@dataclass(kw_only=True, eq=False)
-class Memory:
-    """What one solve leaves behind for the next, similar one: columns worth looking at, multipliers of the rows."""
-
-    columns: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    multipliers: np.ndarray = field(default_factory=lambda: np.zeros(0))
+GAP = 1e-4  # relative, far below what scores can tell apart
 
 
 def solve(
@@ -33,19 +25,16 @@ def solve(
     *,
     solver: str = "HiGHS",
     time_limit_s: float = 60.0,
-    gap: float = 1e-4,
+    gap: float = GAP,
     seed: int = 0,
-    memory: Memory | None = None,
 ) -> Solution:
     """The selection of least loss.
 
     Args:
         solver: a name of PuLP's ("HiGHS", "CBC", "GUROBI" …); see `available_solvers`.
         time_limit_s: the best selection found by then is returned, as `feasible_at_limit`.
-        gap: proven relative distance to the optimum at which to stop. 1e-4 is far below what scores can tell apart;
-            0 asks for the optimum itself.
+        gap: proven relative distance to the optimum at which to stop; 0 asks for the optimum itself.
         seed: of the solver's own random choices (HiGHS and CBC).
-        memory: shared by solves of similar problems over the same choices, to make the later ones faster.
 
     Raises:
         SolverUnavailable: the solver is unknown or not installed.
@@ -62,7 +51,7 @@ def solve(
     started = time.monotonic()
     require_solver(solver)
     search = _Search(problem, Settings(solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed), started)
-    search.run(memory if memory is not None else Memory())
+    search.run()
     return search.solution()
 
 
@@ -80,7 +69,7 @@ class _Search:
         self.cuts: list[list[int]] = []
         self.largest = 1.0  # loss of a choice
 
-    def run(self, memory: Memory) -> None:
+    def run(self) -> None:
         self.kept = reduced(self.problem)
         if not len(self.kept):
             self.bound, self.exhausted = inf, True
@@ -90,15 +79,7 @@ class _Search:
         loss = problem.loss[self.kept]
         rows = rows_of(problem, self.kept)
         self.largest = float(np.abs(loss).max()) or 1.0
-        relaxation = relax(
-            cover,
-            loss,
-            rows,
-            visit=self._candidate,
-            columns=np.flatnonzero(np.isin(self.kept, memory.columns)),
-            multipliers=memory.multipliers,
-            deadline_s=self.deadline,
-        )
+        relaxation = relax(cover, loss, rows, visit=self._consider, deadline_s=self.deadline)
         self.bound = relaxation.bound
         if len(rows) and not self._done():
             priced_paths(
@@ -106,11 +87,9 @@ class _Search:
                 loss,
                 rows,
                 relaxation.multipliers,
-                good_enough=lambda path: self._candidate(path) and self._done(),
+                good_enough=lambda path: self._consider(path) and self._done(),
             )
         self._grow(cover, loss, rows, relaxation)
-        memory.multipliers = relaxation.multipliers
-        memory.columns = np.union1d(memory.columns, self.kept[relaxation.columns])
 
     def _grow(self, cover: Cover, loss: np.ndarray, rows: Rows, relaxation: Relaxation) -> None:
         excess = relaxation.excess.copy()
@@ -151,7 +130,7 @@ class _Search:
             )
             outcome = run_program(cover, loss, rows, columns, settings, cuts=self.cuts)
             self.message = outcome.message
-            if not outcome.chosen or self._candidate(outcome.chosen):
+            if not outcome.chosen or self._consider(outcome.chosen):
                 return outcome
             self.cuts.append(outcome.chosen)
         check(self.problem, self._original(outcome.chosen))
@@ -160,7 +139,7 @@ class _Search:
     def _original(self, chosen: Sequence[int]) -> tuple[int, ...]:
         return tuple(sorted((int(self.kept[c]) for c in chosen), key=lambda c: int(self.problem.first[c])))
 
-    def _candidate(self, chosen: list[int]) -> bool:
+    def _consider(self, chosen: list[int]) -> bool:
         """Keep a selection if it is valid and the best so far; whether it is valid."""
         if not chosen:
             return False

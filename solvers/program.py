@@ -3,9 +3,10 @@
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
+from typing import TypedDict
 
 import numpy as np
 import pulp
@@ -21,6 +22,15 @@ ALIASES = {"CBC": ("COIN_CMD", "PULP_CBC_CMD"), "GLPK": ("GLPK_CMD",), "SCIP": (
 
 # HiGHS accepts 1e-6 by default, in rows scaled to coefficients of 1; the final check accepts 1e-9 (verify.py).
 FEASIBILITY = 1e-9
+
+
+class Options(TypedDict, total=False):
+    """What `solvers.solve` takes besides the problem; `frontier` and `solve_diverse` hand it on."""
+
+    solver: str
+    time_limit_s: float
+    gap: float
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,37 +146,9 @@ def run_program(
     indices = columns.tolist()
     z = {c: model.add_variable(f"z{c}", 0, 1 if integer else None, category) for c in indices}
     objective = [(z[c], weight) for c, weight in zip(indices, (loss[columns] / scale).tolist(), strict=True)]
-
-    covering: list[Pairs] = [[] for _ in range(cover.layers)]
-    for choice, low, high in zip(indices, cover.first[columns].tolist(), cover.end[columns].tolist(), strict=True):
-        for layer in range(low, high):
-            covering[layer].append((z[choice], 1.0))
-
-    terms: list[Pairs] = [[] for _ in range(len(rows))]
-    inside = np.zeros(rows.columns, dtype=bool)
-    inside[columns] = True
-    entries = inside[rows.column]
-    for r, c, v in zip(
-        rows.row[entries].tolist(), rows.column[entries].tolist(), rows.value[entries].tolist(), strict=True
-    ):
-        terms[r].append((z[c], v))
-
-    limits: list[pulp.LpConstraint] = []
-    numbers: list[int] = []
-    for number, (row, low, high) in enumerate(zip(terms, rows.lower.tolist(), rows.upper.tolist(), strict=True)):
-        for sign, bound in ((1.0, high), (-1.0, low)):
-            if not isfinite(bound) or (integer and not row and sign * bound >= 0):
-                continue
-            slack = []
-            if penalty is not None:
-                over = model.add_variable(f"s{number}{'u' if sign > 0 else 'l'}", 0)
-                objective.append((over, penalty / scale))
-                slack = [(over, -sign)]
-            total = expression(row + slack)
-            limits.append(total <= bound if sign > 0 else total >= bound)
-            numbers.append(number)
+    bounded = _bounds(model, rows, z, columns, None if penalty is None else penalty / scale, objective)
     model += expression(objective)
-    for constraint in [expression(pairs) == 1 for pairs in covering] + limits:
+    for constraint in [*_covered_once(cover, columns, z), *(constraint for _, constraint in bounded)]:
         model += constraint
     for cut in cuts:
         known = [(z[c], 1.0) for c in cut if c in z]
@@ -179,16 +161,8 @@ def run_program(
     if termination not in (Termination.optimal, Termination.feasible_at_limit):
         return Outcome(termination=termination)
     if not integer:
-        # Only the constraints that the model hands out hold multipliers in PuLP 4.
-        multipliers = np.array([constraint.pi or 0.0 for constraint in model.constraints()]) * scale
-        row_multipliers = np.zeros(len(rows))
-        np.add.at(row_multipliers, numbers, multipliers[cover.layers : cover.layers + len(numbers)])
-        return Outcome(
-            termination=termination,
-            value=(pulp.value(model.objective) or 0.0) * scale,
-            layer_multipliers=multipliers[: cover.layers],
-            row_multipliers=row_multipliers,
-        )
+        numbers = [number for number, _ in bounded]
+        return _linear_outcome(model, termination, cover.layers, len(rows), numbers, scale)
     chosen = [c for c in indices if (z[c].varValue or 0.0) > 0.5]
     value = float(loss[chosen].sum())
     return Outcome(
@@ -196,6 +170,63 @@ def run_program(
         chosen=chosen,
         value=value,
         bound=_proven_bound(model, scale, value, settings.gap, termination),
+    )
+
+
+def _covered_once(cover: Cover, columns: np.ndarray, z: Mapping[int, pulp.LpVariable]) -> list[pulp.LpConstraint]:
+    """A constraint a layer."""
+    covering: list[Pairs] = [[] for _ in range(cover.layers)]
+    for choice, low, high in zip(z, cover.first[columns].tolist(), cover.end[columns].tolist(), strict=True):
+        for layer in range(low, high):
+            covering[layer].append((z[choice], 1.0))
+    return [expression(pairs) == 1 for pairs in covering]
+
+
+def _bounds(
+    model: pulp.LpProblem,
+    rows: Rows,
+    z: Mapping[int, pulp.LpVariable],
+    columns: np.ndarray,
+    price: float | None,
+    objective: Pairs,
+) -> list[tuple[int, pulp.LpConstraint]]:
+    """The bounds of the rows, each with its row's number; at a `price` they may be violated, which `objective` pays."""
+    terms: list[Pairs] = [[] for _ in range(len(rows))]
+    inside = np.zeros(rows.columns, dtype=bool)
+    inside[columns] = True
+    entries = inside[rows.column]
+    for r, c, v in zip(
+        rows.row[entries].tolist(), rows.column[entries].tolist(), rows.value[entries].tolist(), strict=True
+    ):
+        terms[r].append((z[c], v))
+
+    bounded: list[tuple[int, pulp.LpConstraint]] = []
+    for number, (row, low, high) in enumerate(zip(terms, rows.lower.tolist(), rows.upper.tolist(), strict=True)):
+        for sign, bound in ((1.0, high), (-1.0, low)):
+            if not isfinite(bound) or (price is None and not row and sign * bound >= 0):
+                continue
+            slack = []
+            if price is not None:
+                over = model.add_variable(f"s{number}{'u' if sign > 0 else 'l'}", 0)
+                objective.append((over, price))
+                slack = [(over, -sign)]
+            total = expression(row + slack)
+            bounded.append((number, total <= bound if sign > 0 else total >= bound))
+    return bounded
+
+
+def _linear_outcome(
+    model: pulp.LpProblem, termination: Termination, layers: int, rows: int, numbers: list[int], scale: float
+) -> Outcome:
+    # Only the constraints that the model hands out hold multipliers in PuLP 4.
+    multipliers = np.array([constraint.pi or 0.0 for constraint in model.constraints()]) * scale
+    row_multipliers = np.zeros(rows)
+    np.add.at(row_multipliers, numbers, multipliers[layers : layers + len(numbers)])
+    return Outcome(
+        termination=termination,
+        value=(pulp.value(model.objective) or 0.0) * scale,
+        layer_multipliers=multipliers[:layers],
+        row_multipliers=row_multipliers,
     )
 
 

@@ -1,4 +1,8 @@
-"""Choices that no optimal selection needs, removed before anything is solved; every removal is exact."""
+"""Choices that no optimal selection needs, removed before anything is solved; every removal is exact.
+
+Dominance saves little time (× 1.4 at most in `benchmarks/solver.py --parts`). It stays since it decides which of
+nearly equal selections comes out.
+"""
 
 import numpy as np
 

@@ -34,19 +34,19 @@ def export_onnx(
         try:
             module = in_a_tuple(module, found := module(example))
             outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
-        except Exception as error:
+        except Exception as error:  # the network's own code
             raise ExportFailed(f"{type(module).__name__} fails on an example: {short_error(error)}") from error
         how = {"opset_version": opset, "input_names": ["input"], "output_names": outputs}
         content = b""
         try:
             content = _traced(module, example, how, dynamic_batch=dynamic_batch)
             amiss = ", ".join(_branches(content))
-        except Exception as error:
+        except Exception as error:  # exporters raise errors of many kinds
             amiss = short_error(error)
         if amiss:
             try:
                 content = _captured(module, example, how, dynamic_batch=dynamic_batch)
-            except Exception as error:
+            except Exception as error:  # as above
                 if not content:
                     raise ExportFailed(
                         f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "

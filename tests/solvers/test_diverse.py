@@ -5,7 +5,6 @@ import pytest
 from selection_problems import covers, random_problem
 
 from solvers import Solution, Termination, solve, solve_diverse
-from solvers.ilp import Memory
 
 
 def differing(problem, one, other):
@@ -70,11 +69,3 @@ def test_a_cap_on_the_loss_ends_it():
 def test_however_much_they_may_share_they_are_not_the_same():
     found = solve_diverse(random_problem(8, 6, seed=0), count=5, overlap=1.0)
     assert len({solution.chosen for solution in found}) == len(found) == 5
-
-
-def test_what_is_remembered_serves_a_problem_with_fewer_limits():
-    memory, problem = Memory(), random_problem(8, 6, seed=3)
-    first = solve(problem, memory=memory)
-    bare = replace(problem, limits={})
-    assert solve(bare, memory=memory).objective == pytest.approx(solve(bare).objective)
-    assert solve(problem, memory=memory).objective == pytest.approx(first.objective)
