@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lana.version import __version__ as __version__
+from profilers import telemetry as _telemetry
 
 if TYPE_CHECKING:
     from lana.config.recipe import Recipe
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from lana.pipeline import compress, finetune, select, select_for
     from lana.report.page import write_report
     from lana.standalone import evaluate, export, measure, profile
+
+_telemetry.switch_off()
 
 _HOME = {
     "BudgetUnreachable": "errors",

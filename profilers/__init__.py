@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from profilers import telemetry as _telemetry
+
 if TYPE_CHECKING:
     from profilers.comparison import Comparison, compare
     from profilers.computation import Computation, TensorSpec
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from profilers.sweep import Progress, profile
     from profilers.table import LatencyTable, Row
     from profilers.timing import Protocol
+
+_telemetry.switch_off()
 
 _HOME = {
     "Comparison": "comparison",

@@ -21,6 +21,7 @@ import numpy as np
 
 from profilers.computation import Computation
 from profilers.errors import BuildFailed, ProfilerError
+from profilers.telemetry import SILENT
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -198,9 +199,9 @@ def version_of(package: str) -> str:
 
 
 def measuring_environment(settings: RuntimeSettings) -> dict[str, str]:
-    """The environment variables of a process that measures: thread pools of every library at the same size."""
+    """The environment variables of a process that measures: thread pools of every library at one size, no telemetry."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(settings.threads))}
+    return {**SILENT, **os.environ, **dict.fromkeys(names, str(settings.threads))}
 
 
 def pin(settings: RuntimeSettings) -> None:

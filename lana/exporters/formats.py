@@ -207,10 +207,11 @@ def _write_openvino(module: nn.Module, example: Tensor, path: Path, options: Opt
     """IR: `path` (.xml) with its weights beside it (.bin), by way of ONNX."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        read = openvino.convert_model(_write_onnx(module, example, Path(folder) / "model.onnx", options))
     path = path.with_suffix(".xml")
-    openvino.save_model(read, path, compress_to_fp16=options.runtime_precision == "fp16")
+    with tempfile.TemporaryDirectory() as folder:
+        # Not `convert_model`: it reports each call to a statistics service.
+        read = openvino.Core().read_model(_write_onnx(module, example, Path(folder) / "model.onnx", options))
+        openvino.save_model(read, path, compress_to_fp16=options.runtime_precision == "fp16")
     return path
 
 
