@@ -31,7 +31,7 @@ class _Search:
         self.start_s = time.monotonic()
         self.deadline_s = self.start_s + time_limit_s
         self.best: tuple[float, tuple[int, ...]] = (inf, ())
-        # Losses that a custom objective replaces say nothing of which choices are dominated.
+        # A custom objective replaces the losses, which then do not show dominated choices.
         self.kept = reduced(problem) if objective is None else np.arange(problem.size)
         self.at: list[list[int]] = [[] for _ in range(problem.layers)]
         for choice in self.kept.tolist():
@@ -52,7 +52,7 @@ class _Search:
         return value
 
     def may_fit(self, spent: dict[str, float], layer: int) -> bool:
-        """Whether the cheapest rest keeps a partial selection within its upper limits."""
+        """True if the cheapest rest keeps a partial selection within its upper limits."""
         return all(
             limit.upper is None or spent[name] + self.least[name][layer] <= limit.upper * (1 + 1e-9) + 1e-12
             for name, limit in self.problem.limits.items()

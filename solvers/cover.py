@@ -6,8 +6,8 @@ import numpy as np
 class Cover:
     """Shortest paths over the choices of a problem, for any weights.
 
-    Choices with the same first layer and span form a segment; only the lightest of a segment can lie on a shortest
-    path, so a path costs one pass over the choices and one step per segment.
+    Choices with the same first layer and span form a segment. Only the lightest of a segment can lie on a shortest
+    path. A path therefore costs one pass over the choices and one step per segment.
 
     >>> cover = Cover(2, np.array([0, 0, 1]), np.array([1, 2, 1]))
     >>> cover.path(np.array([1.0, 5.0, 1.5]))  # choices 0 and 2 (1 + 1.5) beat choice 1, which spans both (5)

@@ -27,8 +27,8 @@ def solve_diverse(
     Args:
         overlap: the paper's limit instead (section 3.3 there: 0.7): two share at most this part of the layers.
         options: of `solve`; the gap is that of the first, the optimum.
-        further_gap: of the others. Proving that nothing better is that different takes many times as long as finding
-            it, and they are there to be looked at, not to be the optimum of the linear model.
+        further_gap: of the others. To prove that no better solution is as different takes many times as long as to find
+            one. These solutions are alternatives to inspect and need not be optimal.
         max_loss: a cap on the loss of each, as an absolute sum; for one relative to the optimum, solve once before.
 
     >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.5, 2.0], first=[0, 0, 0], span=[1, 1, 1])
@@ -37,14 +37,14 @@ def solve_diverse(
     """
     if overlap is not None:
         minimum_distance = max(1, problem.layers - floor(overlap * problem.layers + 1e-9))
-    found: list[Solution] = []
+    solutions: list[Solution] = []
     further: Options = {**options, "gap": max(options.get("gap", GAP), further_gap)}
-    while len(found) < count:
-        distances = (*problem.distances, *(DistanceLimit(chosen=s.chosen, minimum=minimum_distance) for s in found))
-        solution = solve(replace(problem, distances=distances), **(further if found else options))
+    while len(solutions) < count:
+        distances = (*problem.distances, *(DistanceLimit(chosen=s.chosen, minimum=minimum_distance) for s in solutions))
+        solution = solve(replace(problem, distances=distances), **(further if solutions else options))
         if not solution.found or (max_loss is not None and solution.objective > max_loss):
             break
-        found.append(solution)
+        solutions.append(solution)
         if solution.termination is not Termination.optimal:
             break  # the time is spent: another one would cost as much again
-    return sorted(found, key=lambda solution: solution.objective)
+    return sorted(solutions, key=lambda solution: solution.objective)

@@ -1,4 +1,4 @@
-"""What can go wrong in `solvers`; every error is a `SolverError`."""
+"""The errors of `solvers`; every one is a `SolverError`."""
 
 
 class SolverError(Exception):

@@ -1,4 +1,4 @@
-"""The other way round (the least cost within a loss), and what to say when nothing fits."""
+"""The reverse problem (the least cost within a loss), and an explanation when nothing fits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ def fastest(
     """
     problem.require_cost(cost)
     if LOSS in problem.costs:
-        raise InvalidProblem(f"A cost named {LOSS!r} stands in the way of bounding the loss. Rename it.")
+        raise InvalidProblem(f"A cost named {LOSS!r} clashes with the bound on the loss. Rename it.")
     limits = dict(within(problem, cost, None).limits)
     if max_loss is not None:
         limits[LOSS] = Limit(upper=max_loss)
@@ -79,11 +79,11 @@ class Explanation:
 def explain(problem: SelectionProblem, *, solver: str = "HiGHS", time_limit_s: float = 60.0) -> Explanation | None:
     """Which limits of a problem contradict each other, and how much each would have to give; None where they do not.
 
-    The conflict is found by leaving out one limit after the other (a deletion filter): it is one irreducible set, of
-    which there may be several. What the time limit leaves undecided stays in it.
+    A deletion filter leaves out one limit after the other to find the conflict. It is one irreducible set; there may be
+    several. A limit that is undecided when time runs out stays in the set.
 
     Raises:
-        SolverError: within the time limit it is not decided whether there is a contradiction at all.
+        SolverError: the time limit passes before a contradiction is proved or excluded.
 
     >>> problem = SelectionProblem(layers=1, loss=[0, 0], first=[0, 0], span=[1, 1],
     ...     costs={"cpu": [1.0, 3.0], "gpu": [2.0, 1.0]}, limits={"cpu": Limit(upper=2.0), "gpu": Limit(upper=1.5)})

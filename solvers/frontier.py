@@ -22,8 +22,8 @@ def frontier(
 ) -> list[Solution]:
     """Selections of least loss for growing budgets of `cost`, each one different, from the fastest to the best.
 
-    A solution that stays below its budget is the answer for every budget down to its own cost, so those in between
-    are not solved again.
+    A solution that stays below its budget is optimal for every budget down to its own cost. Budgets in between are not
+    solved again.
 
     Args:
         points: budgets evenly spaced from the least reachable cost to that of the least loss.
@@ -45,15 +45,15 @@ def frontier(
     lower = problem.limits[cost].lower if cost in problem.limits else None
     if lower is not None:  # below it nothing is asked for
         budgets = sorted({max(budget, lower) for budget in budgets})
-    found: list[Solution] = []
+    solutions: list[Solution] = []
     # From the largest budget down: what stays far below its budget answers for all budgets in between.
     for budget in sorted(budgets, reverse=True):
-        if found and found[-1].costs[cost] <= budget:
+        if solutions and solutions[-1].costs[cost] <= budget:
             continue
         solution = solve(within(problem, cost, budget), **options)
         if not solution.found:
             break
-        if found and solution.objective <= found[-1].objective:  # as good and cheaper: the earlier one was a tie
-            found.pop()
-        found.append(solution)
-    return found[::-1]
+        if solutions and solution.objective <= solutions[-1].objective:  # as good and cheaper: a tie
+            solutions.pop()
+        solutions.append(solution)
+    return solutions[::-1]

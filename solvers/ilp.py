@@ -153,7 +153,7 @@ class _Search:
 
     @property
     def small(self) -> float:
-        """What sums differ by in rounding alone: of the losses chosen, for a single huge one would hide all others."""
+        """The rounding error of the sum of the chosen losses; a single huge loss elsewhere must not inflate it."""
         chosen = float(np.abs(self.problem.loss[list(self.chosen)]).max()) if self.chosen else self.largest
         return 1e-9 * (chosen or 1e-3 * self.largest)
 

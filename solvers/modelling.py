@@ -1,4 +1,4 @@
-"""PuLP 3 and PuLP 4 behind the same names; they differ in how expressions are made and how an end is told."""
+"""PuLP 3 and PuLP 4 behind the same names; they differ in how expressions are made and how the outcome is reported."""
 
 import pulp
 
@@ -14,10 +14,10 @@ def expression(pairs: Pairs) -> pulp.LpAffineExpression:
 
 
 def solve_model(model: pulp.LpProblem, solver: pulp.LpSolver) -> Termination:
-    """Solve, and say whether the solution was proven.
+    """Solve, and report whether the solution was proven.
 
-    PuLP 3's `status` alone says Optimal after a time limit, for CBC and for HiGHS; `sol_status` tells. PuLP 4 returns
-    why the solver stopped and whether it has a solution; it names the gap that was asked for apart from optimality.
+    PuLP 3's `status` is Optimal even after a time limit, for CBC and for HiGHS; `sol_status` is right. PuLP 4 returns
+    why the solver stopped and whether it has a solution. It distinguishes a reached gap from optimality.
     """
     ended = model.solve(solver)
     if hasattr(ended, "has_solution"):

@@ -193,12 +193,12 @@ class SelectionProblem:
 
 
 def _frozen_array(name: str, values: object, kind: type) -> np.ndarray:
-    given = np.asarray(values)
-    if given.ndim != 1:
-        raise InvalidProblem(f"Expected {name} of shape (n,), got shape {given.shape}.")
-    array: np.ndarray = given.astype(kind)
-    if kind is np.int64 and not np.array_equal(array, given):
-        raise InvalidProblem(f"Expected whole numbers in {name}, got {given.dtype} values with fractions.")
+    raw = np.asarray(values)
+    if raw.ndim != 1:
+        raise InvalidProblem(f"Expected {name} of shape (n,), got shape {raw.shape}.")
+    array: np.ndarray = raw.astype(kind)
+    if kind is np.int64 and not np.array_equal(array, raw):
+        raise InvalidProblem(f"Expected whole numbers in {name}, got {raw.dtype} values with fractions.")
     array.flags.writeable = False
     return array
 

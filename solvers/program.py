@@ -25,7 +25,7 @@ FEASIBILITY = 1e-9
 
 
 class Options(TypedDict, total=False):
-    """What `solvers.solve` takes besides the problem; `frontier` and `solve_diverse` hand it on."""
+    """The options of `solvers.solve`; `frontier` and `solve_diverse` pass them on."""
 
     solver: str
     time_limit_s: float
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What a program returned; multipliers are those of a linear program, `bound` that of an integer one."""
+    """The result of a program: a linear one has multipliers, an integer one has `bound`."""
 
     termination: Termination
     chosen: list[int] = field(default_factory=list)
@@ -58,8 +58,8 @@ class Outcome:
 
 def available_solvers() -> list[str]:
     """Names that `solve(solver=…)` accepts on this machine."""
-    found = pulp.listSolvers(onlyAvailable=True)
-    return sorted({*found, *(alias for alias, names in ALIASES.items() if set(names) & set(found))})
+    installed = pulp.listSolvers(onlyAvailable=True)
+    return sorted({*installed, *(alias for alias, names in ALIASES.items() if set(names) & set(installed))})
 
 
 def require_solver(name: str) -> str:
@@ -79,7 +79,7 @@ def require_solver(name: str) -> str:
 
 @functools.cache
 def _swallow_banner() -> None:
-    """HiGHS greets on the standard output when it is first used in a process, whatever it is told; others read that."""
+    """HiGHS prints a banner on the standard output at its first use in a process, which other programs may read."""
     try:
         import highspy
     except ImportError:
@@ -136,8 +136,8 @@ def run_program(
 
     Args:
         cuts: selections that must not come out again.
-        penalty: None for the integer program. A number for the linear one, in which every row may be violated at
-            that price for each unit, so that it always has a solution and multipliers.
+        penalty: None for the integer program, a number for the linear one. Every row of the linear program may be
+            violated at this price per unit, so it always has a solution and multipliers.
     """
     integer = penalty is None
     scale = float(np.abs(loss[columns]).max(initial=0.0)) or 1.0
@@ -151,8 +151,8 @@ def run_program(
     for constraint in [*_covered_once(cover, columns, z), *(constraint for _, constraint in bounded)]:
         model += constraint
     for cut in cuts:
-        known = [(z[c], 1.0) for c in cut if c in z]
-        model += expression(known) <= len(cut) - 1
+        terms = [(z[c], 1.0) for c in cut if c in z]
+        model += expression(terms) <= len(cut) - 1
 
     try:
         termination = solve_model(model, _make_solver(settings, integer=integer))

@@ -14,8 +14,8 @@ from .verify import TOLERANCE
 def reduced(problem: SelectionProblem) -> np.ndarray:
     """Indices of the choices that may matter, ascending; empty where it is plain that nothing fits.
 
-    Removed are choices that cannot be part of any valid selection (forbidden, overlapping a fixed one, on no cover
-    within one of the limits taken alone), and choices that another one beats in every respect.
+    A choice is removed if no valid selection can contain it: it is forbidden, overlaps a fixed one, or lies on no cover
+    within some limit. A choice that another one beats in every respect is removed too.
 
     >>> problem = SelectionProblem(layers=1, loss=[0.0, 0.1, 0.2], first=[0, 0, 0], span=[1, 1, 1])
     >>> reduced(problem)  # without limits the least loss beats all others

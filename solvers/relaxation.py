@@ -139,7 +139,7 @@ def priced_paths(
     """Look for a good selection by small changes of the prices: a row that a path violates becomes dearer.
 
     With many rows that each forbid a little (the distances to earlier solutions) this finds in milliseconds what an
-    integer program takes a second for. `good_enough` is called with every path, until it says so.
+    integer program takes a second for. `good_enough` is called with every path, until it returns True.
     """
     step = 0.05 * float(np.abs(multipliers).max(initial=0.0)) or 0.01 * float(np.ptp(loss))
     prices = multipliers.copy()

@@ -1,4 +1,4 @@
-"""What a solver returns: how it ended, what it chose, what it proved."""
+"""The result of a solver: how it ended, what it chose, what it proved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Solution:
         bound: no selection whatsoever has a loss below this; `-inf` where nothing was proven.
         costs: the sum of every cost over `chosen`, by name; empty where there is no selection.
         runtime_s: wall time in seconds, building included.
-        message: what a solver said when it failed; empty otherwise.
+        message: the message of a solver that failed; empty otherwise.
 
     >>> Solution(termination=Termination.optimal, chosen=(0, 3), objective=2.0, bound=1.9).gap
     0.05
@@ -46,7 +46,7 @@ class Solution:
 
     @property
     def found(self) -> bool:
-        """Whether there is a selection."""
+        """True if there is a selection."""
         return bool(self.chosen)
 
     @property
