@@ -3,7 +3,7 @@
     unzip out.zip -d work && cd work && python run.py
 
 The runner is this package itself, copied into the archive. It measures single computations into a latency table, or
-whole networks beside a reference into `measurements.json`.
+whole networks, paired with a reference, into `measurements.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TABLE, MEASUREMENTS = "table.csv", "measurements.json"
 _KINDS = ("table", "networks")
 
 _RUN = '''\
-"""Measures what this archive holds and writes {result} beside this file. Needs Python 3.11 and: numpy {packages}."""
+"""Measures this archive's computations into {result}, next to this file. Needs Python 3.11, numpy {packages}."""
 
 import sys
 from pathlib import Path
@@ -58,7 +58,7 @@ Measures computations on this device for lana. Python 3.11 or newer:
     python -m pip install numpy {packages}
     python run.py [--runtime {runtime}] [--threads {threads}]
 
-Nothing else should run beside it. It may be stopped and started again: {kept} Send {result} back.
+Nothing else should run at the same time. It may be stopped and started again: {kept} Send {result} back.
 """
 
 
@@ -106,9 +106,9 @@ def write_bundle(
         format_on_device(runtime, computation.format)
     precision = find_runtime(runtime)[0].file_precision(settings)
     path, names = Path(path), {"table": TABLE, "networks": MEASUREMENTS}
-    kept = "what is measured is kept." if kind == "table" else "it begins anew."
+    kept = "finished measurements are kept." if kind == "table" else "it begins anew."
     job = {"kind": kind, "runtime": runtime, "settings": settings.to_json(), "processes": processes, "label": label}
-    said = {
+    texts = {
         "result": names[kind],
         "runtime": runtime,
         "packages": find_runtime(runtime)[1].removeprefix("pip install "),
@@ -116,13 +116,13 @@ def write_bundle(
         "kept": kept,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place: an archive that is there is whole.
+    # Renamed into place when it is finished: an archive is never half written.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
-        beside = Path(name) / path.name
+        temporary = Path(name) / path.name
         if precision is not None:  # converted here: a device has no package that can
             computations = [_converted(one, precision, Path(name)) for one in computations]
-        _fill(beside, computations, said, job)
-        beside.replace(path)
+        _fill(temporary, computations, texts, job)
+        temporary.replace(path)
     return path
 
 
@@ -135,11 +135,11 @@ def _converted(computation: Computation, precision: str, folder: Path) -> Comput
 
 
 def _fill(
-    path: Path, computations: Sequence[Computation], said: Mapping[str, object], job: Mapping[str, object]
+    path: Path, computations: Sequence[Computation], texts: Mapping[str, object], job: Mapping[str, object]
 ) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-        archive.writestr("run.py", _RUN.format(**said))
-        archive.writestr("README.txt", _README.format(**said))
+        archive.writestr("run.py", _RUN.format(**texts))
+        archive.writestr("README.txt", _README.format(**texts))
         for source in sorted(Path(__file__).parent.glob("*.py")):
             archive.write(source, f"profilers/{source.name}")
         listed = []
@@ -154,7 +154,7 @@ def _fill(
 
 
 def run(folder: Path, arguments: Sequence[str]) -> Path:
-    """What `run.py` does in the unpacked archive; the path of the result."""
+    """Run the unpacked archive, as `run.py` does; return the path of the result."""
     import argparse
 
     job = json.loads((folder / "job.json").read_text())
@@ -162,16 +162,16 @@ def run(folder: Path, arguments: Sequence[str]) -> Path:
     parser = argparse.ArgumentParser(prog="run.py")
     parser.add_argument("--runtime", default=job["runtime"])
     parser.add_argument("--threads", type=int, default=settings.threads)
-    given = parser.parse_args(arguments)
-    settings = RuntimeSettings.from_json({**settings.to_json(), "threads": given.threads})
+    options = parser.parse_args(arguments)
+    settings = RuntimeSettings.from_json({**settings.to_json(), "threads": options.threads})
     computations = [Computation.from_json(fields, folder) for fields in job["computations"]]
-    format_on_device(given.runtime, computations[0].format)
+    format_on_device(options.runtime, computations[0].format)
     if job["kind"] == "table":
         path = folder / TABLE
-        profile(computations, runtime=given.runtime, settings=settings, table=path, progress=_tell)
+        profile(computations, runtime=options.runtime, settings=settings, table=path, progress=_tell)
     else:
         path = folder / MEASUREMENTS
-        networks = _networks(computations, given.runtime, settings, job)
+        networks = _networks(computations, options.runtime, settings, job)
         path.write_text(json.dumps(networks, indent=1))
     print(f"Wrote {path}")
     return path
@@ -182,7 +182,7 @@ def _networks(
 ) -> dict[str, Any]:
     from profilers.environment import environment
 
-    found = compare(
+    comparisons = compare(
         computations[0],
         computations[1:],
         runtime=runtime,
@@ -198,14 +198,14 @@ def _networks(
         "environment": environment(),
         "networks": [
             {"name": computation.name, **vars(comparison)}
-            for computation, comparison in zip(computations[1:], found, strict=True)
+            for computation, comparison in zip(computations[1:], comparisons, strict=True)
         ],
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkMeasurements:
-    """What a device sent back of whole networks: name → its comparison with the reference."""
+    """The network measurements that a device sent back: name → its comparison with the reference."""
 
     label: str
     runtime: str

@@ -1,8 +1,8 @@
-"""Three small fixed kernels that are timed beside everything else, so that figures of different days compare.
+"""Three small fixed kernels, timed with every measurement so that figures of different days compare.
 
-The speed of a shared machine drifts by some 15% over minutes; what is measured next to one another drifts together. A
-round's calibration index is how much longer the kernels took in it than in the device's stored reference; a
-latency is the time seen divided by that index.
+The speed of a shared machine drifts by some 15% over minutes; measurements taken next to each other drift together. A
+round's calibration index is the kernels' time in it over that in the device's stored reference. A latency is the
+measured time divided by that index.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def index_of(visit: Mapping[str, float], reference_s: Mapping[str, float]) -> fl
 
 
 def rescale(theirs_s: Mapping[str, float], ours_s: Mapping[str, float]) -> float:
-    """What milliseconds under one reference are multiplied by to be milliseconds under another.
+    """The factor that converts milliseconds under one reference to milliseconds under another.
 
     >>> rescale({"compute": 1.0, "memory": 1.0, "dispatch": 1.0}, {"compute": 1.1, "memory": 1.1, "dispatch": 1.1})
     1.1
@@ -96,12 +96,12 @@ def read_reference(path: Path) -> dict[str, float] | None:
     if not path.is_file():
         return None
     try:
-        found = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
+        seconds = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProfilerError(
             f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one."
         ) from error
-    return found
+    return seconds
 
 
 def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping[str, object]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Two clocks: the plain one, and one that stands still while another process has the processor."""
+"""Two clocks: the plain one, and one that stops while another process has the processor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Clocks:
     working: Clock | None = None
 
     def get(self, run_s: float) -> Clock:
-        """For a run of about these seconds; infinite stands for what is not known yet.
+        """The clock for a run of about these seconds; infinite where the time is not known yet.
 
         >>> clocks = Clocks(plain=lambda: 1.0, working=lambda: 2.0)
         >>> clocks.get(5e-6)(), clocks.get(5e-3)(), clocks.get(math.inf)(), Clocks(plain=lambda: 1.0).get(5e-3)()
@@ -38,7 +38,7 @@ def working_clock() -> Clock | None:
     Where several want one processor, the system takes it from each every few milliseconds. A network of 5 ms then
     loses it in every run, one of 1 ms in few, of which the median knows nothing: their ratio comes out half as large.
     Linux counts what a thread waited ("time spent waiting on a runqueue", Documentation/scheduler/sched-stats.rst);
-    None where a system does not. It tells of the calling thread alone, so it is for what computes in that one.
+    None where a system does not. It counts the calling thread alone, so it suits runs that compute in that thread.
     """
     try:
         file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)

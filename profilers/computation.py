@@ -1,4 +1,4 @@
-"""What is measured: a file that a runtime runs, with its inputs and the names that people know it by."""
+"""A computation to measure: a file that a runtime runs, with its inputs and the names that people know it by."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ class Computation:
 
     @property
     def exporter(self) -> str:
-        """What wrote the file, for ONNX: "pytorch 2.13.0"; empty where it does not say.
+        """The exporter that wrote an ONNX file, as "pytorch 2.13.0"; empty where the file does not name it.
 
-        Without the build ("+cpu"), which only one of PyTorch's two exporters tells: a table may need both.
+        The build ("+cpu") is left out: only one of PyTorch's two exporters writes it, and a table may need both.
         """
         if self.format != "onnx" or not self.file.is_file():
             return ""
@@ -87,7 +87,7 @@ class Computation:
             return _onnx_producer(file.read(512)).partition("+")[0]
 
     def save(self, path: Path | str) -> None:
-        """Write this as JSON; the file is named relative to it where it lies beside or below it."""
+        """Write this as JSON; the file is named relative to it where it lies in the same folder or below."""
         path = Path(path)
         path.write_text(json.dumps(self.to_json(path.parent), indent=1) + "\n")
 
@@ -150,7 +150,7 @@ class Computation:
                 sizes[0] = batch
             if any(size <= 0 for size in sizes):
                 raise ProfilerError(
-                    f"Input {value.name!r} of {path} leaves sizes open besides the batch: {sizes}. "
+                    f"Input {value.name!r} of {path} leaves sizes open in addition to the batch: {sizes}. "
                     "Export it with fixed sizes."
                 )
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
@@ -173,11 +173,11 @@ def _onnx_producer(head: bytes) -> str:
     >>> _onnx_producer(bytes([0x08, 8, 0x12, 2]) + b"me" + bytes([0x1A, 1]) + b"1" + bytes([0x3A, 99]))
     'me 1'
     """
-    found, position = {}, 0
+    fields, position = {}, 0
     while position < len(head) - 1 and head[position] in (0x08, 0x12, 0x1A):
         tag, size = head[position], head[position + 1]
         position += 2
         if tag != 0x08:
-            found[tag] = head[position : position + size].decode(errors="replace")
+            fields[tag] = head[position : position + size].decode(errors="replace")
             position += size
-    return " ".join(found.values())
+    return " ".join(fields.values())

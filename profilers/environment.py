@@ -1,4 +1,4 @@
-"""What a figure was measured on and under: read from the system, nothing of it is decisive if it cannot be read."""
+"""The device and the conditions of a measurement, read from the system. An entry that cannot be read stays empty."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ def processor() -> str:
     """
     name, numbers = platform.processor() or platform.machine(), ""
     try:
-        # The board stands last; of what is said of every processor the first one's counts.
+        # The board comes last; for entries that every processor has, the first one's counts.
         lines = reversed(Path("/proc/cpuinfo").read_text().splitlines())
-        found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        name = found.get("model name") or found.get("Model") or name
-        if "cpu family" in found:
-            numbers = (
-                f" (family {found['cpu family']} model {found.get('model', '?')} stepping {found.get('stepping', '?')})"
-            )
-        elif "CPU part" in found:
-            numbers = f" (implementer {found.get('CPU implementer', '?')} part {found['CPU part']})"
+        cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        name = cpu.get("model name") or cpu.get("Model") or name
+        if "cpu family" in cpu:
+            numbers = f" (family {cpu['cpu family']} model {cpu.get('model', '?')} stepping {cpu.get('stepping', '?')})"
+        elif "CPU part" in cpu:
+            numbers = f" (implementer {cpu.get('CPU implementer', '?')} part {cpu['CPU part']})"
     except OSError:
         if sys.platform == "darwin":
             name = _output("sysctl", "-n", "machdep.cpu.brand_string") or name
@@ -41,7 +39,7 @@ def gpu() -> str:
 def environment() -> dict[str, str]:
     """System, Python, governor, clock and load; what cannot be read is left out."""
     cpu = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-    found = {
+    entries = {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "governor": _text(cpu / "scaling_governor"),
@@ -51,7 +49,7 @@ def environment() -> dict[str, str]:
         "cpu_quota": _text(Path("/sys/fs/cgroup/cpu.max")),
         "load": load(),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in entries.items() if value}
 
 
 def load() -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong in `profilers`; every error is a `ProfilerError`."""
+"""The errors of `profilers`; every one is a `ProfilerError`."""
 
 from __future__ import annotations
 

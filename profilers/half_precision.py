@@ -22,7 +22,7 @@ def in_precision(computation: Computation, precision: str, folder: Path) -> Comp
         return computation
     if (computation.precision, precision) != ("fp32", "fp16"):
         raise BuildFailed(
-            f"{computation.file} computes in {computation.precision}, the settings say {precision}. "
+            f"{computation.file} computes in {computation.precision}, the settings have {precision}. "
             f"Set the precision to {computation.precision}, or give a file in fp32."
         )
     path = folder / f"{computation.key}.fp16.onnx"

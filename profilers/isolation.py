@@ -1,4 +1,4 @@
-"""Runs a job in a fresh process, and says which computation is to blame when it crashes or hangs."""
+"""Runs a job in a fresh process, and names the computation that crashed or hung it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run_job(
                 _command(path),
                 cwd=folder,
                 env=measuring_environment(settings),
-                stdin=subprocess.PIPE,  # its end tells the worker that this process ended
+                stdin=subprocess.PIPE,  # closes when this process ends, so the worker knows
                 stdout=output,
                 stderr=subprocess.STDOUT,
             ) as process,
@@ -91,26 +91,26 @@ def _command(job: Path) -> list[str]:
 
 
 def _result(folder: Path, runtime: str, how: str, *, hung: bool) -> dict[str, Any] | Blame:
-    """The result that a process left in its folder; `how` it ended where there is none."""
+    """The result that a process left in its folder, or a message with `how` it ended."""
     result = folder / "result.json"
     if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text())
-        if "refused" in found:
-            raise MeasurementFailed(f"{runtime!r} cannot measure so: {found['refused']}")
-        return found
+        content: dict[str, Any] = json.loads(result.read_text())
+        if "refused" in content:
+            raise MeasurementFailed(f"{runtime!r} cannot measure so: {content['refused']}")
+        return content
     item = Status.read(folder / "status")[1]
-    said = (folder / "output").read_text(errors="replace").strip()
-    last = said.splitlines()[-1][:300] if said else "it printed nothing"
+    output = (folder / "output").read_text(errors="replace").strip()
+    last = output.splitlines()[-1][:300] if output else "it printed nothing"
     if item < 0:
         raise MeasurementFailed(
             f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
-            f"It said: {said[-1500:] or last}"
+            f"Its output: {output[-1500:] or last}"
         )
     return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung)
 
 
 def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> float:
-    """Wait until the process ends: 0; or the seconds after which it was given up since its status stood still."""
+    """Wait until the process ends and return 0, or the seconds without progress after which it was stopped."""
     count, changed_s = -1, time.monotonic()
     while True:
         try:

@@ -21,7 +21,7 @@ KERNELS = ("compute", "memory", "dispatch")
 
 
 def kernel_shape(name: str) -> tuple[int, ...]:
-    """Of the one input and the one output."""
+    """The shape of the one input and the one output."""
     return {
         "compute": (1, CONV_CHANNELS, CONV_SIZE, CONV_SIZE),
         "memory": MEMORY_SHAPE,

@@ -15,9 +15,9 @@ _MILLISECONDS = ("latency_ms", "p90_ms", "cold_ms")
 SHIPPED = Path(__file__).resolve().parent.parent / "hardware_tables"
 
 
-def search_path(given: Path | None = None) -> list[Path]:
+def search_path(first: Path | None = None) -> list[Path]:
     """Folders in which tables are looked for, the first ones first."""
-    folders = [*([given] if given else []), Path("hardware_tables"), home() / "tables", SHIPPED]
+    folders = [*([first] if first else []), Path("hardware_tables"), home() / "tables", SHIPPED]
     return list(dict.fromkeys(folder.absolute() for folder in folders if folder.is_dir()))
 
 
@@ -27,10 +27,10 @@ def known_rows(folders: Sequence[Path], header: Header, keys: Collection[str]) -
     Milliseconds are brought to the calibration reference of `header`. Rows with an error, and tables that cannot be
     read or are of something else, are passed over.
     """
-    found: dict[str, Fields] = {}
-    wanted = set(keys)
+    rows_by_key: dict[str, Fields] = {}
+    missing = set(keys)
     for path in (path for folder in folders for path in sorted(folder.glob("**/*.csv"))):
-        if wanted <= found.keys():
+        if missing <= rows_by_key.keys():
             break
         try:
             theirs, rows = table_file.read(path)
@@ -39,9 +39,9 @@ def known_rows(folders: Sequence[Path], header: Header, keys: Collection[str]) -
             continue
         factor = rescale(theirs.reference_s, header.reference_s)
         for row in rows:
-            if row["key"] in wanted and not row["error"]:
-                found.setdefault(row["key"], scaled(row, factor))
-    return list(found.values())
+            if row["key"] in missing and not row["error"]:
+                rows_by_key.setdefault(row["key"], scaled(row, factor))
+    return list(rows_by_key.values())
 
 
 def scaled(row: Fields, factor: float) -> Fields:

@@ -10,7 +10,7 @@ from typing import Any
 
 from profilers.errors import ProfilerError
 
-NOISY = 0.05  # a relative interval above this is said in the table: decisions between operations are finer than that
+NOISY = 0.05  # a relative interval above this is marked in the table: decisions between operations are finer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Round:
     Attributes:
         runs_s: seconds of each run, one straight after the other; runs that only warm up are not among them.
         cold_s: seconds of the run before them, with the caches walked over.
-        index: how many times longer than in the reference the calibration kernels took beside it.
+        index: how many times longer than in the reference the calibration kernels took in this round.
         process: which of the measuring processes, from 0.
     """
 
@@ -37,7 +37,7 @@ class Round:
 
     @property
     def latency_s(self) -> float:
-        """Of one run, at the speed of the reference."""
+        """Seconds of one run, at the speed of the reference."""
         return statistics.median(self.runs_s) / self.index
 
 
@@ -91,11 +91,11 @@ class Measurement:
 
     @property
     def noisy(self) -> bool:
-        """Whether the interval is wider than a decision between operations can bear."""
+        """True if the interval is too wide to decide between operations."""
         return self.relative_interval > NOISY
 
     def __add__(self, other: Measurement) -> Measurement:
-        """The rounds of both, of processes that are told apart."""
+        """The rounds of both; their process numbers must differ."""
         return Measurement(rounds=self.rounds + other.rounds)
 
     def to_json(self) -> list[list[Any]]:

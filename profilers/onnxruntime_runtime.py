@@ -85,8 +85,8 @@ class OnnxRuntime(Runtime):
 class OnnxSession(Session):
     """Inputs and outputs stay bound where they are computed.
 
-    `session.run` of the Python interface copies each output into a new array, which no deployed C or C++ program
-    does, and which would count several times in a sum over layers.
+    `session.run` of the Python interface copies each output into a new array. No deployed C or C++ program does this,
+    and in a sum over layers the copies would count several times.
     """
 
     def __init__(self, session: Any, computation: Computation) -> None:

@@ -13,7 +13,7 @@ from profilers.runtime import Runtime, RuntimeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeStatus:
-    """Whether a runtime can be used here, and if not, why and how to get it."""
+    """The availability of a runtime: installed or not, and if not, why and how to get it."""
 
     name: str
     available: bool
@@ -22,7 +22,7 @@ class RuntimeStatus:
     versions: Mapping[str, str]
 
 
-_TORCH_CUDA = "pip install torch, in the build for this system's CUDA (pytorch.org tells the command)"
+_TORCH_CUDA = "pip install torch, in the build for this system's CUDA (pytorch.org gives the command)"
 
 # name → where its class is, how to get it
 RUNTIMES: dict[str, tuple[str, str]] = {

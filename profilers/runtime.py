@@ -88,7 +88,7 @@ class Session(ABC):
 
     @abstractmethod
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What the computation gives for other inputs of the same shapes; not for timing."""
+        """Run the computation on other inputs of the same shapes and return its outputs; not for timing."""
 
     def _close(self) -> None:  # noqa: B027 (most need not)
         """Free what the session holds."""
@@ -158,7 +158,7 @@ class Runtime(ABC):
         batches = {spec.shape[0] for spec in computation.inputs if spec.shape}
         if batches != {self.settings.batch}:
             raise BuildFailed(
-                f"The inputs have batch {sorted(batches)}, the settings say {self.settings.batch}: "
+                f"The inputs have batch {sorted(batches)}, the settings have {self.settings.batch}: "
                 "export at the batch that is measured."
             )
         try:
@@ -172,7 +172,7 @@ class Runtime(ABC):
     def _prepare(self, computation: Computation) -> Session: ...
 
     def computes_in_caller(self) -> bool:
-        """Whether all of a run is computed in the thread that calls it: what that one waits, the run waits."""
+        """True if the calling thread computes all of a run, so that its waiting time is the run's."""
         return False
 
     def kernel(self, name: str, folder: Path) -> Session:
@@ -186,12 +186,12 @@ class Runtime(ABC):
         return {package: version_of(package) for package in self.packages}
 
     def device(self) -> str:
-        """What it runs on, where that is not the processor."""
+        """The device that it runs on, where that is not the processor."""
         return ""
 
 
 def version_of(package: str) -> str:
-    """By its metadata, or where they go under another name (openvino-nightly, say), by what it says itself."""
+    """The version by metadata, or by `__version__` where the distribution has another name (openvino-nightly)."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -216,7 +216,7 @@ def pin(settings: RuntimeSettings) -> None:
         raise ProfilerError(
             f"affinity={settings.affinity}: {sys.platform} offers no way to pin a process. Leave it out."
         )
-    there = os.sched_getaffinity(0)
-    if not there >= set(settings.affinity):  # the system would take those that there are
-        raise ProfilerError(f"affinity={settings.affinity}: this process may use {sorted(there)}.")
+    allowed = os.sched_getaffinity(0)
+    if not allowed >= set(settings.affinity):  # the system would silently pin to the rest
+        raise ProfilerError(f"affinity={settings.affinity}: this process may use {sorted(allowed)}.")
     os.sched_setaffinity(0, settings.affinity)

@@ -56,10 +56,11 @@ def profile(
 ) -> LatencyTable:
     """Measure what the table file does not hold yet and append it; the whole table is returned.
 
-    Rows that a table in one of the folders `libraries` holds for this device and setting are taken from there.
+    Rows that a table in one of the folders `libraries` holds for this device and setting are copied from it.
 
-    It may be killed and started again: rows are written as soon as they are known, and kept. A computation that the
-    runtime does not take, that crashes it or hangs is a row with its error, once it has failed in a process of its own.
+    A sweep may be killed and started again: each row is written at once and kept. A computation that the runtime
+    rejects, that crashes it or that hangs is tried once more in a process of its own. If it fails there too, its row
+    holds the error.
 
     Raises:
         RuntimeUnavailable: the runtime is not installed.
@@ -73,15 +74,15 @@ def profile(
     held = _held(table_file.append(path, header, []))
     if libraries and (missing := unique.keys() - held):
         held = _held(table_file.append(path, header, known_rows(libraries, header, missing)))
-    wanted = [computation for computation in unique.values() if computation.key not in held]
-    tell = _teller(progress, total=len(unique), before=len(unique) - len(wanted))
+    unmeasured = [computation for computation in unique.values() if computation.key not in held]
+    report = _reporter(progress, total=len(unique), before=len(unique) - len(unmeasured))
     sweep = _Sweep(runtime=runtime, settings=settings, protocol=protocol, reference_s=header.reference_s)
-    for group in chunks(wanted, protocol.group):
+    for group in chunks(unmeasured, protocol.group):
         for computation, outcome in sweep.measured(group):
             if isinstance(outcome, Measurement):
                 keep_samples(path, computation, outcome)
             table_file.append(path, header, [row_fields(computation, outcome)])
-            tell(computation.name)
+            report(computation.name)
     return LatencyTable.read(path)
 
 
@@ -91,7 +92,7 @@ def _held(rows: Sequence[table_file.Fields]) -> set[str]:
 
 
 def _header(runtime: Runtime, computations: Any, protocol: Protocol, path: Path) -> table_file.Header:
-    """Of the table that this sweep writes; its calibration reference is measured where there is none yet."""
+    """The header of the table that this sweep writes; a missing calibration reference is measured."""
     device, versions = device_of(runtime), runtime.versions()
     exporters = {computation.exporter for computation in computations} - {""}
     if len(exporters) > 1:
@@ -130,13 +131,13 @@ def measure_reference(runtime: str, settings: RuntimeSettings, protocol: Protoco
 
     The fastest, since a reference is kept for good and whatever disturbs only ever slows.
     """
-    found: list[dict[str, float]] = []
+    references: list[dict[str, float]] = []
     for process in range(3):
         result = _run([], runtime, settings, protocol, None, process)
         if isinstance(result, Blame):
             raise MeasurementFailed(result.message)
-        found.append(result["reference_s"])
-    return {name: min(one[name] for one in found) for name in found[0]}
+        references.append(result["reference_s"])
+    return {name: min(one[name] for one in references) for name in references[0]}
 
 
 def _run(
@@ -169,17 +170,17 @@ class _Sweep:
     def measured(self, group: Sequence[Computation], *, alone: bool = False) -> Iterator[Outcome]:
         """Each computation of a group with its samples or its error, as soon as it is sure enough.
 
-        Process after process is used for those that are not. One that fails beside others is measured again alone: it
-        may have found the memory taken, or a GPU's context broken by another one.
+        Further processes measure those that are not. One that fails in a group is measured again alone: another one may
+        have taken the memory or broken a GPU's context.
         """
-        protocol, found = self.protocol, dict[str, Measurement]()
+        protocol, measurements = self.protocol, dict[str, Measurement]()
         open_, process = list(group), 0
         while open_:
             try:
                 result = _run(open_, self.runtime, self.settings, protocol, self.reference_s, process)
             except MeasurementFailed:
                 if process >= protocol.processes:
-                    yield from ((computation, found[computation.key]) for computation in open_)
+                    yield from ((computation, measurements[computation.key]) for computation in open_)
                 raise
             if isinstance(result, Blame):
                 to_blame = open_.pop(result.item)
@@ -188,13 +189,13 @@ class _Sweep:
             process += bool(result["rounds"])
             for key, rounds in result["rounds"].items():
                 new = Measurement.from_json(rounds)
-                found[key] = found[key] + new if key in found else new
+                measurements[key] = measurements[key] + new if key in measurements else new
             unsure = []
             for computation in open_:
                 if computation.key in result["errors"]:
                     yield self._failed(computation, result["errors"][computation.key], alone=alone)
-                elif self._sure(found.get(computation.key), process):
-                    yield computation, found[computation.key]
+                elif self._sure(measurements.get(computation.key), process):
+                    yield computation, measurements[computation.key]
                 else:
                     unsure.append(computation)
             open_ = unsure
@@ -204,7 +205,7 @@ class _Sweep:
         return process >= self.protocol.most_processes or (process >= self.protocol.processes and narrow)
 
     def _failed(self, computation: Computation, message: str, *, alone: bool, believed: float = BELIEVED) -> Outcome:
-        """Its error, once it is sure to be its own; processes that are killed all say the same, so none is believed."""
+        """Its error, once it is sure to be its own; killed processes all report the same, so none is believed."""
         if alone:
             self.failed_alone[message] += 1
         elif self.failed_alone[message] < believed:
@@ -254,7 +255,7 @@ def _number(value: float) -> str:
 
 
 def samples_path(table: Path) -> Path:
-    """Where the raw samples of a table are: a line of JSON per row, beside it."""
+    """The file of a table's raw samples, next to it: a line of JSON per row."""
     return table.with_name(f"{table.name.removesuffix('.csv')}.samples.jsonl")
 
 
@@ -264,15 +265,15 @@ def keep_samples(table: Path, computation: Computation, measurement: Measurement
         file.write(line + "\n")
 
 
-def _teller(progress: Callable[[Progress], None] | None, *, total: int, before: int) -> Callable[[str], None]:
-    """Counts, estimates the time left from what was measured in this sweep, and tells."""
+def _reporter(progress: Callable[[Progress], None] | None, *, total: int, before: int) -> Callable[[str], None]:
+    """A function that counts, estimates the time left from this sweep's measurements, and reports."""
     started_s, done = time.monotonic(), before
 
-    def tell(name: str) -> None:
+    def report(name: str) -> None:
         nonlocal done
         done += 1
         if progress is not None:
             left = (time.monotonic() - started_s) / (done - before) * (total - done)
             progress(Progress(done=done, total=total, name=name, seconds_left=left))
 
-    return tell
+    return report

@@ -65,7 +65,7 @@ class LatencyTable:
 
     Attributes:
         header: device, runtime, versions, settings, calibration reference.
-        fields: key → the row as it stands in the file.
+        fields: key → the row as the file holds it.
         source: where it was read from, for messages.
     """
 
@@ -103,10 +103,10 @@ class LatencyTable:
         """
         if key in self.fields:
             return Row.from_fields(self.fields[key])
-        wanted = " ".join(filter(None, [name, *(f"{k}={v}" for k, v in (labels or {}).items())]))
+        description = " ".join(filter(None, [name, *(f"{k}={v}" for k, v in (labels or {}).items())]))
         near = self._nearest(name, labels or {})
         raise MissingRow(
-            f"{self.source} ({len(self)} rows) has no row {key}{f' for {wanted}' if wanted else ''}. "
+            f"{self.source} ({len(self)} rows) has no row {key}{f' for {description}' if description else ''}. "
             + (f"Nearest: {'; '.join(near)}. " if near else "")
             + "Measure it with `lana profile` into the same table."
         )
@@ -179,7 +179,7 @@ class LatencyTable:
             self.header.require_same(other.header, other.source, reference=False)
             found["latency_ms_other"] *= rescale(other.header.reference_s, self.header.reference_s)
         except TableMismatch:
-            pass  # of different devices: what each says, as it stands
+            pass  # of different devices: the figures of each, without conversion
         found["ratio"] = found["latency_ms_other"] / found["latency_ms"]
         return found
 

@@ -41,7 +41,7 @@ COLUMNS = {
     "name": "of the computation, for people",
     "operation": "its name in the pool",
     "family": "of the operation",
-    "layer": "a layer where it stands, as an example",
+    "layer": "a layer that has it, as an example",
     "input_shape": "without the batch",
     "output_shape": "without the batch",
     "latency_ms": "milliseconds of a run with warm caches: median over rounds, at the speed of the reference",
@@ -70,7 +70,7 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What all rows of a table share.
+    """The entries that all rows of a table share.
 
     Attributes:
         reference_s: seconds of the calibration kernels that the milliseconds refer to.
@@ -102,14 +102,14 @@ class Header:
 
     @functools.cached_property
     def seal(self) -> str:
-        """What the checks of the rows cover of the header."""
+        """The part of the header that the checksums of the rows cover."""
         return json.dumps(self.to_json(), sort_keys=True)
 
     def require_same(self, other: Header, whose: str, *, reference: bool = True) -> None:
         """Raise unless rows of both belong into one table.
 
         Raises:
-            TableMismatch: names every difference.
+            TableMismatch: the message names every difference.
         """
         names = ["device", "runtime", "versions", "settings", *(["reference_s"] if reference else [])]
         ours, theirs = self.to_json(), other.to_json()
@@ -153,10 +153,10 @@ def _end(header: Header, rows: Sequence[Fields]) -> str:
 
 
 def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
-    """The header and the rows; with `cut_short` a table that lost its end gives the rows that are whole.
+    """The header and the rows; with `cut_short`, the whole rows of a table that lost its end.
 
     Raises:
-        InvalidTable: says what is wrong.
+        InvalidTable: the message names the fault.
     """
     lines = text.splitlines(keepends=True)
     if not lines or not lines[0].startswith("# lana latency table, schema "):
@@ -175,13 +175,13 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
             "`lana profile` into the same file keeps the rows that are whole and measures the others."
         )
     try:
-        found = list(csv.reader(io.StringIO("".join(body), newline="")))
+        lines_of_values = list(csv.reader(io.StringIO("".join(body), newline="")))
     except csv.Error as error:
         raise InvalidTable(f"{whose} cannot be read as CSV: {error}.") from error
-    if not found or found[0] != list(COLUMNS):
-        raise InvalidTable(f"{whose} has the columns {found[:1]}, expected {list(COLUMNS)}.")
+    if not lines_of_values or lines_of_values[0] != list(COLUMNS):
+        raise InvalidTable(f"{whose} has the columns {lines_of_values[:1]}, expected {list(COLUMNS)}.")
     rows = []
-    for position, values in enumerate(found[1:], start=count + 2):
+    for position, values in enumerate(lines_of_values[1:], start=count + 2):
         row = dict(zip(COLUMNS, values, strict=False))
         if len(values) != len(COLUMNS) or seal_row(header, row) != row:
             if cut_short and not end:
@@ -235,27 +235,28 @@ def _decode(content: bytes, path: Path, *, cut_short: bool = False) -> str:
 
 
 def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
-    """A whole table in one go, beside its place and renamed into it; the rows get their checks."""
+    """Write a whole table to a temporary file and rename it into place; the rows get their checksums."""
     sealed = [seal_row(header, row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(render(header, sealed).encode())
-        os.chmod(beside, 0o644)
-        # Not under the hands of one that appends; where there is no flock, a file that is open cannot be replaced.
+        os.chmod(temporary, 0o644)
+        # Not while another process appends. Where there is no flock, an open file cannot be replaced.
         with open_locked(path) if REPLACES_LOCKED else contextlib.nullcontext():
-            os.replace(beside, path)
+            os.replace(temporary, path)
     except BaseException:  # an interruption too leaves no half of a file
-        os.unlink(beside)
+        os.unlink(temporary)
         raise
 
 
 def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> list[Fields]:
-    """Add rows of keys that are not there yet, or only with an error, making the file if there is none; all its rows
-    are returned.
+    """Add rows whose keys are absent, or present with an error only; return all rows.
 
-    What a table that was cut short lost is given up first.
+    The file is made if there is none.
+
+    Rows that a truncated table lost are dropped first.
 
     Raises:
         TableMismatch: the table was measured otherwise.
@@ -267,23 +268,23 @@ def append(path: Path, header: Header, rows: Sequence[Mapping[str, str]]) -> lis
         if _nothing_yet(content):
             content = b""
         if content:
-            found, kept = parse(_decode(content, path, cut_short=True), str(path), cut_short=True)
-            header.require_same(found, str(path))
+            stored, kept = parse(_decode(content, path, cut_short=True), str(path), cut_short=True)
+            header.require_same(stored, str(path))
         else:
-            found, kept = header, []
+            stored, kept = header, []
         keys = {row["key"] for row in kept if not row["error"]}
-        new = [seal_row(found, row) for row in rows if row["key"] not in keys]
+        new = [seal_row(stored, row) for row in rows if row["key"] not in keys]
         replaced = {row["key"] for row in new}
         before, kept = len(kept), [row for row in kept if row["key"] not in replaced]
         if not content:
-            start, text = 0, render(found, new)
+            start, text = 0, render(stored, new)
         else:
-            whole = render(found, kept).encode()
-            start = len(whole) - len(_end(found, kept).encode())
-            if len(kept) < before or content[:start] != whole[:start]:  # other line ends, say: written anew
-                start, text = 0, render(found, [*kept, *new])
+            whole = render(stored, kept).encode()
+            start = len(whole) - len(_end(stored, kept).encode())
+            if len(kept) < before or content[:start] != whole[:start]:  # e.g. other line ends: written anew
+                start, text = 0, render(stored, [*kept, *new])
             else:
-                text = (_csv(new) if new else "") + _end(found, [*kept, *new])
+                text = (_csv(new) if new else "") + _end(stored, [*kept, *new])
         file.seek(start)
         file.write(text.encode())
         file.truncate()
@@ -303,7 +304,7 @@ def read_begun(path: Path) -> Header | None:
 
 
 def _nothing_yet(content: bytes) -> bool:
-    """Whether whoever began the table was killed before the first row: there is nothing to lose."""
+    """True if the process that began the table was killed before it wrote a row; nothing is lost then."""
     first, columns = f"{_FIRST}\n".encode(), ",".join(COLUMNS).encode()
     content = content.replace(b"\r\n", b"\n")
     *header, last = content.split(b"\n")

@@ -26,8 +26,8 @@ from profilers.user_folder import home
 class TensorRT(Runtime):
     """One engine a computation; the tactics found for one are kept in a timing cache that all share.
 
-    The engine that is measured is kept beside its ONNX file (`.engine`), so that what is delivered is what was timed:
-    TensorRT chooses tactics by timing them, and a second build may choose others.
+    The measured engine is kept next to its ONNX file (`.engine`), so that the timed engine is delivered. TensorRT
+    chooses tactics by timing them, and a second build may choose others.
     """
 
     packages = ("tensorrt", "cuda.bindings.runtime")
@@ -143,14 +143,14 @@ class TensorRTSession(Session):
         """Seconds on the device, between events: what the host adds is no property of the network."""
         from cuda.bindings import runtime as cuda
 
-        found = []
+        seconds = []
         for _ in range(count):
             _checked(cuda.cudaEventRecord(self.start, self.stream))
             self._start()
             _checked(cuda.cudaEventRecord(self.end, self.stream))
             _checked(cuda.cudaEventSynchronize(self.end))
-            found.append(_checked(cuda.cudaEventElapsedTime(self.start, self.end)) / 1e3)
-        return found
+            seconds.append(_checked(cuda.cudaEventElapsedTime(self.start, self.end)) / 1e3)
+        return seconds
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         from cuda.bindings import runtime as cuda
@@ -189,6 +189,6 @@ def _replace(path: Path, content: bytes) -> None:
     """A cache that cannot be written costs time, nothing else."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)

@@ -66,11 +66,11 @@ def _varint(value: int) -> bytes:
     >>> _varint(300).hex()  # 300 = 0b10_0101100: 0101100 with the continuation bit, then 10
     'ac02'
     """
-    found = bytearray()
+    groups = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        groups.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*groups, value])
 
 
 def _number(field: int, value: int) -> bytes:

@@ -126,8 +126,8 @@ class TorchSession(Session):
     def outputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         import torch
 
-        found = self._call([torch.from_numpy(array).to(self.device) for array in inputs])
-        leaves = torch.utils._pytree.tree_leaves(found)
+        results = self._call([torch.from_numpy(array).to(self.device) for array in inputs])
+        leaves = torch.utils._pytree.tree_leaves(results)
         return [leaf.float().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
     def _close(self) -> None:

@@ -49,7 +49,7 @@ def test_the_precision_of_a_file_is_known(tmp_path):
     )
     assert in_precision(half, "fp16", tmp_path) is half
     assert Computation.from_json(half.to_json(tmp_path), tmp_path) == half
-    with pytest.raises(BuildFailed, match="computes in fp16, the settings say fp32"):
+    with pytest.raises(BuildFailed, match="computes in fp16, the settings have fp32"):
         in_precision(half, "fp32", tmp_path)
 
 

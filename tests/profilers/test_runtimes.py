@@ -71,7 +71,7 @@ class RuntimeContract:
             runtime.prepare(dataclasses.replace(broken, file=tmp_path / "none"))
 
     def test_another_batch_than_the_settings_is_refused(self, tmp_path):
-        with pytest.raises(BuildFailed, match="the settings say 2"):
+        with pytest.raises(BuildFailed, match="the settings have 2"):
             self.runtime(batch=2).prepare(self.computation(tmp_path))
 
     def test_a_closed_session_cannot_run(self, tmp_path):
