@@ -1,12 +1,13 @@
-"""Which of the students that a search measured is the best after tuning? What tells it beforehand?
+"""Which of the students that a search measured is the best after tuning, and what predicts it?
 
     python benchmarks/alternatives.py RUN --from 0.26 --to 0.303 --draw 12 --epochs 10 --seeds 2
 
-RUN is a run with selected students; all measured ones in that range of the teacher's latency are tuned alike. Those are
-near the optimum: with --draw others of the range are drawn as well, by solving with the losses perturbed, and measured;
-what is measured is kept in the run. With --elsewhere the networks are written for `tune.py` on another machine, as in
-`family.py`. Printed beside them: what the accuracy after tuning gains by ten percent more latency, ten percent less
-loss before, and ten percent more parameters, in a least-squares fit of all three.
+RUN is a run with selected students. All measured ones in that range of the teacher's latency are tuned alike. They are
+near the optimum: --draw adds others of the range, found by solving with perturbed losses, and measures them. The run
+keeps the measurements. With --elsewhere the networks are written for `tune.py` on another machine, as in `family.py`.
+
+A least-squares fit is printed too: the gain in accuracy after tuning from ten percent more latency, less loss before,
+and more parameters.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def drawn(search: BudgetSearch, low: float, high: float, count: int) -> list[Sel
 def fitted(
     ratios: Sequence[float], losses: Sequence[float], parameters: Sequence[int], accuracies: Sequence[float]
 ) -> tuple[float, float, float]:
-    """What a tenth more latency, a tenth less loss and a tenth more parameters bring, in points of accuracy."""
+    """Points of accuracy gained by a tenth more latency, a tenth less loss and a tenth more parameters."""
     columns = np.column_stack([np.ones(len(ratios)), np.log(ratios), np.log(losses), np.log(parameters)])
     _, latency, loss, more = np.linalg.lstsq(columns, np.array(accuracies), rcond=None)[0]
     return float(latency * np.log(1.1)), float(loss * np.log(0.9)), float(more * np.log(1.1))

@@ -40,7 +40,7 @@ WAITING = ".network"  # suffix of a network that is to be tuned elsewhere
 
 
 def tuning_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What every comparison lets one choose of the tuning."""
+    """The tuning options that every comparison has."""
     options = [
         click.option("--epochs", type=float, default=3.0),
         click.option("--seeds", type=int, default=1),
@@ -121,7 +121,7 @@ def student(
 
 
 def correct_on_test(context: RunContext, module: nn.Module, device: str) -> np.ndarray:
-    """Whether each test image is classified rightly."""
+    """For each test image, True if it is classified correctly."""
     return np.array(evaluate_module(module, context.data.test, context.task, device=device).per_example) > 0.5
 
 
@@ -174,7 +174,7 @@ def save(network: nn.Module, path: Path) -> None:
 
 
 def begun(contender: Contender, folder: Path) -> Path:
-    """What the files of a network begin with: named by the weights it began with."""
+    """The prefix of a network's files, named by the weights that its tuning began with."""
     return folder / f"{contender.name}-{digest(contender.module)}"
 
 
@@ -221,7 +221,7 @@ def tune_row(context: RunContext, network: nn.Module, result: Path, settings: Fi
 
 
 def digest(module: nn.Module) -> str:
-    """Of the weights of a network and where they stand; what its classes are called does not matter."""
+    """A digest of the weights of a network and their names; the names of its classes do not matter."""
     content = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         content.update(name.encode())

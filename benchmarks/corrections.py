@@ -1,10 +1,10 @@
-"""What students lose, expected against measured, on students that the correction has not seen.
+"""Expected against measured loss, on students that the correction has not seen.
 
     python benchmarks/corrections.py RUN [RUN …]
 
-RUN is a finished one with students for several budgets. `near`: those measured for a budget, from the other half of
-them and all that were measured before; `far`: those of every later budget, from the ones of the first alone. Errors are
-medians of |log(expected / measured)|, with the sign kept the bias; τ is Kendall's, the mean over budgets.
+RUN is a finished run with students for several budgets. `near` predicts half of a budget's students from the other half
+and all students measured before. `far` predicts the students of every later budget from the ones of the first alone.
+Errors are medians of |log(expected / measured)|; the bias keeps the sign. τ is Kendall's, the mean over budgets.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py --out benchmarks/results/coverage.csv [--again] [--transformers] [REFERENCE …]
 
-For each, with random weights: layers that hold at least 70% of the multiply-adds; the teacher reassembled, bit-exact; a
-random selection of operations that are neither the teacher's nor skip; its ONNX file with parity; loaded again. Of each
-module of `timm.models` the smallest variant is taken: small inputs first, then by the size that its name tells, then by
-name.
+Each network has random weights. Its layers hold at least 70% of the multiply-adds, and the reassembled teacher is
+bit-exact. A random selection takes operations that are neither the teacher's nor skip; its ONNX file must reach parity
+and load again. The smallest variant of each module of `timm.models` is taken, by input size, by the size in its name,
+then by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A student beside what other tools make of the same teacher at the same measured latency, all tuned alike.
+"""A student against the networks that other tools make of the same teacher at the same latency, all tuned alike.
 
     python benchmarks/peers.py RUN --ratio 0.5 --ratio 0.3 --epochs 3 --out runs/peers
 
@@ -229,7 +229,7 @@ def peers(
 
 
 def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], search_one: Any) -> list[Contender]:
-    """Those that manage; of the others the message."""
+    """The peers that meet the budget; for the others the message."""
     found = []
     for name in names:
         try:

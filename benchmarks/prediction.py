@@ -135,7 +135,7 @@ class Bench:
 
 
 def synthetic_losses(bench: Bench, seed: int) -> dict[Pair, float]:
-    """What an operation might lose: more where it computes less than the teacher's, times a random factor."""
+    """A plausible loss of an operation: larger where it computes less than the teacher's, times a random factor."""
     rng = np.random.default_rng(seed)
     own = {candidate.layer.name: candidate.macs for candidate in bench.candidates if candidate.operation == "teacher"}
     return {

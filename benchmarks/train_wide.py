@@ -3,7 +3,8 @@
     python benchmarks/train_wide.py PATH/wide_resnet.py:wrn16_4 --weights PATH/wrn16_4.safetensors \
         --data parquet:PATH --image-size 32 --epochs 30 --out wrn16_4-on.safetensors
 
-The epoch that is best on the validation part of train is kept. Interrupted, the same command goes on.
+The epoch that is best on the validation part of train is kept. After an interruption, the same command resumes the
+training.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/tune.py RUN runs/here/tuned --epochs 10 --seeds 3            # there
     python benchmarks/family.py RUN … --epochs 10 --seeds 3 --out runs/here        # finds the results
 
-Of RUN its recipe is read: the teacher and the data. Several processes share the device, for one small network leaves
-most of a large GPU idle.
+The recipe of RUN names the teacher and the data. Several processes share the device: one small network leaves most of a
+large GPU idle.
 """
 
 from __future__ import annotations
