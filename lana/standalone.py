@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lana.common.progress import Progress, reporting
 from lana.config.fields import check_options, flag
@@ -17,14 +21,19 @@ from lana.evaluation.checks import check_device, check_labels
 from lana.evaluation.metrics import Evaluation, evaluate_module
 from lana.evaluation.task import load_task
 from lana.exporters.formats import Exported, Options, export_as, format_of
+from lana.exporters.parity import onnx_session, relative_error, run_onnx
 from lana.models.student_files import load_student_as_teacher
-from lana.models.teacher import load_teacher
+from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
 from lana.pool.stages import measured_candidates
+from lana.quantization.scheme import check_precisions, scheme_of
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
 from profilers.bundle import format_on_device, write_bundle
+from profilers.environment import processor_flags
 from profilers.library import search_path
+
+CALIBRATION_IMAGES = 512  # on which the ranges of int8 are taken
 
 
 def profile(
@@ -73,6 +82,19 @@ def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:
     return len(computations)
 
 
+def load_network(model: Path | str, **load: Any) -> Teacher:
+    """The network of a student's folder, or of a model reference.
+
+    Raises:
+        UserError: an unknown reference; options for a student, which knows its own.
+    """
+    if not is_student(model):
+        return load_teacher(str(model), **load)
+    if options := [name for name, value in load.items() if value is not None]:
+        raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, options))}.")
+    return load_student_as_teacher(model)
+
+
 def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
     """The metric on the test split of a model reference, or of a student's folder.
 
@@ -80,30 +102,57 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
         UserError: unknown references; a device that is not here; labels that the model has no class for.
     """
     check_device(device)
-    if is_student(model) and (given := [name for name, value in load.items() if value is not None]):
-        raise UserError(f"{model} is a student, which knows its own: leave out {', '.join(map(flag, given))}.")
-    network = load_student_as_teacher(model) if is_student(model) else load_teacher(model, **load)
+    network = load_network(model, **load)
     loaded, judged = load_data(data, network), load_task(task)
     check_labels(network, loaded, judged)
     return evaluate_module(network.module, loaded.test, judged, device=device)
 
 
-def export(student: Path | str, path: Path | str, *, format: str | None = None, **options: Any) -> Exported:
-    """Write a student's network to a file, run the file and compare.
+def export(
+    model: Path | str,
+    path: Path | str,
+    *,
+    format: str | None = None,
+    precisions: str = "fp32",
+    data: str | None = None,
+    load: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Exported:
+    """Write the network of a student's folder, or of a model reference, to a file, run the file and compare.
 
-    The format is one of `lana.exporters.formats.FORMATS`; the suffix decides by default. `options` are those of
+    The format is one of `lana.exporters.formats.FORMATS`; the suffix decides by default. With `precisions` "int8" the
+    ONNX file holds int8 weights and activations, their ranges from training images of `data`. `load` are the options
+    that load a model: weights="net.safetensors", image_size=112. `options` are those of
     `lana.exporters.formats.Options`: opset=20, dynamic_batch=True.
 
     Raises:
-        UserError: the folder is not a student's; a format or an option that there is not.
-        RuntimeUnavailable: what writes the format is not installed.
-        ExportFailed: the network cannot be written so.
+        UserError: unknown references; a format or an option that there is not; int8 without data or in another format.
+        RuntimeUnavailable: the package that writes the format is not installed.
+        ExportFailed, QuantizationFailed: the network cannot be written so.
     """
     check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
-    wanted = Options(**options)
+    wanted, path = Options(**options), Path(path)
     format = format_of(path, format, wanted)
-    loaded = load_student_as_teacher(student)
-    return export_as(loaded.module, loaded.example, Path(path), format=format, options=wanted)
+    int8 = "int8" in check_precisions(precisions)
+    if int8 and (format != "onnx" or data is None or wanted.dynamic_batch):
+        raise UserError("--precisions int8 needs --data, an ONNX file and a fixed batch: ranges come from real images.")
+    network = load_network(model, **(load or {}))
+    exported = export_as(network.module, network.example, path, format=format, options=wanted)
+    return _quantized(network, exported, data, wanted.batch) if int8 and data is not None else exported
+
+
+def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> Exported:
+    """The exported ONNX file in int8, in its place."""
+    from lana.quantization.onnx_quantizer import quantize_onnx
+
+    path, scheme = Path(exported.file), scheme_of("onnxruntime-cpu", platform.machine(), processor_flags())
+    train = load_data(data, network).train.subset(CALIBRATION_IMAGES)
+    inputs = [images.numpy() for images, _ in train.batches(batch) if len(images) == batch]
+    quantize_onnx(path, path, inputs, scheme)
+    first = torch.from_numpy(inputs[0])
+    error = relative_error(network.module, first, run_onnx(onnx_session(path), first))
+    size = path.stat().st_size
+    return dataclasses.replace(exported, bytes=size, precisions="int8", max_relative_error=error)
 
 
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:

@@ -9,6 +9,18 @@ import sys
 from pathlib import Path
 
 
+def processor_flags() -> frozenset[str]:
+    """The instruction sets of the processor as Linux names them (avx512_vnni, asimddp …); empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    listed = (
+        value for key, _, value in (line.partition(":") for line in lines) if key.strip() in ("flags", "Features")
+    )
+    return frozenset(next(listed, "").split())
+
+
 def processor() -> str:
     """The processor as the system names it, with the number of its logical processors.
 

@@ -29,7 +29,9 @@ from lana.cli.options import (
     student_argument,
 )
 from lana.config.budget import parse_budget
+from lana.config.folders import is_student
 from lana.config.recipe import FINETUNING, SELECTING
+from lana.config.references import check_data, check_model
 from lana.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -186,25 +188,35 @@ def finetune(student: Path, json_output: bool, **options: Any) -> None:
 
 
 @main.command()
-@student_argument
+@click.argument("model")
 @click.argument("out", type=PATH)
+@recipe_options(*LOADING, "data")
+@click.option("--precisions", default="fp32", help="fp32, or int8 with ranges from --data.  [default: fp32]")
 @click.option("--format", help="onnx, torch_export, openvino or tensorrt.  [default: by suffix]")
 @click.option("--opset", type=int, help="Of ONNX.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
 @click.option("--runtime-precision", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
 @as_json
-def export(student: Path, out: Path, format: str | None, json_output: bool, **options: Any) -> None:
-    """Write the network of STUDENT to the file OUT, run the file again and compare it with PyTorch.
+def export(model: str, out: Path, precisions: str, data: str | None, json_output: bool, **options: Any) -> None:
+    """Write a student's folder, or MODEL, to the file OUT, run the file again and compare it with PyTorch.
 
     \b
     lana export runs/digits-resnet/students/0.4x student.onnx --dynamic-batch
-    lana export runs/digits-resnet/students/0.4x student.onnx --opset 20 --json
     lana export runs/digits-resnet/students/0.4x student.xml --runtime-precision fp16
+    lana export timm:resnet18 net.onnx --precisions int8 --data folder:images
     """
     from lana.exporters.formats import Options, format_of
+    from lana.quantization.scheme import check_precisions
 
-    format = format_of(out, format, Options(**options))
+    load = {name: options.pop(name) for name in LOADING}
+    format = format_of(out, options.pop("format"), Options(**options))
+    check_precisions(precisions)
+    if data is not None:
+        check_data(data)
+    if not is_student(model):
+        check_model(model)
     from lana import standalone
 
-    print_result(standalone.export(student, out, format=format, **options), json_output=json_output)
+    exported = standalone.export(model, out, format=format, precisions=precisions, data=data, load=load, **options)
+    print_result(exported, json_output=json_output)

@@ -72,14 +72,14 @@ class Exported:
     batch: int | None
     runtime_precision: str
     max_relative_error: float
+    precisions: str = "fp32"
 
     def show(self) -> None:
         """Print it in two lines."""
         opset = f", opset {self.opset}" if self.opset else ""
         batch = "any batch" if self.batch is None else f"batch {self.batch}"
-        print(
-            f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.format}{opset}, {batch}, {self.runtime_precision})."
-        )
+        precision = self.runtime_precision if self.precisions == "fp32" else self.precisions
+        print(f"Wrote {self.file} ({self.bytes / 1e6:.2f} MB; {self.format}{opset}, {batch}, {precision}).")
         print(f"Run again, it differs from PyTorch by at most {self.max_relative_error:.1e} of the largest output.")
 
 

@@ -59,7 +59,7 @@ def refused(result, *expected):
         (["evaluate", "digits-resnet", "--data", "digits", "--std", "0"], "--std 0.0: expected more than 0"),
         (["evaluate", "digits-resnet", "--data", "digits", "--task", "segmentation"], "fails on outputs of shape"),
         (["validate-scores", "nowhere"], "is not a run"),
-        (["export", "nowhere", "net.onnx"], "not a student's folder"),
+        (["export", "nowhere", "net.onnx"], "Unknown model"),
         (["evaluate", "nowhere", "--data", "digits"], "Unknown model"),
         (["report", "nowhere"], "is not a run"),
         (["finetune", "nowhere"], "not a student's folder"),
