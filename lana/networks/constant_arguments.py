@@ -31,7 +31,7 @@ Template = Any  # nested arguments or outputs with the class `Tensor` where a te
 class ConstantArguments:
     """The arguments of a call as a template: its first tensor changes, and `tensors` holds the others.
 
-    Of a tensor that is `repeated` for every example, `tensors` holds one.
+    A tensor that is `repeated` for every example is held once.
     """
 
     template: Template
@@ -62,7 +62,7 @@ _CALLS: WeakKeyDictionary[nn.Module, ConstantCall] = WeakKeyDictionary()  # subm
 
 
 def has_other_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call has other arguments than one tensor and the module's own defaults (mask=None)."""
+    """True if a call has other arguments than one tensor and the module's own defaults (mask=None)."""
     if len(args) + len(kwargs) == 1:
         return not isinstance((*args, *kwargs.values())[0], Tensor)
     signature = inspect.signature(module.forward)
@@ -128,8 +128,8 @@ def _filled(template: Template, tensors: Sequence[Tensor]) -> Any:
 def observed_calls(module: nn.Module) -> Iterator[Calls]:
     """While open, a forward pass fills in the calls of submodules.
 
-    The entry is None for a call of one tensor alone, for arguments that follow from what has gradients, and for
-    submodules that are called again.
+    The entry is None for a call of one tensor alone, for arguments that carry gradients, and for submodules called
+    again.
     """
     calls: dict[nn.Module, ConstantCall | None] = {}
 
@@ -183,20 +183,20 @@ def copy_with_constant_arguments(module: nn.Module) -> nn.Module:
 
 
 def has_constant_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the arguments of a call, besides its tensor, are the constant ones of the module."""
+    """True if the arguments of a call, except its tensor, are the constant ones of the module."""
     call = _CALLS.get(module)
     now = _arguments_of(args, kwargs) if call is not None else None
     return call is not None and now is not None and call.arguments.is_same(now)
 
 
 def returns_one_tensor(module: nn.Module, output: Any) -> bool:
-    """Whether an output is a tensor, or holds one as the module's constant call does."""
+    """True if an output is a tensor, or holds one as the module's constant call does."""
     call = _CALLS.get(module)
     return isinstance(output, Tensor) or (call is not None and call.output == _output_template(output))
 
 
 def return_as(original: nn.Module, module: nn.Module) -> None:
-    """Let a module return its tensor as `original` would: in a tuple, say."""
+    """Let a module return its tensor as `original` would, e.g. in a tuple."""
     call = _CALLS.get(original)
     if call is not None and call.output is not Tensor:
         module.register_forward_hook(functools.partial(_fill_output, call.output))

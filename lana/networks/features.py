@@ -61,8 +61,8 @@ def forward_until(module: nn.Module, inputs: Tensor) -> None:
 def replayable(module: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[str]:
     """The largest submodules that hold no layer or are one, and run exactly once, in order of execution.
 
-    What stands before a layer among these need not run again when only that layer changes. Left out is what other code
-    looks into: nothing can stand in its place.
+    The submodules before a layer need not run again when only that layer changes. Submodules that other code looks into
+    are left out: nothing can replace them.
     """
     from lana.networks.layers import externally_referenced
 

@@ -86,7 +86,7 @@ class LayerSearch:
                 yield from self._descend(path)
 
     def _too_large(self, name: str) -> bool:
-        """Whether to look inside: it holds much of the network, and is no block that is repeated."""
+        """True if the search should look inside: it holds much of the network and is no repeated block."""
         repeated = self.instances[type(self.modules[name])] > 1 and not _is_container(self.modules[name])
         return self.seen[name].macs > TOO_LARGE * self.total and not repeated and bool(self._working_children(name))
 
@@ -96,7 +96,7 @@ class LayerSearch:
         return [child for child in children if child in self.seen and self.seen[child].macs > 0]
 
     def _is_block(self, name: str) -> bool:
-        """Whether a submodule is more than a chain of working children: it adds a shortcut, gates or attends."""
+        """True if a submodule is more than a chain of working children: it adds a shortcut, gates or attends."""
         children = self._working_children(name)
         if not children:
             return not self._why_not(name)
@@ -109,9 +109,9 @@ class LayerSearch:
         return not self._why_not(name) and not self._too_large(name)
 
     def _is_stage(self, name: str) -> bool:
-        """Whether blocks of one class run one after the other inside: those are the layers, not the whole."""
+        """True if blocks of one class run one after the other inside: the blocks are the layers then."""
         prefix = f"{name}." if name else ""
-        given: dict[tuple[type, int], bool] = {}
+        outputs: dict[tuple[type, int], bool] = {}
         inside = [path for path in self.modules if path.startswith(prefix) and path != name and path in self.seen]
         for path in sorted(inside, key=lambda path: self.seen[path].order):
             seen, module = self.seen[path], self.modules[path]
@@ -119,13 +119,13 @@ class LayerSearch:
                 continue
             if len(self._working_children(path)) < 2 or self._of_parts(path):
                 continue
-            if (type(module), id(seen.inputs[0])) in given:
+            if (type(module), id(seen.inputs[0])) in outputs:
                 return True
-            given[type(module), id(seen.outputs[0])] = True
+            outputs[type(module), id(seen.outputs[0])] = True
         return False
 
     def _of_parts(self, name: str) -> bool:
-        """Whether it works on windows, patches or frames as if each were an example: their number is no setting."""
+        """True if it works on windows, patches or frames as if each were an example; their number is no setting."""
         return any(tensor.ndim > 0 and tensor.shape[0] != self.batch for tensor in self.seen[name].inputs)
 
     def _passes_through(self, name: str, child: str) -> bool:
@@ -134,7 +134,7 @@ class LayerSearch:
         return same_tensors(ours.inputs, theirs.inputs) and unchanged
 
     def _is_chain(self, children: Sequence[str]) -> bool:
-        """Whether the children stand in a container that runs one after the other."""
+        """True if a container runs the children one after the other."""
         return _is_container(self.modules[children[0].rpartition(".")[0]])
 
     def _why_not(self, name: str) -> str:
@@ -144,7 +144,7 @@ class LayerSearch:
         if seen.calls > 1:
             return f"called {seen.calls} times in a forward pass"
         if len(seen.inputs) != 1 or seen.other_arguments:
-            return f"takes {len(seen.inputs)} tensors or other arguments beside one tensor"
+            return f"takes {len(seen.inputs)} tensors or other arguments than one tensor"
         if not seen.plain_output or len(seen.outputs) != 1:
             return "returns something other than one tensor"
         source, target = seen.inputs[0], seen.outputs[0]

@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScan:
-    """What `find_layers` found; layers are in order of execution."""
+    """The result of `find_layers`; layers are in order of execution."""
 
     layers: tuple[Layer, ...]
     spans: tuple[Layer, ...]
@@ -109,15 +109,17 @@ def find_layers(
 
 
 def externally_referenced(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
-    """The layers whose weights or parts are read by name elsewhere, or that are looked for by their class: what stands
-    there instead would not have them, or not be found."""
+    """The layers that other code reads: their weights or parts by name, or themselves by their class.
+
+    A replacement would lack these parts, or the other code would not find it.
+    """
     from lana.networks.surgery import hidden
 
     def runs(some: Sequence[str]) -> bool:
         try:
             with quiet_evaluation(model), hidden(model, some):
                 model(*example_inputs)
-        except Exception:  # a weight of it, a part by its number, its class: the network runs, so this is to blame
+        except Exception:  # the network itself runs, so other code reads a weight, a part by its number or the class
             return False
         return True
 
@@ -141,7 +143,7 @@ def _layer(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str, 
 
 
 def _layout(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str, nn.Module]) -> str:
-    """Where the channels are: of places, where the first part with weights that tells reads them."""
+    """The axis of the channels; for positions, the one that the first decisive part with weights reads."""
     source = seen[name].inputs[0]
     if source.ndim == 2:
         return "nc"
@@ -185,9 +187,9 @@ def _spans(
 def _feeds_only(
     ours: ObservedModule, theirs: ObservedModule, readers: Mapping[int, list[list[ObservedModule]]]
 ) -> bool:
-    """Whether an output goes to the next layer as it is, and nowhere else (to a decoder, out of the network …).
+    """True if an output goes to the next layer unchanged, and nowhere else (to a decoder, out of the network …).
 
-    What a layer does with its own output before it is done, like a rectifier in place, is its own affair.
+    A layer may change its own output before it returns, e.g. by a rectifier in place.
     """
     unchanged = same_tensors(ours.outputs, theirs.inputs) and ours.versions == theirs.entered
     uses = readers.get(id(ours.outputs[0]), [])

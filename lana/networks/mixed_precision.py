@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 
 def gains_from_bf16(device: str) -> bool:
-    """Whether the device has bfloat16 arithmetic: training is then nearly twice as fast, at the range of 32 bits."""
+    """True if the device has bfloat16 arithmetic: training is then nearly twice as fast, at the range of 32 bits."""
     if device.startswith("cuda"):
         return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
     supported = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
@@ -35,14 +35,14 @@ class Compute:
 
     @property
     def in_bf16(self) -> bool:
-        """Whether `autocast` halves the precision."""
+        """True if `autocast` halves the precision."""
         return self.precision == "bf16" or (self.precision == "auto" and gains_from_bf16(self.device))
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context to compute a training loss in; weights, optimizer and BatchNorm statistics stay at 32 bits."""
         if not self.in_bf16:
-            # Even one that is switched off keeps, while it is open, the halved weights of those inside it: a training
-            # step inside would go on computing with the weights of the first.
+            # Even a disabled outer context caches the halved weights of inner ones while it is open: later training
+            # steps would compute with the weights of the first.
             return contextlib.nullcontext()
         return torch.autocast(self.device.partition(":")[0], torch.bfloat16)
 

@@ -15,14 +15,14 @@ from lana.networks.structure import flat_tensors, macs_of, quiet_evaluation
 
 @dataclass
 class ObservedModule:
-    """What one forward pass showed of a submodule."""
+    """The record of a submodule in one forward pass."""
 
     calls: int = 0
     order: int = -1
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     entered: list[int] = field(default_factory=list)  # versions of the inputs: code before may have worked in place
-    versions: list[int] = field(default_factory=list)  # of the outputs: code around may go on in place
+    versions: list[int] = field(default_factory=list)  # of the outputs: the code around may change them in place
     other_arguments: bool = False
     plain_output: bool = True
     macs: int = 0

@@ -1,9 +1,9 @@
-"""A way around a kernel that writes beyond its memory.
+"""A workaround for a kernel that writes beyond its memory.
 
-For the weights' gradient of a strided 1×1 convolution in channels-last order, with fewer input channels than a vector
-holds (8, with AVX-512 16), oneDNN as torch 2.13 has it writes past its workspace (its issue 6035): a training crashes,
-hangs, or goes on with wrong gradients. Images often lie in that order, and a stem has few channels. Taking first the
-pixels that a stride would leave is the same convolution.
+The kernel computes the weights' gradient of a strided 1×1 convolution in channels-last order. With fewer input channels
+than a vector holds (8, with AVX-512 16), oneDNN in torch 2.13 writes past its workspace (its issue 6035). The training
+then crashes, hangs, or continues with wrong gradients. Images often lie in that order, and a stem has few channels. The
+workaround subsamples the pixels first, which is the same convolution.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ VECTOR = 16  # numbers of 32 bits in the widest vector
 @contextlib.contextmanager
 def strides_as_slices(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While open, the convolutions in `modules` that the kernel is wrong for take their pixels before they compute."""
-    found = [part for module in modules for part in module.modules() if isinstance(part, nn.Conv2d) and _touched(part)]
-    for convolution in found:
+    convolutions = [
+        part for module in modules for part in module.modules() if isinstance(part, nn.Conv2d) and _touched(part)
+    ]
+    for convolution in convolutions:
         convolution._conv_forward = MethodType(_sliced, convolution)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for convolution in found:
+        for convolution in convolutions:
             vars(convolution).pop("_conv_forward", None)
 
 

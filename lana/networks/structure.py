@@ -1,8 +1,8 @@
-"""What decides how fast a module is, without its weights: a key for latency tables, and the additive columns beside it.
+"""The structure that decides a module's speed: a key for latency tables, and additive columns.
 
 Both come from one forward pass under a dispatch mode that sees every aten operator, so they cost milliseconds and no
-export. The key names the operators, their non-tensor arguments, the shapes and types of their tensors, and which
-operator feeds which; it knows neither weight values nor where the module stands.
+export. The key holds the operators, their non-tensor arguments, the shapes and types of their tensors, and which
+operator feeds which. It contains neither weight values nor the module's position.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def flat_tensors(value: Any) -> Iterator[Tensor]:
 
 
 def bytes_of(value: Any) -> int:
-    """Of all tensors in nested tuples, lists and mappings."""
+    """The bytes of all tensors in nested tuples, lists and mappings."""
     return sum(tensor.nbytes for tensor in flat_tensors(value))
 
 
@@ -147,8 +147,8 @@ class _Recording(TorchDispatchMode):
 
     def _describe(self, value: Any) -> str:
         if isinstance(value, Tensor):
-            known = self._numbers.get(value)
-            kind = "weight" if known is None else known
+            number = self._numbers.get(value)
+            kind = "weight" if number is None else number
             return f"{kind}:{tuple(value.shape)}:{value.dtype}"
         if isinstance(value, (tuple, list)):
             return f"[{','.join(map(self._describe, value))}]"

@@ -12,7 +12,7 @@ from lana.networks.constant_arguments import as_returned_by
 
 
 def tensor_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The one tensor that a layer is called with; what else is said is what it assumes of its own accord."""
+    """The one tensor that a layer is called with; the other arguments equal its defaults."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
@@ -56,7 +56,7 @@ class Switch(nn.Module):
 
 @contextlib.contextmanager
 def switched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Switch]]:
-    """While open, a `Switch` stands at each named submodule; afterwards the network is as it was."""
+    """While open, a `Switch` replaces each named submodule; afterwards the network is as it was."""
     switches = {name: Switch(module.get_submodule(name)) for name in names}
     with _installed(module, switches):
         yield switches
