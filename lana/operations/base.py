@@ -1,4 +1,4 @@
-"""What the builders share: shapes, the layer's last non-linearity, a branch beside a shortcut, channels-last layers."""
+"""Shared parts of the builders: shapes, the last non-linearity, a branch with a shortcut, channels-last layers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LAST_TO_FIRST, FIRST_TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def is_feature_map(layer: Layer) -> bool:
-    """Whether the layer turns a feature map into one of the same or a smaller size."""
+    """True if the layer turns a feature map into one of the same or a smaller size."""
     return layer.layout in ("nchw", "nhwc") and _no_larger(layer)
 
 
 def is_sequence_or_volume(layer: Layer) -> bool:
-    """Whether the layer turns a channels-first sequence or volume into one of the same or a smaller size."""
+    """True if the layer turns a channels-first sequence or volume into one of the same or a smaller size."""
     return layer.layout in ("ncl", "ncdhw") and _no_larger(layer)
 
 
@@ -46,7 +46,7 @@ def sizes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def has_tokens(layer: Layer) -> bool:
-    """Whether the channels come last, for as many positions as before: tokens, feature maps, or one vector an image."""
+    """True if the channels come last, at as many positions as before: tokens, feature maps, or one vector an image."""
     return layer.layout in ("ntc", "nc", "nhwc", "ndhwc") and layer.input_shape[:-1] == layer.output_shape[:-1]
 
 
@@ -97,10 +97,10 @@ _KEYS: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], str]] = WeakKeyDictio
 
 def structure_of(layer: Layer, module: nn.Module) -> tuple[str, tuple[str, ...]]:
     """The same for modules that are alike down to the names of their parts, whatever their weights and their path."""
-    known = _KEYS.get(module)
-    if known is None or known[0] != layer.input_shape:
-        known = _KEYS[module] = (layer.input_shape, structure_key(module, (example_for(layer, module),)))
-    return known[1], tuple(name for name, _ in (*module.named_modules(), *module.named_parameters()))
+    entry = _KEYS.get(module)
+    if entry is None or entry[0] != layer.input_shape:
+        entry = _KEYS[module] = (layer.input_shape, structure_key(module, (example_for(layer, module),)))
+    return entry[1], tuple(name for name, _ in (*module.named_modules(), *module.named_parameters()))
 
 
 def once_a_structure(find: Callable[[Layer, nn.Module], T]) -> Callable[[Layer, nn.Module], T]:
@@ -109,14 +109,14 @@ def once_a_structure(find: Callable[[Layer, nn.Module], T]) -> Callable[[Layer, 
     It is looked for under fixed random weights, so that the answer is the structure's: an operation is built again,
     from a teacher without its weights, where a student is loaded. As they are made, weights may be zero.
     """
-    known: dict[Any, T] = {}
+    results: dict[Any, T] = {}
 
     @functools.wraps(find)
     def remembered(layer: Layer, module: nn.Module) -> T:
         key = structure_of(layer, module)
-        if key not in known:
-            known[key] = find(layer, _with_random_weights(module))
-        return known[key]
+        if key not in results:
+            results[key] = find(layer, _with_random_weights(module))
+        return results[key]
 
     return remembered
 
@@ -147,7 +147,7 @@ def example_for(layer: Layer, module: nn.Module) -> Tensor:
 
 @once_a_structure
 def ends_in_relu(layer: Layer, module: nn.Module) -> bool:
-    """Whether the teacher's layer ends in a ReLU: no output is below zero, whatever its weights are."""
+    """True if the teacher's layer ends in a ReLU: no output is below zero, whatever its weights are."""
     with quiet_evaluation(module):
         output = module(example_for(layer, module))
     return bool((output >= 0).all() and (output == 0).any())
@@ -281,7 +281,7 @@ class Family:
 
     `why_not` is the reason why a layer is not offered the family, and `why_not_with` why not one operation of it; an
     empty reason offers it. `derived` families start from the teacher's weights or are solved in closed form. A family
-    with its `own_quota` is trained in addition to others of its latency: size alone does not tell what it loses.
+    with its `own_quota` is trained in addition to others of its latency: size alone does not determine its loss.
     """
 
     build: Build

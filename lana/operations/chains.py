@@ -10,7 +10,7 @@ Chain = tuple[str, tuple[tuple[str, float], ...]]
 
 
 def chain_of(operation: str) -> tuple[Chain, float]:
-    """Operations of one chain contain one another; the number says in which order.
+    """Operations of one chain contain one another; the number gives the order.
 
     >>> chain_of("cb_bottle_k3_w0.5")
     (('cb_bottle', (('k', 3.0),)), 0.5)

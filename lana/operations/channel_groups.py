@@ -24,7 +24,7 @@ LARGEST_GROUP = 1000  # members; those of real blocks have up to some hundred
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """What happens to one tensor of weights when channels of its group are removed.
+    """The part of one tensor of weights that goes when channels of its group are removed.
 
     `indices[i]` of the tensor goes when channel `roots[i]` of the group goes.
     """
@@ -61,16 +61,16 @@ def candidate_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
         with contextlib.suppress(EndlessGroupError):
             return _all_groups(block, example)
     parts = {part: name for name, part in block.named_modules() if name and next(part.children(), None) is not None}
-    found: list[InnerGroup] = []
+    groups: list[InnerGroup] = []
     followed: list[str] = []
     for part, (inputs, _) in watch(block, parts, example).items():
         inside = any(parts[part].startswith(f"{name}.") for name in followed)
         if parts[part] not in attending.names and not inside and next(part.parameters(), None) is not None:
             with contextlib.suppress(EndlessGroupError):
-                found += [_inside(parts[part], group) for group in _all_groups(copy.deepcopy(part), inputs)]
+                groups += [_inside(parts[part], group) for group in _all_groups(copy.deepcopy(part), inputs)]
                 followed.append(parts[part])
     # Tokens it can follow, where a block has no such part because it calls its linear maps itself.
-    return found or (_all_groups(block, example) if example.ndim == 3 else [])
+    return groups or (_all_groups(block, example) if example.ndim == 3 else [])
 
 
 def _inside(name: str, group: InnerGroup) -> InnerGroup:
@@ -102,11 +102,11 @@ class _Attending(TorchDispatchMode):
 
 
 class EndlessGroupError(LanaError):
-    """A group of channels that grows on and on: unequal splits multiplied with each other, as in FocalNet."""
+    """A group of channels that grows without end: unequal splits multiplied with each other, as in FocalNet."""
 
 
 def _bounded_graph() -> Any:
-    """A dependency graph that gives up a group beyond `LARGEST_GROUP` members.
+    """A dependency graph that abandons a group beyond `LARGEST_GROUP` members.
 
     Torch-Pruning compares each member of a group with all others, and knows no limit of its own.
     """
@@ -143,7 +143,7 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
         warnings.simplefilter("ignore")
         graph = _bounded_graph().build_dependency(block, example_inputs=example)
         groups = list(graph.get_all_groups(root_module_types=list(get_args(LinearMap))))
-    found = []
+    inner = []
     for group in groups:
         parts = []
         for item in group:
@@ -161,8 +161,8 @@ def _all_groups(block: nn.Module, example: Tensor) -> list[InnerGroup]:
                     roots=torch.tensor(list(item.root_idxs)),
                 )
             )
-        found.append(InnerGroup(channels=len(group[0].idxs), groups=_groups_of(block, parts), parts=tuple(parts)))
-    return found
+        inner.append(InnerGroup(channels=len(group[0].idxs), groups=_groups_of(block, parts), parts=tuple(parts)))
+    return inner
 
 
 def _groups_of(block: nn.Module, parts: Sequence[Part]) -> int:

@@ -21,9 +21,9 @@ LinearMap = Convolution | nn.Linear
 
 
 def is_dense(part: nn.Module) -> bool:
-    """Whether a module is an ordinary convolution or linear map, in which every output sees every input.
+    """True if a module is an ordinary convolution or linear map, in which every output sees every input.
 
-    One that computes something else in its `forward` (standardised weights, padding of its own) is none.
+    A subclass whose `forward` computes something else (standardised weights, padding of its own) does not count.
     """
     if isinstance(part, nn.Linear):
         return type(part).forward is nn.Linear.forward
@@ -52,14 +52,14 @@ def rows(module: LinearMap, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Te
 
 def _windows(module: Convolution, chosen: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """For each dimension, where the kernel reads at the chosen positions of the output: (position, kernel …)."""
-    found = []
+    reads = []
     for dimension, position in enumerate(torch.unravel_index(chosen, sizes)):
         steps = torch.arange(module.kernel_size[dimension], device=chosen.device) * module.dilation[dimension]
         along = [1] * len(sizes)
         along[dimension] = -1
         start = (position * module.stride[dimension]).view(-1, *[1] * len(sizes))
-        found.append(start + steps.view(along))
-    return found
+        reads.append(start + steps.view(along))
+    return reads
 
 
 @torch.no_grad()
@@ -83,11 +83,11 @@ def solve(module: LinearMap, inputs: Tensor, outputs: Tensor, *, censored: bool 
         if censored:
             predicted = columns @ weight + bias
             aim = torch.where(targets > 0, targets, predicted.clamp(max=0))
-    given = columns @ weight + bias
-    shown = given.relu() if censored else given
+    fitted = columns @ weight + bias
+    shown = fitted.relu() if censored else fitted
     faded = LEAST_VARIANCE * targets.var() / shown.var().clamp(min=1e-12)
     if 1 < faded < MOST_FADED:
-        still = 0.0 if censored else given.mean(0)  # a ReLU scales with what goes into it, means stay otherwise
+        still = 0.0 if censored else fitted.mean(0)  # a ReLU scales with what goes into it, means stay otherwise
         weight, bias = weight * faded.sqrt(), faded.sqrt() * bias + (1 - faded.sqrt()) * still
     module.weight.copy_(weight.T.view_as(module.weight))
     if module.bias is not None:
@@ -95,12 +95,12 @@ def solve(module: LinearMap, inputs: Tensor, outputs: Tensor, *, censored: bool 
 
 
 def watch(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """What goes in and out of parts of a block, of those that run just once and turn a tensor into a tensor."""
-    found: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    """The inputs and outputs of a block's parts that run just once and turn a tensor into a tensor."""
+    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     def keep(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            found.setdefault(part, []).append((args[0].clone(), output.clone()))
+            calls.setdefault(part, []).append((args[0].clone(), output.clone()))
 
     hooks = [part.register_forward_hook(keep) for part in parts]
     try:
@@ -109,7 +109,7 @@ def watch(block: nn.Module, parts: Iterable[nn.Module], inputs: Tensor) -> dict[
     finally:
         for hook in hooks:
             hook.remove()
-    return {part: seen[0] for part, seen in found.items() if len(seen) == 1}
+    return {part: seen[0] for part, seen in calls.items() if len(seen) == 1}
 
 
 def dense_parts(block: nn.Module) -> Iterator[LinearMap]:

@@ -1,7 +1,7 @@
 """Operations trained from nothing: the paper's convolution families (section 4 and its table of the pool).
 
-The paper does not give the shortcuts of its families: here `cb_stack`, `repvgg` and `conv_cs` have none around
-them, and the others add their input where the shape is kept, as the blocks that they are named after do.
+The paper does not specify the shortcuts of its families. Here `cb_stack`, `repvgg` and `conv_cs` have none around them.
+The others add their input where the shape is kept, as the blocks that they are named after do.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class RepConv(nn.Module):
         self.register_buffer("itself", torch.eye(outputs, inputs)[:, :, None, None] * middle, persistent=False)
 
     def _kernels(self) -> list[Tensor]:
-        """The branches as kernels of one size; a point stands in the middle."""
+        """The branches as kernels of one size; a 1×1 kernel is placed in the middle."""
         return [self.dense.weight, self.point.weight * self.middle, self.itself][: len(self.norms)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,8 +171,8 @@ def repvgg(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
 def conv_cs(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """conv-BN-ReLU, conv-BN in two groups with the channels shuffled between; parameters as `cb_stack`.
 
-    Of `conv_cs` the paper says only "pairs with perturbations": a permutation of channels is what makes pairs of
-    grouped convolutions see all of them (Zhang et al. 2018), at half the work.
+    The paper describes `conv_cs` only as "pairs with perturbations". A permutation of channels lets pairs of grouped
+    convolutions see all channels (Zhang et al. 2018), at half the work.
     """
     inputs, outputs, kernel = layer.input_shape[0], layer.output_shape[0], int(p["k"])
     width = width_of(outputs, p["w"])

@@ -154,13 +154,13 @@ def low_rank(layer: Layer, module: nn.Module, p: Mapping[str, float], features: 
     before = watch(block, parts, features[0]) if features is not None else {}
     for name, part in zip(names, parts, strict=True):
         now = watch(block, [part], features[0]) if features is not None else {}
-        found = (now[part][0], before[part][1]) if part in now and part in before else None
-        replace(block, name, _factored(part, p["r"], found))
+        samples = (now[part][0], before[part][1]) if part in now and part in before else None
+        replace(block, name, _factored(part, p["r"], samples))
     return block.requires_grad_(True)
 
 
 def _map(block: nn.Module, name: str) -> LinearMap:
-    return block.get_submodule(name)  # type: ignore[return-value]  # `_factorable` found it so
+    return block.get_submodule(name)  # type: ignore[return-value]  # `_factorable` checked it
 
 
 def _full_rank(part: LinearMap) -> int:
@@ -222,7 +222,7 @@ def _two_maps(part: LinearMap, rank: int) -> tuple[LinearMap, LinearMap]:
 
 
 class Scale(nn.Module):
-    """What a gate gives on average: one factor a channel."""
+    """The average output of a gate: one factor a channel."""
 
     def __init__(self, factors: Tensor) -> None:
         super().__init__()
@@ -236,17 +236,17 @@ class Scale(nn.Module):
 def gates(layer: Layer, module: nn.Module) -> tuple[str, ...]:
     """Submodules that scale each channel by a factor that depends on the whole feature map, as squeeze-excite does."""
     names = {part: name for name, part in module.named_modules() if name and next(part.children(), None) is not None}
-    found: list[str] = []
+    gate_names: list[str] = []
     for part, (x, y) in watch(module, names, example_for(layer, module)).items():
-        if x.ndim != 4 or x.shape != y.shape or any(names[part].startswith(f"{outer}.") for outer in found):
+        if x.ndim != 4 or x.shape != y.shape or any(names[part].startswith(f"{outer}.") for outer in gate_names):
             continue
         factors = (y / torch.where(x.abs() < 1e-3, torch.nan, x)).flatten(2)
         middle = factors.nanmedian(-1, keepdim=True).values
         even = float((factors - middle).abs().nan_to_num(0.0).max()) <= 1e-2
         varies = float((middle[0] - middle[1]).abs().nan_to_num(0.0).max()) > 1e-7
         if even and varies:
-            found = [name for name in found if not name.startswith(f"{names[part]}.")] + [names[part]]
-    return tuple(found)
+            gate_names = [name for name in gate_names if not name.startswith(f"{names[part]}.")] + [names[part]]
+    return tuple(gate_names)
 
 
 def why_no_gates(layer: Layer, module: nn.Module) -> str:
@@ -292,8 +292,8 @@ def _same_folded(module: nn.Module, plain: nn.Module, gate: str, name: str, fact
     folded = copy.deepcopy(module).eval()
     _ungate(folded, gate, name, factors)
     with quiet_evaluation(plain, folded):
-        expected, found = plain(example.clone()), folded(example.clone())
-    return float((expected - found).abs().max()) <= EQUAL * float(expected.abs().max())
+        expected, outputs = plain(example.clone()), folded(example.clone())
+    return float((expected - outputs).abs().max()) <= EQUAL * float(expected.abs().max())
 
 
 @torch.no_grad()

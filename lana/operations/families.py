@@ -44,7 +44,7 @@ class Operation:
     precision: str = "fp32"
 
     def build(self, layer: Layer, module: nn.Module, features: Features | None = None) -> nn.Module:
-        """A new module that stands where the teacher's `module` stands, with its input and output shape.
+        """A new module to replace the teacher's `module`, with its input and output shape.
 
         The structure does not depend on `features`, (inputs, outputs) of the layer on data; with them, operations
         that have a closed form start from it. `module` is not changed and shares nothing with the result.
@@ -179,11 +179,11 @@ def parse_operation(name: str) -> Operation:
     family = match["family"] if match else name
     if family not in FAMILIES:
         raise UserError(f"There is no operation {name!r}.{near(family, list(FAMILIES))}")
-    found = re.findall(r"_([a-z]+)([0-9][0-9.]*)", match["parameters"] if match else "")
-    parameters = tuple((key, float(value)) for key, value in found)
+    pairs = re.findall(r"_([a-z]+)([0-9][0-9.]*)", match["parameters"] if match else "")
+    parameters = tuple((key, float(value)) for key, value in pairs)
     if [key for key, _ in parameters] != list(family_of(family).grid):
-        wanted = "".join(f"_{key}…" for key in family_of(family).grid)
-        raise UserError(f"The operation {name!r} is not complete: expected {family}{wanted}.")
+        pattern = "".join(f"_{key}…" for key in family_of(family).grid)
+        raise UserError(f"The operation {name!r} is not complete: expected {family}{pattern}.")
     return Operation(name=name + suffix, family=family, parameters=parameters, precision=precision)
 
 

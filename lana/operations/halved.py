@@ -1,7 +1,7 @@
 """The teacher's block on a feature map of half the resolution: a quarter of its work with all of its weights.
 
-What narrower blocks give up is channels, and with them parameters; here it is detail of what the block adds. A shortcut
-keeps what is there already at full resolution, as in octave convolutions (Chen et al. 2019).
+Narrower blocks lose channels and parameters; this block loses detail of its residual only. A shortcut keeps the input
+at full resolution, as in octave convolutions (Chen et al. 2019).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lana.operations.base import (
 
 
 class HalfResolutionBlock(ShortcutSum):
-    """A block between averages of 2×2 positions and copies to 2×2 positions, beside a shortcut.
+    """A block between averages of 2×2 positions and copies to 2×2 positions, added to a shortcut.
 
     Without a `shortcut` of its own the input is kept, and the block's change of it is what is added.
     """

@@ -36,7 +36,7 @@ class HeadAttention(nn.Module):
         return (y, None) if self.pair else y
 
     def attended(self, x: Tensor) -> Tensor:
-        """What the heads give, side by side."""
+        """The outputs of the heads, side by side."""
         batch, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
@@ -63,7 +63,7 @@ def _plain(part: nn.Module) -> HeadAttention | None:
 @once_a_structure
 def attentions(layer: Layer, module: nn.Module) -> tuple[str, ...]:
     """The submodules that are plain attention with several heads."""
-    found = []
+    names = []
     for name, part in module.named_modules():
         plain = _plain(part) if name else None
         if plain is None or plain.heads < 2:
@@ -72,12 +72,12 @@ def attentions(layer: Layer, module: nn.Module) -> tuple[str, ...]:
         replace(trial, name, plain.to(example.device))
         try:
             with quiet_evaluation(trial, module):
-                expected, given = module(example.clone()), trial(example.clone())
+                expected, outputs = module(example.clone()), trial(example.clone())
         except Exception:  # the block's own code may raise anything; then the part is no plain attention
             continue
-        if float((expected - given).abs().max()) <= EQUAL * float(expected.abs().max()):
-            found.append(name)
-    return tuple(found)
+        if float((expected - outputs).abs().max()) <= EQUAL * float(expected.abs().max()):
+            names.append(name)
+    return tuple(names)
 
 
 def why_not_fewer_heads(layer: Layer, module: nn.Module) -> str:
@@ -89,8 +89,8 @@ def why_not_fewer_heads(layer: Layer, module: nn.Module) -> str:
 def fewer_heads(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The teacher's block with a share `h` of its attention heads.
 
-    On features, the heads are kept that give most to the outputs, and the projection behind them is solved again for
-    what it gave with all heads.
+    On features, the heads that contribute most to the outputs are kept. The projection behind them is solved again for
+    the outputs that it had with all heads.
     """
     block = copy.deepcopy(module).eval()
     for name in attentions(layer, module):

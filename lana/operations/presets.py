@@ -72,8 +72,8 @@ def pool_names(pool: str, *, at_span: bool = False) -> list[str]:
         if part.startswith("-") and part != "-teacher":
             left_out.add(part[1:] if part[1:] in FAMILIES else _named(part[1:], pool))
         elif part in PRESETS or part in FAMILIES:
-            given = PRESETS[part]() if part in PRESETS else names_of_family(part)
-            names += [name for name in given if not at_span or _is_for_spans(name)]
+            members = PRESETS[part]() if part in PRESETS else names_of_family(part)
+            names += [name for name in members if not at_span or _is_for_spans(name)]
         elif part.endswith(".py"):
             names += user.operations_in(part)
         else:

@@ -32,8 +32,8 @@ def why_not_pruned(layer: Layer, module: nn.Module) -> str:
 def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The teacher's block with a share `w` of its inner channels.
 
-    On features, the channels are kept that contribute most to what consumes them, and the consuming convolutions
-    are solved again so that they give what they gave with all channels (as in channel pruning, He et al. 2017).
+    On features, the channels that contribute most to the consuming convolutions are kept. Those convolutions are solved
+    again for the outputs that they had with all channels (channel pruning, He et al. 2017).
     """
     block = copy.deepcopy(module).eval()
     if p["w"] >= 1:
@@ -52,7 +52,9 @@ def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
 
 
 def _kept(group: InnerGroup, share: float) -> int:
-    """How many channels of each of its groups stay: the mere share, since the table tells which widths are fast."""
+    """The number of channels that each of its groups keeps: the mere share, since the table shows which widths are
+    fast.
+    """
     return max(1, round(group.channels // group.groups * share))
 
 
@@ -71,13 +73,13 @@ def _groups_or_reason(layer: Layer, module: nn.Module) -> tuple[tuple[InnerGroup
 
 
 def _find_groups(layer: Layer, block: nn.Module) -> tuple[InnerGroup, ...]:
-    found = []
+    groups = []
     for group in candidate_groups(block, example_of(layer)):
         half = group.channels // group.groups // 2
         if group.channels >= FEWEST_CHANNELS and half and _fits(layer, block, [(group, torch.arange(half))]):
-            found.append(group)
-    halves = [(group, torch.arange(group.channels // group.groups // 2)) for group in found]
-    return tuple(found) if _fits(layer, block, halves) else ()
+            groups.append(group)
+    halves = [(group, torch.arange(group.channels // group.groups // 2)) for group in groups]
+    return tuple(groups) if _fits(layer, block, halves) else ()
 
 
 Cuts = Sequence[tuple[InnerGroup, Tensor]]  # which positions of each of a group's groups go
@@ -105,10 +107,10 @@ def _channels(group: InnerGroup, positions: Tensor) -> Tensor:
 
 
 def _fits(layer: Layer, block: nn.Module, cuts: Cuts) -> bool:
-    """Whether the block runs without these channels and gives what it gives when nobody reads them.
+    """True if the block runs without these channels and has the outputs that it has when nobody reads them.
 
-    A block without part of an outer group does not run, or gives another shape; one in which positions have another
-    meaning afterwards (the heads of an attention) gives something else.
+    A block without part of an outer group fails, or its shape changes. Where positions change their meaning (the heads
+    of an attention), its outputs change.
     """
     trial, unread = copy.deepcopy(block), copy.deepcopy(block)
     example = example_of(layer)
@@ -119,12 +121,12 @@ def _fits(layer: Layer, block: nn.Module, cuts: Cuts) -> bool:
             for part in group.parts:
                 exact = _silence(unread, part, _channels(group, positions)) and exact
         with quiet_evaluation(trial, unread):
-            found, expected = trial(example), unread(example)
+            outputs, expected = trial(example), unread(example)
     except Exception:  # without some channels the block's own code may raise anything; then they stay
         return False
-    if tuple(found.shape[1:]) != layer.output_shape:
+    if tuple(outputs.shape[1:]) != layer.output_shape:
         return False
-    return not exact or float((found - expected).abs().max()) <= EQUAL * float(expected.abs().max())
+    return not exact or float((outputs - expected).abs().max()) <= EQUAL * float(expected.abs().max())
 
 
 @torch.no_grad()

@@ -142,11 +142,11 @@ class Lambda(nn.Module):
         key = self.key(x).reshape(batch, LAMBDA_KEYS, positions).softmax(-1)
         value = self.value_norm(self.value(x))
         content = key @ value.reshape(batch, self.values, positions).transpose(1, 2)  # (batch, keys, values)
-        given = content.transpose(1, 2)[:, None] @ query  # (batch, heads, values, positions)
+        mixed = content.transpose(1, 2)[:, None] @ query  # (batch, heads, values, positions)
         local = self.around(value.reshape(batch * self.values, 1, height, width))
         local = local.reshape(batch, 1, self.values, LAMBDA_KEYS, positions)
-        given = given + (local * query[:, :, None]).sum(3)
-        return given.reshape(batch, HEADS * self.values, height, width)
+        mixed = mixed + (local * query[:, :, None]).sum(3)
+        return mixed.reshape(batch, HEADS * self.values, height, width)
 
 
 @on_feature_maps
@@ -187,7 +187,7 @@ def mlp(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Featu
 
 
 def _finish_tokens(body: nn.Sequential, layer: Layer, module: nn.Module, features: Features | None) -> nn.Module:
-    """The body as a branch; its last linear map starts small beside a shortcut, on features in closed form."""
+    """The body as a branch; its last linear map starts small with a shortcut, and in closed form on features."""
     last: nn.Linear = body[-1]  # type: ignore[assignment]  # its builders end so
     shortcut = keeps_shape(layer) and layer.layout != "nc"
     nn.init.normal_(last.weight, std=(RESIDUAL_GAIN if shortcut else 1.0) / last.in_features**0.5)
