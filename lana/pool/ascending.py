@@ -1,6 +1,6 @@
-"""Families measured in ascending width, each no further than to where it is clearly slower than the teacher's own.
+"""Families measured in ascending width, each until it is clearly slower than the teacher's own operation.
 
-What contains a clearly slower operation is slower still and would never be chosen: in a large pool, that is most of it.
+An operation that contains a clearly slower one is slower still and would never be chosen. Most of a large pool is such.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure_ascending(
     Raises:
         LanaError: not one could be built.
     """
-    found: dict[Pair, Candidate] = {}
+    candidates: dict[Pair, Candidate] = {}
     stopped: dict[tuple[str, Chain], str] = {}
     table: LatencyTable | None = None
     for wave in waves(planned):
@@ -51,24 +51,26 @@ def measure_ascending(
             chain = (layer.name, chain_of(operation.name)[0])
             left_out = chain in stopped
             candidate = not_built(layer, operation, stopped[chain]) if left_out else build(layer, operation)
-            found[candidate.pair] = candidate
+            candidates[candidate.pair] = candidate
             if candidate.kept:
                 built.append((chain, candidate))
         if not built:
             continue
         table = measure([candidate for _, candidate in built])
         for chain, candidate in built:
-            teacher = [found.get((member, "teacher")) for member in candidate.layer.members]
+            teacher = [candidates.get((member, "teacher")) for member in candidate.layer.members]
             rows = [table.lookup(own.key) for own in teacher if own is not None and own.kept]
             if len(rows) == len(teacher) and clearly_slower(table.lookup(candidate.key), rows):
                 stopped[chain] = f"wider than {candidate.operation}, which is clearly slower than the teacher's own"
     if table is None:
-        raise LanaError(f"No operation could be built: {next(iter(found.values())).reason if found else 'none given'}.")
-    return [found[layer.name, operation.name] for layer, operation in planned], table
+        raise LanaError(
+            f"No operation could be built: {next(iter(candidates.values())).reason if candidates else 'none given'}."
+        )
+    return [candidates[layer.name, operation.name] for layer, operation in planned], table
 
 
 def clearly_slower(row: Row, teacher: Sequence[Row]) -> bool:
-    """Whether an operation is slower than the teacher's own of the layers it covers, whatever the noise was."""
+    """True if an operation is slower than the teacher's own of the layers it covers, whatever the noise was."""
     own_ms = sum(one.latency_ms * (1 + one.interval) for one in teacher)
     least_ms = row.latency_ms * (1 - row.interval)
     return math.isfinite(least_ms) and least_ms > CLEARLY * own_ms

@@ -29,7 +29,7 @@ LEARNING_RATES = (5e-4, 4e-3, 1.6e-2)
 DOMINANCE_CHECKS = (0.25, 0.5)  # shares of the training, after which dominated operations are stopped
 DOMINANCE_RATIOS = (1.5, 1.2)  # at these checks: the loss of a dominated operation to that of a better one
 CONVERGED_RATIO = 0.97  # of the loss in the first steps: above it an operation has converged, and is frozen
-CONVERGED_MIN_STEPS = 40  # before, a running mean over ten steps says little
+CONVERGED_MIN_STEPS = 40  # a running mean over ten steps is too noisy before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +226,11 @@ def _batches(split: Split, settings: Distillation, first: int) -> Iterator[Tenso
 
 
 def stop_dominated(blocks: Sequence[BlockTraining], ratio: float) -> None:
-    """Drop operations that cannot pay off: one that is no faster than another of its layer, whose loss is lower by
-    `ratio`, and one whose loss is higher by it than the error of skipping the layer."""
+    """Drop operations that cannot pay off.
+
+    An operation is dropped if one of its layer is at least as fast and its loss lower by `ratio`. It is also dropped if
+    its loss exceeds the error of skipping the layer by `ratio`.
+    """
     running = [block for block in blocks if not block.dropped]
     for block in running:
         rivals = [

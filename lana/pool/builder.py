@@ -21,7 +21,7 @@ from profilers.computation import Computation
 
 
 class Builder:
-    """Builds operations where they stand and writes their computations, once a structure; nothing is measured.
+    """Builds operations at their layers and writes one computation a structure; nothing is measured.
 
     An operation that cannot be built or exported is a candidate that is not kept, with the reason.
     """

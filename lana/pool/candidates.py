@@ -21,10 +21,10 @@ from profilers.table import LatencyTable
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An operation at a layer: its structure, what is known of its speed, and whether it is kept for selection.
+    """An operation at a layer: its structure, its measured speed, and whether it is kept for selection.
 
-    `reason` says why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured; `overhead_ms` of
-    each is what starting a runtime on nothing at all takes, which a whole network pays once and not at every layer.
+    `reason` explains why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured. `overhead_ms`
+    is the time to start a runtime on nothing at all; a whole network pays it once and not at every layer.
     """
 
     layer: Layer
@@ -47,7 +47,7 @@ class Candidate:
 
     @property
     def columns(self) -> dict[str, float]:
-        """What the prediction of a whole network reads."""
+        """The columns that the prediction of a whole network reads."""
         cold_ms = self.cold_ms - self.latency_ms
         nothing = self.operation == "identity"
         return {
@@ -64,7 +64,7 @@ Planned = tuple[Layer, Operation]
 
 
 def planned_candidates(teacher: Teacher, scan: LayerScan, pool: str) -> list[Planned]:
-    """What a pool offers at each layer and span."""
+    """The operations that a pool offers at each layer and span."""
     places = [*scan.layers, *scan.spans]
     return [(layer, one) for layer in places for one in offered(layer, own_module(teacher.module, layer), pool)]
 

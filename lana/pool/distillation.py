@@ -252,7 +252,7 @@ def read_results(folder: Path) -> dict[Pair, Distilled]:
     text = {"layer": str, "operation": str}
     frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {found.pair: found for found in (Distilled(**row) for row in rows)}
+    return {result.pair: result for result in (Distilled(**row) for row in rows)}
 
 
 def _write_results(folder: Path, results: dict[Pair, Distilled]) -> None:

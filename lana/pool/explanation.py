@@ -29,9 +29,9 @@ def explain(teacher: Teacher, scan: LayerScan, pool: str) -> list[Explanation]:
     """
     explanations = []
     for layer in (*scan.layers, *scan.spans):
-        found = reasons(layer, own_module(teacher.module, layer), pool)
-        for family in dict.fromkeys(operation.family for operation in found):
-            own = {operation.name: reason for operation, reason in found.items() if operation.family == family}
+        by_operation = reasons(layer, own_module(teacher.module, layer), pool)
+        for family in dict.fromkeys(operation.family for operation in by_operation):
+            own = {operation.name: reason for operation, reason in by_operation.items() if operation.family == family}
             explanations.append(
                 Explanation(
                     layer=layer.name,

@@ -35,8 +35,8 @@ BATCH = 64
 class Score:
     """Mean distance to the teacher over `images` training images, with its standard error.
 
-    `task_loss` is the change of the task's loss against the labels (nan where there are none), `feature_error` the
-    squared error of the layer's output over its power.
+    `task_loss` is the change of the task's loss against the labels, nan without labels. `feature_error` is the squared
+    error of the layer's output over its power.
     """
 
     layer: str
@@ -64,9 +64,9 @@ def losses_of(scores: Sequence[Score], kind: str) -> dict[Pair, float]:
         UserError: the scores have no such figure.
     """
     column = COLUMNS[kind]
-    found = {row.pair: float(getattr(row, column)) for row in scores}
-    finite = {pair: max(0.0, value) for pair, value in found.items() if math.isfinite(value)}
-    if kind != "distance" and len(finite) < len(found):
+    losses = {row.pair: float(getattr(row, column)) for row in scores}
+    finite = {pair: max(0.0, value) for pair, value in losses.items() if math.isfinite(value)}
+    if kind != "distance" and len(finite) < len(losses):
         raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
     return finite
 
@@ -93,15 +93,15 @@ class Scorer:
         Only the changed part is run: whatever the network computes before the layer is recorded once a batch and
         replayed. The teacher's own operation scores zero by definition.
         """
-        known = _read(path)
+        scores = _read(path)
         layers = list({layer.name: layer for layer, _ in pool}.values())
         for position, layer in enumerate(layers):
-            names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in known]
+            names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in scores]
             if names:
-                known.update(self._score_layer(layers, layer, names, operations))
-                _write(path, known)
+                scores.update(self._score_layer(layers, layer, names, operations))
+                _write(path, scores)
             on_progress((position + 1) / len(layers), layer.name)
-        return [known[layer.name, name] for layer, name in pool]
+        return [scores[layer.name, name] for layer, name in pool]
 
     def _score_layer(
         self,
@@ -149,7 +149,7 @@ class Scorer:
 
 @dataclass(eq=False)
 class _Sums:
-    """Of one operation: its distances and changes of the loss, example by example, and its squared error."""
+    """The distances and changes of the loss of one operation, example by example, and its squared error."""
 
     distances: list[Tensor] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
@@ -177,10 +177,10 @@ class _Sums:
 @contextlib.contextmanager
 def output_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """While open, what the module gives is kept (copied: the network may work in place on it)."""
-    found: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _, __, output: found.append(output.to(torch.float32, copy=True)))
+    outputs: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _, __, output: outputs.append(output.to(torch.float32, copy=True)))
     try:
-        yield found
+        yield outputs
     finally:
         hook.remove()
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> dict[Pair, Score]:
     text = {"layer": str, "operation": str}  # a layer may be called "null"
     frame = pd.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in figures}, dtype=text)
     rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {found.pair: found for found in (Score(**row) for row in rows)}
+    return {score.pair: score for score in (Score(**row) for row in rows)}
 
 
 def _write(path: Path, scores: Mapping[Pair, Score]) -> None:

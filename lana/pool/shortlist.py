@@ -34,21 +34,21 @@ def shortlist(candidates: Sequence[Candidate], *, steps: int = STEPS_OF_LATENCY)
     kept: list[Candidate] = []
     own = {candidate.layer.name: candidate for candidate in candidates if candidate.operation == "teacher"}
     for layer in {candidate.layer.name: candidate.layer for candidate in candidates}.values():
-        here = [candidate for candidate in candidates if candidate.layer.name == layer.name]
+        of_layer = [candidate for candidate in candidates if candidate.layer.name == layer.name]
         for member in layer.members:
             if member not in own or not own[member].kept:
                 reason = own[member].reason if member in own else "it is not offered"
                 raise LanaError(f"The teacher's own operation at {member} could not be measured: {reason}.")
         members = [own[member] for member in layer.members]
-        overhead_ms = sum(member.overhead_ms for member in members[1:])  # paid once, whatever stands there
+        overhead_ms = sum(member.overhead_ms for member in members[1:])  # paid once, whichever operation is there
         limit = FASTER_THAN_TEACHER * (sum(member.latency_ms for member in members) - overhead_ms)
-        first = {candidate.key: candidate for candidate in reversed(here)}
-        fast = [o for o in here if o.kept and is_trainable(o) and o.latency_ms < limit and first[o.key] is o]
+        first = {candidate.key: candidate for candidate in reversed(of_layer)}
+        fast = [o for o in of_layer if o.kept and is_trainable(o) and o.latency_ms < limit and first[o.key] is o]
         useful = [
             o for o in fast if not any(_contains(other, o) and other.latency_ms <= o.latency_ms for other in fast)
         ]
         chosen = _one_per_step(useful, limit, steps if len(members) == 1 else min(steps, STEPS_OF_A_SPAN))
-        for candidate in here:
+        for candidate in of_layer:
             if not candidate.kept or not is_trainable(candidate) or candidate in chosen:
                 kept.append(candidate)
             else:
@@ -59,7 +59,7 @@ def shortlist(candidates: Sequence[Candidate], *, steps: int = STEPS_OF_LATENCY)
 
 
 def _contains(wider: Candidate, candidate: Candidate) -> bool:
-    """Whether an operation is a wider one of the same kind."""
+    """True if an operation is a wider one of the same kind."""
     if wider.family != candidate.family:
         return False
     (chain, width), (other, least) = chain_of(wider.operation), chain_of(candidate.operation)

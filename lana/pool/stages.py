@@ -71,9 +71,9 @@ def make_pool(context: RunContext) -> Pool:
 def profile_pool(context: RunContext) -> list[Candidate]:
     """The pool with measured latencies, in `pool/candidates.csv`; the table in `pool/table.csv`."""
     run, recipe = context.run, context.recipe
-    path, wanted = run.pool / "candidates.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
-    if not run.finished("profile", wanted):
-        with run.stage("profile", wanted):
+    path, stage_key = run.pool / "candidates.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
+    if not run.finished("profile", stage_key):
+        with run.stage("profile", stage_key):
             folder, libraries = run.pool / "computations", search_path()
             candidates, table = measured_candidates(
                 run.table, folder, context.teacher, context.scan, recipe.profiling, libraries
@@ -108,7 +108,7 @@ def measured_candidates(
         def measure(wave: Sequence[Candidate]) -> LatencyTable:
             nonlocal measured
             computations = [builder.computations[key] for key in dict.fromkeys(candidate.key for candidate in wave)]
-            found = measure_table(
+            latencies = measure_table(
                 computations,
                 runtime=options.runtime,
                 settings=settings,
@@ -117,7 +117,7 @@ def measured_candidates(
                 progress=lambda state: progress.update((built + measured + state.done) / 2, state.name),
             )
             measured = built
-            return found
+            return latencies
 
         return measure_ascending(planned, build, measure)
 
@@ -125,15 +125,15 @@ def measured_candidates(
 def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[list[Candidate], Operations]:
     """Train every kept operation on its layer's outputs; weights under `pool/operations/`.
 
-    Those that distilling gave up are not kept, with the reason.
+    Operations that distilling dropped are not kept; their reason is recorded.
     """
     run, recipe, pool = context.run, context.recipe, pairs(candidates, trainable_only=True)
     folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
-    wanted = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
-    if not run.finished("distill", wanted):
+    stage_key = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
+    if not run.finished("distill", stage_key):
         _begin_alike(folder, fingerprint([how]))
         with (
-            run.stage("distill", wanted),
+            run.stage("distill", stage_key),
             Progress(f"Distilling {len(pool)} operations") as progress,
         ):
             train_operations(context, pool, candidates, folder, progress.update)
@@ -161,7 +161,7 @@ def _begin_alike(folder: Path, how: str) -> None:
 def train_operations(
     context: RunContext, pool: Pairs, candidates: Sequence[Candidate], folder: Path, on_progress: OnProgress
 ) -> None:
-    """Distil a part of the pool as the recipe says, into `folder`."""
+    """Distil a part of the pool by the recipe, into `folder`."""
     recipe = context.recipe
     distilling.distill(
         context.teacher.module,
@@ -181,11 +181,11 @@ def train_operations(
 
 
 def score_pool(context: RunContext, candidates: Sequence[Candidate], operations: Operations) -> dict[Pair, float]:
-    """What the network is expected to lose with each operation, in `pool/scores.csv`."""
+    """Score each operation by the network's expected loss with it, in `pool/scores.csv`."""
     run, recipe, pool = context.run, context.recipe, pairs(candidates)
-    wanted = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
-    if not run.finished("score", wanted):
-        with run.stage("score", wanted), Progress("Scoring") as progress:
+    stage_key = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
+    if not run.finished("score", stage_key):
+        with run.stage("score", stage_key), Progress("Scoring") as progress:
             score_operations(context, pool, operations, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.selecting.score_by)
 
@@ -193,7 +193,7 @@ def score_pool(context: RunContext, candidates: Sequence[Candidate], operations:
 def score_operations(
     context: RunContext, pool: Pairs, operations: Operations, path: Path, on_progress: OnProgress
 ) -> None:
-    """Score a part of the pool as the recipe says, into the file `path`."""
+    """Score a part of the pool by the recipe, into the file `path`."""
     recipe = context.recipe
     scorer = scoring.Scorer(
         teacher=context.teacher.module,
