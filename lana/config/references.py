@@ -108,16 +108,19 @@ def _meant(reference: str) -> str:
     return close(reference, list(DATA), cutoff=0.6)
 
 
-def weights_file(path: str | Path) -> Path:
-    """The file that --weights names.
+def weights_file(path: str | Path) -> tuple[Path, str]:
+    """The file that --weights names, and the key in it after `::`, empty where there is none.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
-    file = Path(path).expanduser()
+    file, key = Path(path).expanduser(), ""
+    if "::" in str(path) and not file.is_file():
+        name, _, key = str(path).rpartition("::")
+        file = Path(name).expanduser()
     if not file.is_file():
         raise UserError(f"There is no weights file {file}. Check --weights.")
-    return file
+    return file, key
 
 
 def data_folder(place: str) -> Path:
