@@ -23,8 +23,10 @@ from profilers.half_precision import in_precision
 from profilers.registry import RUNTIMES, create_runtime, find_runtime
 from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress, device_of, profile
+from profilers.table_columns import is_positive
 
 TABLE, MEASUREMENTS = "table.csv", "measurements.json"
+LEAST_RATIO = 1e-4  # of latencies that are believed: a log keeps five digits behind the point
 _KINDS = ("table", "networks")
 
 _RUN = '''\
@@ -215,29 +217,43 @@ class NetworkMeasurements:
 
 
 def read_measurements(path: Path | str) -> NetworkMeasurements:
-    """Read a `measurements.json`.
+    """Read a `measurements.json`; nothing in it is believed unchecked, for it comes from elsewhere.
 
     Raises:
-        ProfilerError: it is not one.
+        ProfilerError: it is not one, or its figures cannot be.
     """
     try:
-        content = json.loads(Path(path).read_text())
-        networks = {
-            entry["name"]: Comparison(ratios=tuple(entry["ratios"]), reference_ms=tuple(entry["reference_ms"]))
-            for entry in content["networks"]
-        }
-        return NetworkMeasurements(
-            label=content["label"],
-            runtime=content["runtime"],
-            settings=RuntimeSettings.from_json(content["settings"]),
-            device=content["device"],
-            networks=networks,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        texts = {name: content[name] for name in ("label", "runtime", "device")}
+        names = [entry["name"] for entry in content["networks"]]
+        if not all(isinstance(text, str) for text in (*texts.values(), *names)) or len(set(names)) < len(names):
+            raise ValueError("label, runtime, device and the networks' names are not text, or a name stands twice")
+        networks = {entry["name"]: _comparison(entry) for entry in content["networks"]}
+        return NetworkMeasurements(**texts, settings=RuntimeSettings.from_json(content["settings"]), networks=networks)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ProfilerError) as error:
         raise ProfilerError(
-            f"{path} holds no measurements of networks ({error!r}). "
-            f"Expected the {MEASUREMENTS} that a bundle's run.py writes."
+            f"{path} holds no measurements of networks ({type(error).__name__}: {str(error)[:300]}). "
+            f"Expected the {MEASUREMENTS} that a bundle's run.py writes: run it again on the device."
         ) from error
+
+
+def _comparison(entry: Mapping[str, Any]) -> Comparison:
+    """A network's figures, one a process.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    figures = {name: entry[name] for name in ("ratios", "reference_ms")}
+    for name, values in figures.items():
+        if not isinstance(values, list) or not values or not all(map(is_positive, values)):
+            raise ValueError(
+                f"{name} of {entry['name'][:80]!r} are {str(values)[:80]}, expected finite numbers above 0"
+            )
+    if len(figures["ratios"]) != len(figures["reference_ms"]):
+        raise ValueError(f"{entry['name'][:80]!r} has not as many ratios as reference_ms")
+    if min(figures["ratios"]) < LEAST_RATIO:
+        raise ValueError(f"a ratio of {entry['name'][:80]!r} is below {LEAST_RATIO}: no network is so much faster")
+    return Comparison(ratios=tuple(figures["ratios"]), reference_ms=tuple(figures["reference_ms"]))
 
 
 def _tell(progress: Progress) -> None:

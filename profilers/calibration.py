@@ -21,6 +21,7 @@ from profilers.clock import Clock, Clocks
 from profilers.errors import ProfilerError
 from profilers.kernels import KERNELS
 from profilers.runtime import Runtime, RuntimeSettings, Session
+from profilers.table_columns import check_reference
 from profilers.user_folder import home
 
 VERSION = 1  # of the kernels; a change of any makes other references
@@ -96,10 +97,11 @@ def read_reference(path: Path) -> dict[str, float] | None:
     if not path.is_file():
         return None
     try:
-        seconds = {name: float(json.loads(path.read_text())["reference_s"][name]) for name in KERNELS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        seconds = {name: json.loads(path.read_text())["reference_s"][name] for name in KERNELS}
+        check_reference(seconds)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ProfilerError) as error:
         raise ProfilerError(
-            f"{path} holds no calibration reference ({error!r}). Delete it to measure a new one."
+            f"{path} holds no calibration reference ({str(error)[:300]}). Delete it to measure a new one."
         ) from error
     return seconds
 
@@ -108,8 +110,9 @@ def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping
     """Keep a reference unless another process was faster; the one that stays is returned.
 
     Raises:
-        ProfilerError: the folder cannot be written.
+        ProfilerError: the folder cannot be written, or the reference cannot be.
     """
+    check_reference(reference_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -8,7 +8,8 @@ from pathlib import Path
 from profilers import table_file
 from profilers.calibration import rescale
 from profilers.errors import InvalidTable, TableMismatch
-from profilers.table_file import Fields, Header
+from profilers.table_columns import Fields
+from profilers.table_file import Header
 from profilers.user_folder import home
 
 _MILLISECONDS = ("latency_ms", "p90_ms", "cold_ms")

@@ -43,6 +43,9 @@ class RuntimeSettings:
     affinity: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        numbers = [self.threads, self.batch, *(self.affinity or ())]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ProfilerError(f"Settings {str(numbers)[:80]}: expected whole numbers.")
         if self.threads < 1 or self.batch < 1:
             raise ProfilerError(f"threads={self.threads}, batch={self.batch}: expected at least 1.")
         if self.precision not in PRECISIONS:

@@ -22,6 +22,7 @@ from profilers.measurement import Measurement
 from profilers.registry import create_runtime
 from profilers.runtime import Runtime, RuntimeSettings
 from profilers.table import LatencyTable
+from profilers.table_columns import LABELS, MEASURED, STATIC, Fields, row_fault
 from profilers.timing import Protocol, chunks
 
 BELIEVED = 3  # computations that fail alone with one message: others that fail with it are not tried again
@@ -81,12 +82,15 @@ def profile(
         for computation, outcome in sweep.measured(group):
             if isinstance(outcome, Measurement):
                 keep_samples(path, computation, outcome)
-            table_file.append(path, header, [row_fields(computation, outcome)])
+            row = row_fields(computation, outcome)
+            if fault := row_fault(row):
+                row = row_fields(computation, f"the clock gave what cannot be: {fault}")
+            table_file.append(path, header, [row])
             report(computation.name)
     return LatencyTable.read(path)
 
 
-def _held(rows: Sequence[table_file.Fields]) -> set[str]:
+def _held(rows: Sequence[Fields]) -> set[str]:
     """Keys that need not be measured; what failed is tried again, since it may have found the memory taken."""
     return {row["key"] for row in rows if not row["error"]}
 
@@ -217,7 +221,7 @@ def row_fields(computation: Computation, outcome: Measurement | str) -> dict[str
     """A row of the table, as text, without its check."""
     labels, columns = dict(computation.labels), dict(computation.columns)
     fields = {"key": computation.key, "name": _line(computation.name)}
-    fields.update({name: _line(labels.pop(name, "")) for name in table_file.LABELS})
+    fields.update({name: _line(labels.pop(name, "")) for name in LABELS})
     if isinstance(outcome, Measurement):
         figures = {
             "latency_ms": outcome.latency_ms,
@@ -227,11 +231,11 @@ def row_fields(computation: Computation, outcome: Measurement | str) -> dict[str
             "rounds": len(outcome.rounds),
             "raw_ms": outcome.raw_ms,
         }
-        fields.update({name: _number(figures[name]) for name in table_file.MEASURED})
+        fields.update({name: _number(figures[name]) for name in MEASURED})
         fields.update({"noisy": str(int(outcome.noisy)), "error": ""})
     else:
-        fields.update({**dict.fromkeys((*table_file.MEASURED, "noisy"), ""), "error": _line(outcome)[:400]})
-    fields.update({name: _number(columns.pop(name, math.nan)) for name in table_file.STATIC})
+        fields.update({**dict.fromkeys((*MEASURED, "noisy"), ""), "error": _line(outcome)[:400]})
+    fields.update({name: _number(columns.pop(name, math.nan)) for name in STATIC})
     more = {**labels, **columns}
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {**fields, "measured": when, "load": load(), "more": json.dumps(more, sort_keys=True) if more else ""}

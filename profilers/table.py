@@ -14,7 +14,8 @@ from profilers import table_file
 from profilers.calibration import rescale
 from profilers.errors import MissingRow, TableMismatch
 from profilers.library import scaled
-from profilers.table_file import COLUMNS, LABELS, MEASURED, STATIC, Fields, Header
+from profilers.table_columns import COLUMNS, LABELS, MEASURED, STATIC, Fields
+from profilers.table_file import Header
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ CONFLICT = 0.15  # relative; two good rows of one computation further apart were
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One computation's figures; nan where there is none. See `profilers.table_file.COLUMNS` for what each is."""
+    """One computation's figures; nan where there is none. See `profilers.table_columns.COLUMNS` for what each is."""
 
     key: str
     name: str

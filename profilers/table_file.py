@@ -31,41 +31,11 @@ from typing import Any
 from profilers.errors import InvalidTable, ProfilerError, TableMismatch
 from profilers.locks import REPLACES_LOCKED, lock, open_locked
 from profilers.runtime import RuntimeSettings
+from profilers.table_columns import COLUMNS, Fields, check_reference, row_fault
 
 SCHEMA = 1
 _FIRST = f"# lana latency table, schema {SCHEMA}"
 _END = re.compile(r"# end: (\d+) rows, check ([0-9a-f]{16})\n")
-
-COLUMNS = {
-    "key": "hash of the computation's structure",
-    "name": "of the computation, for people",
-    "operation": "its name in the pool",
-    "family": "of the operation",
-    "layer": "a layer that has it, as an example",
-    "input_shape": "without the batch",
-    "output_shape": "without the batch",
-    "latency_ms": "milliseconds of a run with warm caches: median over rounds, at the speed of the reference",
-    "p90_ms": "milliseconds that nine of ten runs do not exceed",
-    "cold_ms": "milliseconds of the first run after a walk over a buffer: median over rounds",
-    "interval": "half the 95% interval of latency_ms, relative to it",
-    "noisy": "1 where the interval is wider than 0.05",
-    "rounds": "visits that the figures rest on",
-    "raw_ms": "latency_ms as the clock had it, without calibration",
-    "parameters": "numbers in the weights",
-    "weight_bytes": "bytes of the weights",
-    "macs": "multiply-adds of a run",
-    "operators": "operators in the traced graph",
-    "error": "why there is no figure; empty where there is one",
-    "measured": "when, in UTC",
-    "load": "of the system then: processes that wanted to run, averaged over a minute",
-    "more": "further labels and columns, as JSON",
-    "check": "of the row and the header",
-}
-LABELS = ("operation", "family", "layer", "input_shape", "output_shape")
-STATIC = ("parameters", "weight_bytes", "macs", "operators")
-MEASURED = ("latency_ms", "p90_ms", "cold_ms", "interval", "rounds", "raw_ms")
-
-Fields = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +54,9 @@ class Header:
     reference_s: Mapping[str, float]
     protocol: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_reference(self.reference_s)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -190,6 +163,8 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
                 f"Line {position} of {whose} ({values[1] if len(values) > 1 else values}) was changed after it was "
                 "measured, or belongs to another table: its check does not fit it and the header."
             )
+        if fault := row_fault(row):
+            raise InvalidTable(f"Line {position} of {whose} ({row['name'][:80]}) cannot be: {fault}. Measure it again.")
         rows.append(row)
     if end and (int(end[1]) != len(rows) or lines[-1] != _end(header, rows)):
         raise InvalidTable(
@@ -206,8 +181,8 @@ def _parse_header(lines: Sequence[str], whose: str) -> tuple[Header, int]:
     try:
         pairs = (line[2:].rstrip("\n").partition(": ") for line in lines[1:count])
         return Header.from_json({name: json.loads(value) for name, _, value in pairs}), count
-    except (ValueError, TypeError, KeyError, ProfilerError) as error:
-        raise InvalidTable(f"The header of {whose} cannot be read: {error!r}.") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ProfilerError) as error:
+        raise InvalidTable(f"The header of {whose} cannot be read: {str(error)[:300]!r}. Measure it again.") from error
 
 
 def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:

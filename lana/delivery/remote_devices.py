@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 import shlex
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from lana.common.console import figure, make_console, milliseconds
-from lana.common.files import read_json, write_json
+from lana.common.files import write_json
+from lana.delivery.device_measurements import check_same, identity, measured_teacher_ms, read_back, sent_students
 from lana.errors import BudgetUnreachable, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
@@ -38,7 +36,6 @@ from lana.runs.context import RunContext
 from lana.selection.acceptance import accepted, target_ms
 from lana.selection.latency_model import plain_sum_ms, total
 from lana.selection.measurement import assembled
-from lana.selection.measurement_log import LatencyLog
 from lana.selection.program import SelectionModel, min_distance
 from lana.selection.sampling import spread
 from profilers import LatencyTable, MissingRow
@@ -119,16 +116,13 @@ def open_device(
     read, name = LatencyTable.read(table), device_name(table)
     format_on_device(read.header.runtime)
     folder = context.run.path / "devices" / name
-    _check_same(read, folder)
-    log, teacher = LatencyLog.read(folder / "measured_students.csv"), folder / "teacher.json"
-    for back in measurements:
-        if read_measurements(back).label == name:
-            _read_back(folder, log, back, read)
+    check_same(read, folder)
+    log = read_back(folder, [path for path in measurements if read_measurements(path).label == name], read)
     candidates = candidates_on(read, model.candidates)
     kept = [candidate for candidate in candidates if candidate.kept]
     teacher_ms = plain_sum_ms(total([candidate.columns for candidate in kept if candidate.operation == "teacher"]))
-    if teacher.is_file():
-        teacher_ms = read_json(teacher)["teacher_ms"]
+    if log.rows:
+        teacher_ms = measured_teacher_ms(folder)
     ours = dataclasses.replace(model, candidates=kept, teacher_ms=teacher_ms, latencies=tuple(log.rows))
     return Device(name=name, table=read, budget_ms=budget_ms, folder=folder, model=ours)
 
@@ -152,60 +146,6 @@ def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[
             candidate = dataclasses.replace(candidate, kept=False, reason="not in the device's table")
         found.append(candidate)
     return with_latencies(found, table)
-
-
-def _identity(table: LatencyTable) -> dict[str, Any]:
-    """What must not change under a device's name: what was measured on it holds for this only."""
-    return {name: value for name, value in table.header.to_json().items() if name in ("device", "runtime", "settings")}
-
-
-def _check_same(table: LatencyTable, folder: Path) -> None:
-    known, now = folder / "device.json", _identity(table)
-    before = read_json(known, now)
-    changed = [f"{name}: {before[name]} there, {now[name]} now" for name in now if before[name] != now[name]]
-    if changed:
-        raise UserError(
-            f"{table.source} is of another device than the {folder.name!r} that students of this run were sent to "
-            f"({'; '.join(changed)}). Rename the file after its device."
-        )
-
-
-def _read_back(folder: Path, log: LatencyLog, path: Path, table: LatencyTable) -> None:
-    """Take measurements into the device's log, once."""
-    seen, fresh = folder / "read.json", hashlib.sha256(path.read_bytes()).hexdigest()
-    before: list[str] = read_json(seen, [])
-    if fresh in before:
-        return
-    back = read_measurements(path)
-    there = {"device": back.device, "runtime": back.runtime, "settings": back.settings.to_json()}
-    other = [
-        f"{name}: {there[name]} there, {own} in {table.source}"
-        for name, own in _identity(table).items()
-        if there[name] != own
-    ]
-    if other:
-        raise UserError(
-            f"{path} was measured otherwise than the table of {folder.name} ({'; '.join(other)}). "
-            "Run the archive's run.py on that device, with the runtime and threads of the table."
-        )
-    known = _sent(folder)
-    unknown = [name for name in back.networks if name not in known]
-    if unknown:
-        raise UserError(
-            f"{path} holds measurements of {unknown[0]!r}, which this run never sent to {folder.name}. "
-            "Give the measurements.json of an archive under this run's devices/."
-        )
-    log.add([known[name] for name in back.networks], list(back.networks.values()))
-    write_json(seen, [*before, fresh])
-    reference = [ms for comparison in back.networks.values() for ms in comparison.reference_ms]
-    if not (folder / "teacher.json").is_file():  # frozen once, as the run's own
-        write_json(folder / "teacher.json", {"teacher_ms": statistics.median(reference), "device": back.device})
-
-
-def _sent(folder: Path) -> dict[str, Selection]:
-    """The students that were sent to a device, by their names in its archives."""
-    students: dict[str, dict[str, str]] = read_json(folder / "sent.json", {})
-    return {name: Selection(operations) for name, operations in students.items()}
 
 
 def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Candidate]]:
@@ -254,7 +194,7 @@ def _send(context: RunContext, pool: Pool, device: Device, selections: Sequence[
     if not device.measured:
         others = spread(device.model, np.linspace(0.05, 0.95, CALIBRATION_STUDENTS).tolist())
         wanted += [selection for selection in others if selection not in wanted]
-    known = _sent(device.folder)
+    known = sent_students(device.folder)
     example = context.teacher.example(context.recipe.profiling.batch)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", format=format)]
@@ -264,7 +204,7 @@ def _send(context: RunContext, pool: Pool, device: Device, selections: Sequence[
             student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
             networks.append(to_computation(student, example, Path(folder), name=name, format=format))
         # Known before there is an archive that could come back.
-        write_json(device.folder / "device.json", _identity(device.table))
+        write_json(device.folder / "device.json", identity(device.table))
         write_json(device.folder / "sent.json", {name: dict(selection) for name, selection in known.items()})
         header = device.table.header
         return write_bundle(

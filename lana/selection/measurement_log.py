@@ -100,6 +100,10 @@ class ReplayLog(Generic[Row]):
             entries.append((str(columns["loop"]), cls.row_type.from_columns(selection, columns)))
         return cls(path, [row for _, row in entries], _all=entries)
 
+    def holds(self, search: str) -> bool:
+        """Whether a search, or a file that was read back, has entries."""
+        return any(name == search for name, _ in self._all)
+
     def replay(self, search: str) -> Self:
         """The log as it was when this search began."""
         names = [name for name, _ in self._all]

@@ -1,5 +1,6 @@
 """The round trip over a device with nothing of ours: archive → run.py → what it sends back."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -163,3 +164,57 @@ def test_mistakes_there_are_told_in_a_line(tmp_path, arguments, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+GOOD = {
+    "label": "near",
+    "runtime": "onnxruntime-cpu",
+    "settings": RuntimeSettings().to_json(),
+    "device": "a processor",
+    "networks": [{"name": "student 0", "ratios": [0.5, 0.6], "reference_ms": [1.0, 1.1]}],
+}
+
+
+def with_network(**change):
+    return {**GOOD, "networks": [{**GOOD["networks"][0], **change}]}
+
+
+def test_figures_that_can_be_are_read(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps(GOOD))
+    assert read_measurements(tmp_path / "m.json").networks["student 0"].ratios == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(with_network(ratios=[value, 0.5]) for value in (0, -0.3, 1e-6, None, "0.5", [0.5], True, float("nan"))),
+        *(with_network(ratios=[value, 0.5]) for value in (float("inf"), 10**400, {})),
+        *(with_network(reference_ms=[value, 1.0]) for value in (0, -1, None, "1", float("nan"))),
+        *(with_network(ratios=value) for value in ([], None, 0.5, "0.5, 0.6", {"0": 0.5}, [0.5])),
+        *(with_network(name=value) for value in (None, 3, ["student 0"])),
+        {**GOOD, "networks": GOOD["networks"] * 2},
+        {**GOOD, "networks": [None]},
+        {**GOOD, "networks": None},
+        {**GOOD, "label": None},
+        {**GOOD, "device": 3},
+        {**GOOD, "settings": "one thread"},
+        {**GOOD, "settings": {**GOOD["settings"], "threads": "1"}},
+        [GOOD],
+        "text",
+    ],
+    ids=lambda content: json.dumps(content)[-60:],
+)
+def test_figures_that_cannot_be_are_refused(tmp_path, content):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ProfilerError, match="holds no measurements of networks") as refused:
+        read_measurements(path)
+    assert len(str(refused.value)) < 700 + len(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_measurements_that_are_no_json_are_refused(tmp_path, content):
+    path = tmp_path / "m.json"
+    path.write_bytes(content)
+    with pytest.raises(ProfilerError, match="holds no measurements of networks"):
+        read_measurements(path)

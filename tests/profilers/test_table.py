@@ -1,6 +1,7 @@
 """Tables: what is written is read, what was changed is refused, rows merge by rules."""
 
 import dataclasses
+import json
 import math
 import multiprocessing
 import re
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profilers import InvalidTable, LatencyTable, MissingRow, RuntimeSettings, TableMismatch
-from profilers.table_file import COLUMNS, Header, append, read, render, seal_row, write
+from profilers import InvalidTable, LatencyTable, MissingRow, ProfilerError, RuntimeSettings, TableMismatch
+from profilers.calibration import read_reference, store_reference
+from profilers.table_columns import COLUMNS
+from profilers.table_file import Header, append, read, render, seal_row, write
 
 HEADER = Header(
     runtime="onnxruntime-cpu",
@@ -252,3 +255,39 @@ def test_tables_that_another_version_wrote_are_no_reason_to_stop(table):
         table.write_text(changed, newline="")
         with pytest.raises(InvalidTable):
             LatencyTable.read(table)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"latency_ms": value} for value in ("0", "-1", "nan", "inf", "", "fast", "1e400")),
+        *({name: "-1"} for name in ("p90_ms", "cold_ms", "interval", "rounds", "raw_ms", "parameters", "macs", "load")),
+        *({name: "nan"} for name in ("p90_ms", "cold_ms", "interval", "rounds", "parameters", "macs", "load")),
+        *({"more": value} for value in ("{", "[1]", "3", '{"a": [1]}', "[" * 100_000)),
+    ],
+    ids=str,
+)
+def test_figures_that_cannot_be_are_refused_under_a_right_check(tmp_path, change):
+    path = tmp_path / "table.csv"
+    write(path, HEADER, [row("aa"), {**row("bb"), **change}])
+    with pytest.raises(InvalidTable, match=r"Line \d+ of .* \(conv bb\) cannot be"):
+        LatencyTable.read(path)
+
+
+def test_one_round_bounds_nothing_and_is_a_row(tmp_path):
+    write(tmp_path / "table.csv", HEADER, [row("aa", interval="inf", parameters="0")])
+    assert math.isinf(LatencyTable.read(tmp_path / "table.csv").lookup("aa").interval)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0, -1.0, None, "1", True])
+def test_a_calibration_reference_that_cannot_be_becomes_no_table(tmp_path, value):
+    reference_s = {**HEADER.reference_s, "memory": value}
+    with pytest.raises(ProfilerError, match="'memory' took"):
+        dataclasses.replace(HEADER, reference_s=reference_s)
+    path = tmp_path / "reference.json"
+    with pytest.raises(ProfilerError, match="'memory' took"):
+        store_reference(path, reference_s, {})
+    assert not path.exists()
+    path.write_text(json.dumps({"reference_s": reference_s}))
+    with pytest.raises(ProfilerError, match="holds no calibration reference"):
+        read_reference(path)
