@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -13,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lana.data.formats import open_image
 from lana.data.split import Split, from_arrays
 from lana.errors import UserError
 from lana.models.preprocessing import Preprocessing
 from lana.models.teacher import Teacher
 
 CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
 MEMORY_BYTES = 2 << 30  # decoded images are kept up to this size, else decoded anew at every use
 
@@ -84,11 +82,8 @@ class EncodedImages:
 
     def _decoded(self, index: int) -> Tensor | str:
         """The pixels, or the reason why they cannot be read."""
-        from PIL import Image
-
-        source = self.sources[index]
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with open_image(self.sources[index]) as image:
                 return to_pixels(image, self.preprocessing)
         except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error and others
             return f"{self.names[index]} ({type(error).__name__}: {str(error)[:80]})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lana.common.importing import require
+from lana.data.formats import open_image
 from lana.data.images import DECODING_WORKERS, require_images, to_pixels
 from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
 from lana.data.split import Split
@@ -31,7 +33,7 @@ def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
     image, label = image_and_label(features, f"hf:{place}")
     classes = getattr(features[label], "names", None)
     train, *tests = (
-        _hub_split(content[name], image, label, preprocessing)
+        _hub_split(content[name].cast_column(image, datasets.Image(decode=False)), image, label, preprocessing)
         for name in ("train", "test", "validation")
         if name in content
     )
@@ -39,15 +41,18 @@ def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
 
 
 class HubImages:
-    """A part of a data set, decoded whenever it is read; picklable, for workers."""
+    """A part of a data set with encoded images, decoded whenever it is read; picklable, for workers."""
 
     def __init__(self, part: Any, image: str, label: str, preprocessing: Preprocessing) -> None:
         self.part, self.image, self.label, self.preprocessing = part, image, label, preprocessing
 
     def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = self.part[indices.tolist()]
-        pixels = torch.stack([to_pixels(picture, self.preprocessing) for picture in rows[self.image]])
-        return pixels, torch.tensor(rows[self.label])
+        pixels = []
+        for cell in rows[self.image]:
+            with open_image(cell["bytes"] or Path(cell["path"])) as picture:
+                pixels.append(to_pixels(picture, self.preprocessing))
+        return torch.stack(pixels), torch.tensor(rows[self.label])
 
 
 def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) -> Split:

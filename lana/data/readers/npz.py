@@ -25,6 +25,8 @@ def read_npz(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
     """
     path = Path(place).expanduser()
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")  # a pipe would be waited for
         with np.load(path) as content:
             arrays = {name: _native(content[name]) for name in content.files}
     except UNREADABLE as error:

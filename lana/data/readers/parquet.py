@@ -19,7 +19,9 @@ def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | Non
     root = Path(place).expanduser()
     preprocessing = require_images(teacher, f"parquet:{place}")
     if root.is_dir():
-        trained, *others = (sorted(root.glob(f"{name}*.parquet")) for name in ("train", "test", "val"))
+        trained, *others = (
+            sorted(filter(Path.is_file, root.glob(f"{name}*.parquet"))) for name in ("train", "test", "val")
+        )
     else:
         trained, others = [root] if root.is_file() else [], []
     if not trained:

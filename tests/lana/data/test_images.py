@@ -96,3 +96,15 @@ def test_a_broken_image_met_by_a_worker_is_named(both_ways, tmp_path):
     part = next(part for part in (data.train, data.validation, data.test) if 13 in part.indices)
     with pytest.raises(UserError, match=r"^1 of \d images cannot be read: .*3\.png .*a run that has begun is another"):
         list(part.batches(2))
+
+
+def test_a_picture_that_holds_postscript_starts_no_interpreter(tmp_path, teacher, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("Ghostscript was started.")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", refuse)
+    fill(tmp_path)
+    picture(0).save(tmp_path / "cat" / "0.eps")
+    (tmp_path / "cat" / "0.eps").rename(tmp_path / "cat" / "0.png")
+    with pytest.raises(UserError, match=r"1 of 30 images cannot be read: .*0\.png \(UnidentifiedImageError"):
+        load_data(f"folder:{tmp_path}", teacher)
