@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -30,7 +30,7 @@ class Preprocessing:
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise UserError(
                 f"--mean has {len(self.mean)} values and --std {len(self.std)}: "
-                "expected one each for grey images or three each for RGB."
+                "expected one for all channels, or three for RGB."
             )
         if max(self.mean) > 1:
             raise UserError(f"--mean {means}: expected means of images in 0…1, as 0.485,0.456,0.406 (divide by 255).")
@@ -62,11 +62,16 @@ def make_preprocessing(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     input_shape: tuple[int, ...] | None = None,
+    channels_taken: Callable[[int], Collection[int]] = lambda image_size: (),
 ) -> Preprocessing | None:
     """The preprocessing by the options, else by the model's `own` configuration, else ImageNet's; None for no images.
 
+    One mean or deviation stands for all channels. Where both are one value, `channels_taken` at the image size decides
+    how many channels there are.
+
     Raises:
-        UserError: options that contradict each other, means or deviations that no image has.
+        UserError: options that contradict each other, means or deviations that no image has; one value for a network
+            that takes both grey and RGB images.
     """
     if input_shape is not None:
         if image_size or mean or std:
@@ -75,8 +80,22 @@ def make_preprocessing(
             )
         return None
     own = own or {}
-    return Preprocessing(
-        image_size=image_size or own.get("image_size") or IMAGE_SIZE,
-        mean=tuple(mean or own.get("mean") or IMAGENET_MEAN),
-        std=tuple(std or own.get("std") or IMAGENET_STD),
+    size = image_size or own.get("image_size") or IMAGE_SIZE
+    means, stds = tuple(mean or own.get("mean") or IMAGENET_MEAN), tuple(std or own.get("std") or IMAGENET_STD)
+    channels = max(len(means), len(stds))
+    if channels == 1:
+        channels = _channels(own, channels_taken(size), means + stds)
+    means, stds = (values * channels if len(values) == 1 else values for values in (means, stds))
+    return Preprocessing(image_size=size, mean=means, std=stds)
+
+
+def _channels(own: Mapping[str, Any], taken: Collection[int], given: tuple[float, ...]) -> int:
+    """How many channels one mean and one deviation stand for; grey where nothing else is known."""
+    if len(taken) < 2:
+        return next(iter(taken), 1)
+    if own.get("mean"):
+        return len(own["mean"])
+    raise UserError(
+        f"--mean {given[0]} --std {given[1]} give one value, and the model takes grey images as well as RGB. "
+        "Give three values each for RGB; for grey, let the module carry a `preprocessing` with one value each."
     )

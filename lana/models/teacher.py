@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lana.config.options import TeacherOptions
 from lana.errors import UserError
@@ -73,7 +76,7 @@ def load_teacher(
     module, own = build_network(model, parse_arguments(model_args), pretrained=pretrained and weights is None)
     if weights is not None and pretrained:
         load_weights(module, weights)
-    preprocessing = make_preprocessing(own, **inputs)
+    preprocessing = make_preprocessing(own, **inputs, channels_taken=functools.partial(_channels_taken, module.eval()))
     input_shape = inputs.get("input_shape") if preprocessing is None else preprocessing.input_shape
     teacher = Teacher(
         module=_trainable(module.eval()),
@@ -85,6 +88,18 @@ def load_teacher(
     )
     try_forward(teacher)
     return teacher
+
+
+def _channels_taken(module: nn.Module, image_size: int) -> tuple[int, ...]:
+    """Which images the network takes: grey ones (1), RGB (3), or both."""
+    if any(is_lazy(parameter) for parameter in module.parameters()):  # the first input would shape it
+        return ()
+    taken = []
+    for channels in (1, 3):
+        with contextlib.suppress(Exception), torch.no_grad():  # the network may be the user's own code
+            module(torch.zeros(1, channels, image_size, image_size))
+            taken.append(channels)
+    return tuple(taken)
 
 
 def _trainable(module: nn.Module) -> nn.Module:
@@ -130,7 +145,7 @@ def try_forward(teacher: Teacher) -> None:
     except Exception as error:  # the network may be the user's own code
         raise UserError(
             f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
-            "Give the right --image-size, --mean and --std (one value for grey images), or --input-shape. "
+            "Give the right --image-size, --mean and --std (one value stands for all channels), or --input-shape. "
             "Wrap a network that takes more than one tensor of floats: fix the others, embed token numbers before."
         ) from error
     keep_constant_arguments(teacher.module, teacher.example(), calls)

@@ -111,7 +111,7 @@ def test_wrong_arguments_are_refused(net, model, model_args, expected):
 
 def test_a_wrong_size_is_told_with_the_options_to_check(net):
     with pytest.raises(UserError, match=r"fails on one example .*--image-size"):
-        load_teacher(f"{net}:small", mean=(0.5,), std=(0.5,), image_size=8)
+        load_teacher(f"{net}:small", image_size=2)
 
 
 def test_torchvision_and_timm_load_without_compiled_operators():
@@ -186,3 +186,30 @@ def test_what_cannot_work_is_told(tmp_path, name, options, message):
     )
     with pytest.raises(UserError, match=message):
         load_teacher(f"{tmp_path}/net.py:{name}", **options)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "mean"),
+    [
+        ("nn.Conv2d(3, 4, 3)", {"mean": (0.5,), "std": (0.25,)}, (0.5, 0.5, 0.5)),
+        ("nn.Conv2d(1, 4, 3)", {"mean": (0.5,), "std": (0.25,)}, (0.5,)),
+        ("nn.Conv2d(3, 4, 3)", {"mean": (0.5,)}, (0.5, 0.5, 0.5)),  # ImageNet's deviations are three
+        ("nn.Sequential(nn.Flatten(), nn.Linear(192, 4))", {"mean": (0.5,), "std": (0.25,)}, (0.5, 0.5, 0.5)),
+        ("carrying(nn.Conv2d(3, 4, 3))", {}, (0.5, 0.5, 0.5)),
+        ("carrying(nn.AdaptiveAvgPool2d(1))", {}, (0.5,)),  # takes both: what it carries is meant
+    ],
+)
+def test_one_mean_stands_for_all_channels_that_the_network_takes(tmp_path, network, options, mean):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef carrying(net):\n"
+        "    net.preprocessing = {'mean': [0.5], 'std': [0.25]}\n    return net\n"
+        f"def net():\n    return {network}\n"
+    )
+    found = load_teacher(f"{tmp_path}/net.py:net", image_size=8, **options).preprocessing
+    assert (found.mean, len(found.std)) == (mean, len(mean))
+
+
+def test_one_mean_for_a_network_that_takes_grey_and_rgb_is_asked_about(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\ndef net():\n    return nn.AdaptiveAvgPool2d(1)\n")
+    with pytest.raises(UserError, match=r"--mean 0\.5 --std 0\.25 give one value.*Give three values each for RGB"):
+        load_teacher(f"{tmp_path}/net.py:net", mean=(0.5,), std=(0.25,))
