@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What an option means is told by `lana.config.recipe.Recipe`, once."""
+"""The command line: parse, call, print. `lana.config.recipe.Recipe` documents the options, once."""
 
 from lana.cli import device, show, student, tables
 from lana.cli.app import EXIT_USER_ERROR, main

@@ -16,7 +16,7 @@ from profilers.errors import ProfilerError
 from solvers.errors import SolverError
 
 EXIT_USER_ERROR = 2
-EXIT_UNEXPECTED = 70  # as <sysexits.h> has it: 1 tells that a budget is not kept
+EXIT_UNEXPECTED = 70  # as <sysexits.h> has it: 1 reports that a budget is not kept
 EXIT_INTERRUPTED = 130  # as a shell has it for Ctrl-C
 
 
@@ -40,7 +40,7 @@ class Group(Named):
             click.echo(f"lana: {error}", err=True)
             ctx.exit(EXIT_UNEXPECTED if type(error) is LanaError else EXIT_USER_ERROR)
         except KeyboardInterrupt:
-            click.echo("lana: interrupted. What is finished is kept: the same command goes on from there.", err=True)
+            click.echo("lana: interrupted. Finished work is kept: the same command resumes from there.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise

@@ -65,8 +65,8 @@ def profile(
 ) -> None:
     """Measure the latency table of this machine for MODEL's layers and the pool; needs no data.
 
-    The same command goes on where it was interrupted. Rows that are known already are looked for in --tables, in
-    ./hardware_tables, in the user's data folder, and among those that come with lana.
+    The same command resumes an interrupted sweep. Rows measured before are taken from the tables in --tables, in
+    ./hardware_tables, in the user's data folder, and from those that come with lana.
 
     \b
     lana profile timm:efficientnet_b0 --runtime onnxruntime-cpu --threads 1 --out table.csv

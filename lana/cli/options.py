@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they do with them. What an option means is told by the recipe."""
+"""Options that several commands share, and their handling. The recipe documents each option."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     console = make_console()
     console.print(table, f"They hold {covered:.1%} of {scan.total_macs:,} multiply-adds.")
     if scan.spans:
-        spans = Table(f"{len(scan.spans)} spans, for each of which one operation may stand")
+        spans = Table(f"{len(scan.spans)} spans, each of which one operation may replace")
         for span in scan.spans:
             spans.add_row(span.name)
         console.print(spans)
@@ -220,10 +220,10 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, json_output:
     \b
     lana compare runs/digits-resnet --budget 0.4x
     """
-    wanted = one_budget(budget, budget_ms) or "0.5x"
+    budget = one_budget(budget, budget_ms) or "0.5x"
     from lana.report.search_comparison import compare_searches
 
-    print_result(compare_searches(run, wanted), json_output=json_output)
+    print_result(compare_searches(run, budget), json_output=json_output)
 
 
 @main.command()
@@ -232,7 +232,7 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, json_output:
 @click.option("--plots", is_flag=True, help="Also draw accuracy against latency as SVG and PNG, in RUN/plots.")
 @as_json
 def report(run: Path, html: Path | None, plots: bool, json_output: bool) -> None:
-    """Show the students of RUN beside their teacher, and write the whole report as one HTML file.
+    """Show the students of RUN with their teacher, and write the whole report as one HTML file.
 
     \b
     lana report runs/digits-resnet

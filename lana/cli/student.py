@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 @budget
 @recipe_options(*LOADING, "task", *TARGET, "device", "pool", *PLACES, *FINETUNING, "processes")
 @recipe_options("distill_epochs", "distill_images", "distill_batch", "score_images", *SELECTING, "seed", "max_minutes")
-@click.option("--recipe", type=click.Path(), help="A recipe in YAML; options given beside it win.")
+@click.option("--recipe", type=click.Path(), help="A recipe in YAML; options on the command line override it.")
 @click.option("--out", type=PATH, help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
@@ -62,29 +62,29 @@ def compress(
 ) -> None:
     """Make a student of MODEL that measures within the budget.
 
-    The same command again goes on where it was interrupted; with another budget it reuses the pool of the run.
+    The same command resumes an interrupted run; with another budget it reuses the pool of the run.
 
     \b
     lana compress digits-resnet --data digits --budget 0.4x
     lana compress net.py:build --weights net.safetensors --data folder:images --budget-ms 3 --image-size 64
     """
-    told = recipe_of(recipe, budget=one_budget(budget, budget_ms), **options)
-    if not told.teacher.model or not told.teacher.data:
+    full_recipe = recipe_of(recipe, budget=one_budget(budget, budget_ms), **options)
+    if not full_recipe.teacher.model or not full_recipe.teacher.data:
         raise UserError("MODEL and --data are needed, on the command line or in the recipe. See: lana compress --help")
-    if not told.selecting.budget:
+    if not full_recipe.selecting.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
     from lana import pipeline
 
-    folder = out or Path("runs") / told.teacher.model.replace(":", "-").replace("/", "-").removesuffix(".py")
+    folder = out or Path("runs") / full_recipe.teacher.model.replace(":", "-").replace("/", "-").removesuffix(".py")
     if dry_run:
-        plan = pipeline.dry_run(told)
+        plan = pipeline.dry_run(full_recipe)
         if json_output:
             print_json(plan.to_json())
         else:
             click.echo("\n".join(plan.lines()))
         return
     logger.info(f"Run directory: {folder}")
-    summary = pipeline.compress(told, out=folder, name=name)
+    summary = pipeline.compress(full_recipe, out=folder, name=name)
     print_result(summary, json_output=json_output)
     if not json_output and summary.changed:
         click.echo(f"Student: {folder / 'students' / summary.student}")
@@ -96,7 +96,7 @@ def compress(
 @click.option("--budget-ms", type=float, multiple=True, help="Latency budget in milliseconds; one for each --table.")
 @budget
 @click.option("--max-loss", type=float, help="Instead of a budget: the fastest whose expected loss is at most this.")
-@click.option("--pin", multiple=True, help="LAYER=OPERATION that must stand there; may be repeated.")
+@click.option("--pin", multiple=True, help="LAYER=OPERATION that the student must have; may be repeated.")
 @click.option("--table", type=PATH, multiple=True, help="Table of a device that is not here.")
 @click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
 @recipe_options(*SELECTING, "device", of_run=True)
@@ -119,8 +119,8 @@ def select(
 ) -> None:
     """Another student from a finished RUN; nothing is distilled again.
 
-    With --table it is for a device that is not here, with several for all of them at once; what --measured reads
-    back from them verifies it, or corrects the prediction and solves again.
+    With --table the student is for another device, with several tables for all of them at once. The measurements that
+    --measured reads back verify it, or correct the prediction and solve again.
 
     \b
     lana select runs/digits-resnet --budget 0.3x --no-verify
@@ -139,22 +139,22 @@ def select(
             raise UserError("A --table was given twice. Give each once, with its --budget-ms.")
         from lana.pipeline import select_for
 
-        found = select_for(run, budgets, measured=measured, name=name, **chosen)
-        print_result(found, json_output=json_output)
+        devices_summary = select_for(run, budgets, measured=measured, name=name, **chosen)
+        print_result(devices_summary, json_output=json_output)
         return
     if measured:
-        raise UserError("--measured is of a device: give its table beside it, with --table and --budget-ms.")
+        raise UserError("--measured is of a device: give its table too, with --table and --budget-ms.")
     if len(budget_ms) > 1 or (max_loss is not None and (budget or budget_ms)):
         raise UserError("Give one of --budget, --budget-ms and --max-loss, once.")
-    wanted = one_budget(budget, budget_ms[0] if budget_ms else None)
-    if wanted is not None:
-        parse_budget(wanted)
+    budget = one_budget(budget, budget_ms[0] if budget_ms else None)
+    if budget is not None:
+        parse_budget(budget)
     elif max_loss is None:
         raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
     pins = dict(_pin(text) for text in pin)
     from lana import pipeline
 
-    summary = pipeline.select(run, wanted, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)
+    summary = pipeline.select(run, budget, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)
     print_result(summary, json_output=json_output)
     sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
 
@@ -174,7 +174,7 @@ def _pin(text: str) -> tuple[str, str]:
 def finetune(student: Path, json_output: bool, **options: Any) -> None:
     """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
 
-    Interrupted, the same command goes on and ends with the same weights.
+    The same command resumes an interrupted fine-tuning and ends with the same weights.
 
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30

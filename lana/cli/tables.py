@@ -124,26 +124,26 @@ def diff(table: Path, other: Path, json_output: bool) -> None:
     """
     from profilers import LatencyTable
 
-    found = LatencyTable.read(table).diff(LatencyTable.read(other)).dropna(subset=["ratio"])
-    if found.empty:
+    rows = LatencyTable.read(table).diff(LatencyTable.read(other)).dropna(subset=["ratio"])
+    if rows.empty:
         raise UserError(f"{table} and {other} have no row in common. Compare tables of the same networks and pools.")
-    apart = (found["ratio"] - 1).abs()
-    found = found.loc[apart.sort_values(ascending=False).index]
+    apart = (rows["ratio"] - 1).abs()
+    rows = rows.loc[apart.sort_values(ascending=False).index]
     figures = {
-        "rows": len(found),
-        "median_ratio": float(found["ratio"].median()),
+        "rows": len(rows),
+        "median_ratio": float(rows["ratio"].median()),
         "median_distance": float(apart.median()),
         "within_10_percent": float((apart <= 0.1).mean()),
     }
     if json_output:
-        print_json({"table": table, "other": other, **figures, "shared": _records(found)})
+        print_json({"table": table, "other": other, **figures, "shared": _records(rows)})
         return
     click.echo(
         f"{figures['rows']} rows in both. Ratio of {other} to {table}: median {figures['median_ratio']:.4f}, "
         f"median distance {figures['median_distance']:.2%}, {figures['within_10_percent']:.1%} within 10%. "
         "Farthest apart:"
     )
-    click.echo(found.head(10).to_string(index=False))
+    click.echo(rows.head(10).to_string(index=False))
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:

@@ -172,7 +172,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch):
     monkeypatch.setattr("lana.pipeline.compress", interrupt)
     result = run(*DIGITS, "--budget", "0.4x")
     assert result.exit_code == 130
-    assert "the same command goes on from there" in result.output
+    assert "the same command resumes from there" in result.output
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
