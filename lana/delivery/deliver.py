@@ -34,7 +34,7 @@ MORE_MEASUREMENTS = 6  # of the delivered file, where noise hides whether it is 
 
 
 def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bool = True) -> Summary:
-    """Export the student, measure the exported file in fresh processes beside the teacher, and write `summary.json`.
+    """Export the student, measure it in fresh processes, paired with the teacher, and write `summary.json`.
 
     Where noise hides whether it is within the budget, it is measured again and the measurements are pooled.
     """
@@ -45,7 +45,7 @@ def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bo
     format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
     delivered = to_computation(student, example, folder, name=folder.name, format=format, stem="model")
     if verify or format != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
-        _export_beside(student, example, folder, format)
+        _export_second_format(student, example, folder, format)
     parity = _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
     summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
@@ -54,11 +54,11 @@ def deliver(context: RunContext, baseline: Baseline, folder: Path, *, verify: bo
     return summary
 
 
-def _export_beside(student: nn.Module, example: Tensor, folder: Path, format: str) -> None:
-    """Write a second format beside that of the runtime; one that the network cannot take is not missed."""
-    beside: Callable[..., Path] = export_program if format == "onnx" else export_onnx
+def _export_second_format(student: nn.Module, example: Tensor, folder: Path, format: str) -> None:
+    """Write a second format in addition to that of the runtime; a format that the export fails for is left out."""
+    export: Callable[..., Path] = export_program if format == "onnx" else export_onnx
     try:
-        beside(student, example, folder / ("model.pt2" if format == "onnx" else "model.onnx"))
+        export(student, example, folder / ("model.pt2" if format == "onnx" else "model.onnx"))
     except ExportFailed as error:
         logger.info(f"{folder.name} is delivered in one format less: {error}")
 

@@ -18,7 +18,7 @@ from profilers.table_columns import is_positive
 
 
 def identity(table: LatencyTable) -> dict[str, Any]:
-    """What must not change under a device's name: what was measured on it holds for this only."""
+    """The properties that a device's name stands for: its measurements hold for these only."""
     return {name: value for name, value in table.header.to_json().items() if name in ("device", "runtime", "settings")}
 
 
@@ -28,8 +28,8 @@ def check_same(table: LatencyTable, folder: Path) -> None:
     Raises:
         UserError: see above.
     """
-    known, now = folder / "device.json", identity(table)
-    before = read_json(known, now)
+    stored, now = folder / "device.json", identity(table)
+    before = read_json(stored, now)
     changed = [f"{name}: {before.get(name)} there, {now[name]} now" for name in now if before.get(name) != now[name]]
     if changed:
         raise UserError(

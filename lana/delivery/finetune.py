@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def finetune_student(context: RunContext, folder: Path) -> None:
-    """Fine-tune the student in `folder`, as it was selected, in as many processes as the recipe says.
+    """Fine-tune the student in `folder`, as it was selected, in the recipe's number of processes.
 
     A student that was fine-tuned with these settings before stays as it is.
     """
@@ -44,7 +44,7 @@ def finetune_student(context: RunContext, folder: Path) -> None:
 
 def _settings_in(done: Path) -> FineTuning:
     kept = read_json(done)["settings"]
-    kept.pop("device", None)  # earlier runs keep it beside the settings
+    kept.pop("device", None)  # earlier runs keep it among the settings
     return FineTuning(**kept)
 
 
@@ -72,7 +72,7 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess) -> No
         logger.info(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
     if group.is_main:
         frame = pd.DataFrame([vars(row) for row in curve])
-        write_atomically(folder / "training.csv", lambda beside: frame.to_csv(beside, index=False))
-        for file in ("summary.json", "finetuned.json"):  # of the network before: never beside the new weights
+        write_atomically(folder / "training.csv", lambda temporary: frame.to_csv(temporary, index=False))
+        for file in ("summary.json", "finetuned.json"):  # of the network before: never next to the new weights
             (folder / file).unlink(missing_ok=True)
         save_weights(student, folder / WEIGHTS)

@@ -1,4 +1,4 @@
-"""A model card beside each student: its figures, and how they were measured."""
+"""A model card in each student's folder: its figures, and how they were measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lana.common.progress import counted
 from lana.delivery.summary import Summary
 
 _MEASURED = """\
-Milliseconds are the median over fresh processes of the student's time over the teacher's measured beside it, times the
-teacher's own {teacher_ms:.4g} ms, which was frozen once per run. The upper bound is the one-sided 95% bound over
-processes.
+The student and the teacher are measured in turns, in fresh processes. Milliseconds are the median ratio over processes,
+times the teacher's own {teacher_ms:.4g} ms, which was frozen once per run. The upper bound is the one-sided 95% bound
+over processes.
 """
 
 _PREDICTED = "The student was not measured: its milliseconds are predicted, and the budget is not verified.\n"

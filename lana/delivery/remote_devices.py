@@ -42,7 +42,7 @@ from profilers import LatencyTable, MissingRow
 from profilers.bundle import format_on_device, read_measurements, write_bundle
 from solvers import SelectionProblem, explain, solve, solve_diverse
 
-CALIBRATION_STUDENTS = 6  # sent out besides the chosen ones, spread over all latencies, to correct predictions
+CALIBRATION_STUDENTS = 6  # sent out in addition to the chosen ones, spread over all latencies, to correct predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def open_device(
 ) -> Device:
     """The run's model with the latencies of a device.
 
-    Those of the `measurements` that came from it are taken into its log.
+    Its log takes the `measurements` that came from the device.
 
     Raises:
         UserError: the table lacks a layer's own operation, the measurements are of another run, or the run has a device
@@ -133,7 +133,7 @@ def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[
     Raises:
         UserError: it has no figure for a layer's own operation.
     """
-    found = []
+    on_device = []
     for candidate in candidates:
         try:
             table.lookup(candidate.key, name=candidate.operation, labels={"layer": candidate.layer.name})
@@ -144,8 +144,8 @@ def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[
                     "make it with `lana profile MODEL`, or with --bundle for a device without lana."
                 ) from error
             candidate = dataclasses.replace(candidate, kept=False, reason="not in the device's table")
-        found.append(candidate)
-    return with_latencies(found, table)
+        on_device.append(candidate)
+    return with_latencies(on_device, table)
 
 
 def joint_problem(devices: Sequence[Device]) -> tuple[SelectionProblem, Sequence[Candidate]]:
@@ -172,40 +172,41 @@ def choose(context: RunContext, pool: Pool, devices: Sequence[Device]) -> Chosen
     """The best selection that every device measured within its budget, or the best by prediction, to be measured.
 
     Raises:
-        BudgetUnreachable: no selection is predicted within all budgets; says which contradict each other.
+        BudgetUnreachable: no selection is predicted within all budgets; the message names those that contradict each
+        other.
     """
     first, *others = [[one.selection for one in accepted(d.model, d.budget_ms)] for d in devices]
     if common := [selection for selection in first if all(selection in those for those in others)]:
         return Chosen(selection=common[0], verified=True, archives=())
     problem, candidates = joint_problem(devices)
     if not solve(problem).found:
-        told = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
-        raise BudgetUnreachable(told, fastest_ms=None)
+        message = f"No selection fits. {explain(problem)} Raise a budget, or offer faster operations."
+        raise BudgetUnreachable(message, fastest_ms=None)
     count, distance = context.recipe.selecting.proposals, min_distance(problem.layers)
-    found = solve_diverse(problem, count=count, minimum_distance=distance)
-    selections = [Selection(candidates[i].pair for i in solution.chosen) for solution in found]
+    solutions = solve_diverse(problem, count=count, minimum_distance=distance)
+    selections = [Selection(candidates[i].pair for i in solution.chosen) for solution in solutions]
     archives = tuple(_send(context, pool, device, selections) for device in devices)
     return Chosen(selection=selections[0], verified=False, archives=archives)
 
 
 def _send(context: RunContext, pool: Pool, device: Device, selections: Sequence[Selection]) -> Path:
-    """An archive that measures students beside the teacher on the device."""
-    wanted, format = list(selections), format_on_device(device.table.header.runtime)
+    """An archive that measures students on the device, paired with the teacher."""
+    to_measure, format = list(selections), format_on_device(device.table.header.runtime)
     if not device.measured:
         others = spread(device.model, np.linspace(0.05, 0.95, CALIBRATION_STUDENTS).tolist())
-        wanted += [selection for selection in others if selection not in wanted]
-    known = sent_students(device.folder)
+        to_measure += [selection for selection in others if selection not in to_measure]
+    sent = sent_students(device.folder)
     example = context.teacher.example(context.recipe.profiling.batch)
     with tempfile.TemporaryDirectory() as folder:
         networks = [to_computation(context.teacher.module, example, Path(folder), name="teacher", format=format)]
-        for selection in wanted:
-            name = next((n for n, s in known.items() if s == selection), f"student {len(known)}")
-            known[name] = selection
+        for selection in to_measure:
+            name = next((n for n, s in sent.items() if s == selection), f"student {len(sent)}")
+            sent[name] = selection
             student = assemble(context.teacher.module, pool.layers, selection, pool.operations)
             networks.append(to_computation(student, example, Path(folder), name=name, format=format))
         # Known before there is an archive that could come back.
         write_json(device.folder / "device.json", identity(device.table))
-        write_json(device.folder / "sent.json", {name: dict(selection) for name, selection in known.items()})
+        write_json(device.folder / "sent.json", {name: dict(selection) for name, selection in sent.items()})
         header = device.table.header
         return write_bundle(
             device.folder / "measure.zip",
@@ -256,7 +257,7 @@ class DeviceSummary:
 
 
 def deliver(context: RunContext, baseline: Baseline, pool: Pool, devices: Sequence[Device], name: str) -> DeviceSummary:
-    """Choose for devices, save the student, export it, and say what is known of it."""
+    """Choose for devices, save the student, export it, and summarise its figures."""
     first, chosen = devices[0].model, choose(context, pool, devices)
     folder, selection = context.run.student(name), chosen.selection
     student = assembled(context, pool, selection)

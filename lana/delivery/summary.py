@@ -1,4 +1,4 @@
-"""What was delivered, as `summary.json` and as the table that the terminal shows."""
+"""The summary of a delivered student, as `summary.json` and as the table that the terminal shows."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from lana.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A delivered student beside its teacher.
+    """A delivered student compared with its teacher.
 
-    Accuracies are the task's metric on the test split. `measured_ms` and its upper 95% bound are None, and `verified`
-    is false, where the device was not measured; `verified` also tells whether the bound lies within the budget.
-    `changed` is false where the teacher met the budget already and nothing was made. With `max_loss` it is the fastest
-    that is expected to lose at most that: the budget is then the program's own, not the user's, and is never missed.
+    Accuracies are the task's metric on the test split. Where the device was not measured, `measured_ms` and its upper
+    95% bound are None. `verified` is true if the bound was measured and lies within the budget. `changed` is false
+    where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that is
+    expected to lose at most that. The budget is then the program's own, not the user's, and is never missed.
     """
 
     student: str

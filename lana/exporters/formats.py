@@ -165,7 +165,7 @@ def export_as(
 
 
 def _parts(path: Path) -> list[Path]:
-    """OpenVINO's weights lie beside its file."""
+    """OpenVINO's weights lie next to its file."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
@@ -204,7 +204,7 @@ def _run_torch_export(path: Path, inputs: Tensor) -> list[np.ndarray]:
 
 
 def _write_openvino(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
-    """IR: `path` (.xml) with its weights beside it (.bin), by way of ONNX."""
+    """IR: `path` (.xml) with its weights next to it (.bin), by way of ONNX."""
     import openvino
 
     path = path.with_suffix(".xml")
@@ -233,7 +233,7 @@ def _write_tensorrt(module: nn.Module, example: Tensor, path: Path, options: Opt
         onnx = to_computation(module, example, Path(folder), name=path.stem, stem="model")
         create_runtime("tensorrt", settings).prepare(onnx).close()
         engine = onnx.file.with_suffix(SUFFIXES["tensorrt"]).read_bytes()
-    return write_atomically(path, lambda beside: beside.write_bytes(engine))
+    return write_atomically(path, lambda temporary: temporary.write_bytes(engine))
 
 
 def _run_tensorrt(path: Path, inputs: Tensor) -> list[np.ndarray]:

@@ -22,9 +22,9 @@ def export_onnx(
 ) -> Path:
     """Write a module as ONNX: input `input`, output `output` (then `output_1` … where there are several).
 
-    The TorchScript exporter is used, since it takes a hundredth of the time of the newer one and a table is hundreds
-    of exports; what it cannot do, or writes with branches and loops (where it lost sight of shapes, and which runtimes
-    refuse then), goes through the newer one.
+    The TorchScript exporter is used: it takes a hundredth of the newer one's time, and a table needs hundreds of
+    exports. The newer one exports modules that it fails on. It also exports those that TorchScript writes with branches
+    and loops, which it does where shapes are unknown; runtimes refuse such files.
 
     Raises:
         ExportFailed: neither exporter can write this module.
@@ -52,7 +52,7 @@ def export_onnx(
                         f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "
                         f"and by the newer exporter: {short_error(error)}"
                     ) from error
-    return write_atomically(path, lambda beside: beside.write_bytes(content))
+    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _traced(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynamic_batch: bool) -> bytes:

@@ -47,18 +47,19 @@ def run_onnx(session: InferenceSession, inputs: Tensor) -> list[np.ndarray]:
     return session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
 
 
-def relative_error(module: nn.Module, inputs: Tensor, found: Sequence[np.ndarray]) -> float:
-    """The largest difference of `found` from what a module gives, relative to the largest of its outputs; NaN where
-    one gives a number and the other does not.
+def relative_error(module: nn.Module, inputs: Tensor, outputs: Sequence[np.ndarray]) -> float:
+    """The largest difference of `outputs` from those of a module, relative to the largest of these.
+
+    It is NaN where one is a number and the other is not.
 
     Raises:
         ExportFailed: there are more or fewer outputs.
     """
     with torch.no_grad():
         expected = [tensor.numpy() for tensor in flat_tensors(module.eval()(inputs))]
-    if len(found) != len(expected):
-        raise ExportFailed(f"The file has {len(found)} outputs, the network has {len(expected)}.")
-    return float(np.max([0.0, *(_apart(ours, theirs) for ours, theirs in zip(found, expected, strict=True))]))
+    if len(outputs) != len(expected):
+        raise ExportFailed(f"The file has {len(outputs)} outputs, the network has {len(expected)}.")
+    return float(np.max([0.0, *(_apart(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))]))
 
 
 def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -23,7 +23,7 @@ def export_program(module: nn.Module, example: Tensor, path: Path, *, dynamic_ba
             shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
             module = in_a_tuple(module, module(example))
             program = torch.export.export(module, (example,), dynamic_shapes=shapes)
-            return write_atomically(path, lambda beside: torch.export.save(program, beside))
+            return write_atomically(path, lambda temporary: torch.export.save(program, temporary))
         except Exception as error:  # the network's own code, or torch's tracer
             raise ExportFailed(
                 f"{type(module).__name__} cannot be exported by torch.export: {short_error(error)}"

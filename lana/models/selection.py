@@ -51,6 +51,6 @@ class Selection(Mapping[str, str]):
         return [member for name in self for member in name.split("+")]
 
     def in_full(self, layers: Iterable[str]) -> dict[str, str]:
-        """With the teacher's own operation at all other layers; a span stands under its own name."""
+        """The selection with the teacher's own operation at all other layers; a span has its own name."""
         replaced = set(self.replaced_layers)
         return {**{layer: "teacher" for layer in layers if layer not in replaced}, **self._operations}

@@ -27,7 +27,7 @@ WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # a student's; 
 def save_operation(module: nn.Module, path: Path) -> None:
     state = {name: tensor.contiguous().clone() for name, tensor in module.state_dict().items()}
     content = save(state)
-    write_atomically(path, lambda beside: beside.write_bytes(content))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path) -> nn.Module:
@@ -71,9 +71,9 @@ def save_weights(student: nn.Module, path: Path) -> None:
         OSError: the disk is full; safetensors itself raises another error then.
     """
 
-    def fill(beside: Path) -> None:
+    def fill(temporary: Path) -> None:
         try:
-            save_model(student, str(beside))
+            save_model(student, str(temporary))
         except SafetensorError as error:
             if f"(os error {errno.ENOSPC})" not in str(error):
                 raise
