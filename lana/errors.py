@@ -1,4 +1,4 @@
-"""What can go wrong, as types: `LanaError` is the root, `UserError` is for what the user can mend."""
+"""The types of errors: `LanaError` is the root, `UserError` is for mistakes that the user can correct."""
 
 
 class LanaError(Exception):
@@ -6,7 +6,7 @@ class LanaError(Exception):
 
 
 class UserError(LanaError):
-    """A mistake that the user can mend: the message says what was given, what was expected, what to do next."""
+    """A mistake that the user can correct: the message has the value given, the one expected and the next step."""
 
 
 class BudgetUnreachable(UserError):

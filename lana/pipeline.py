@@ -47,16 +47,16 @@ logger = logging.getLogger(__name__)
 def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
     """A student of the recipe's model that measures within its budget, in `out`/students/NAME.
 
-    The same call again goes on where it was interrupted; with another budget it reuses the pool.
+    The same call resumes an interrupted run; with another budget it reuses the pool.
 
     Raises:
-        UserError: anything that the user can mend; `BudgetUnreachable` where no selection is fast enough.
+        UserError: anything that the user can correct; `BudgetUnreachable` where no selection is fast enough.
     """
     if not recipe.selecting.budget:
         raise UserError("No budget was given. Give --budget 0.4x or --budget-ms 4.2.")
     name = name or recipe.selecting.budget
     with reporting(quiet=quiet), Run.open(out, recipe) as run:
-        run.student(name)  # a name that is none is told before the work
+        run.student(name)  # an invalid name is an error before the work begins
         context = prepare(run, recipe)
         context = dataclasses.replace(context, recipe=fit_to_time(context))
         baseline = measure_baseline(context)
@@ -74,10 +74,10 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
 
 
 def dry_run(recipe: Recipe) -> Plan:
-    """What `compress` would do and how long it would take; writes nothing.
+    """The work that `compress` would do and its duration; writes nothing.
 
     Raises:
-        UserError: as `compress`, for what shows before the work begins.
+        UserError: as `compress`, for faults that show before the work begins.
     """
     with tempfile.TemporaryDirectory() as folder, Run.open(folder, recipe) as run:
         context = prepare(run, recipe)
@@ -162,7 +162,7 @@ def open_finished(
     with reporting(quiet=quiet), Run.open(out) as run:
         if "score" not in run.stages():
             raise UserError(
-                f"The pool of {out} is not finished. Go on with: lana compress --recipe {out}/recipe.yaml --out {out}"
+                f"The pool of {out} is not finished. Resume with: lana compress --recipe {out}/recipe.yaml --out {out}"
             )
         context = prepare(run, as_distilled(run, run.recipe()).replace(epochs=0.0, **options))
         baseline, pool = measure_baseline(context), make_pool(context)
@@ -170,7 +170,7 @@ def open_finished(
 
 
 def _new_name(context: RunContext, name: str | None, otherwise: str) -> str:
-    """The name of a student that is not there yet, or was not delivered yet: the same command goes on with it."""
+    """The name of a student that does not exist or is not delivered yet; the same command resumes the latter."""
     run = context.run
     if name and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")

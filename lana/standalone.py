@@ -1,4 +1,4 @@
-"""What needs no run: a latency table, its bundle for another device, and a network evaluated, exported or measured."""
+"""Functions without a run: a latency table, its bundle for a device; evaluate, export or measure a network."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def export(
         ExportFailed, QuantizationFailed: the network cannot be written so.
     """
     check_options(options, [field.name for field in dataclasses.fields(Options)], "Exporting")
-    wanted, path = Options(**options), Path(path)
-    format = format_of(path, format, wanted)
+    settings, path = Options(**options), Path(path)
+    format = format_of(path, format, settings)
     int8 = "int8" in check_precisions(precisions)
-    if int8 and (format != "onnx" or data is None or wanted.dynamic_batch):
+    if int8 and (format != "onnx" or data is None or settings.dynamic_batch):
         raise UserError("--precisions int8 needs --data, an ONNX file and a fixed batch: ranges come from real images.")
     network = load_network(model, **(load or {}))
-    exported = export_as(network.module, network.example, path, format=format, options=wanted)
-    return _quantized(network, exported, data, wanted.batch) if int8 and data is not None else exported
+    exported = export_as(network.module, network.example, path, format=format, options=settings)
+    return _quantized(network, exported, data, settings.batch) if int8 and data is not None else exported
 
 
 def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> Exported:
@@ -158,7 +158,7 @@ def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> E
 def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
     """Measure an ONNX file, or the one in a student's folder, in fresh processes; a size left open is the batch.
 
-    It is measured beside itself: its latency is `reference_ms`, the ratios only tell how well that repeats.
+    It is measured against itself: its latency is `reference_ms`, and the ratios show how well that repeats.
 
     Raises:
         UserError: the target is neither.

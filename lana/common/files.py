@@ -44,21 +44,21 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=WRITING_PREFIX, suffix=path.suffix)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        fill(beside)
-        with beside.open("rb+") as file:
+        fill(temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)
-        beside.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
-    return write_atomically(path, lambda beside: beside.write_text(text))
+    return write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -89,4 +89,4 @@ def save_torch(path: Path, value: Any) -> Path:
 
     memory = io.BytesIO()  # torch raises no OSError where a disk is full
     torch.save(value, memory)
-    return write_atomically(path, lambda beside: beside.write_bytes(memory.getbuffer()))
+    return write_atomically(path, lambda temporary: temporary.write_bytes(memory.getbuffer()))

@@ -1,4 +1,4 @@
-"""Optional packages and the user's Python files: imported, or a message says how to get them."""
+"""Optional packages and the user's Python files: imported, or a message explains how to get them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def python_file(path: str, *, what: str) -> Path:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional package, or say how to get it."""
+    """Import an optional package, or explain how to get it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -121,7 +121,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
 
 @contextlib.contextmanager
 def explain_function(reference: str) -> Iterator[None]:
-    """Turn what a function of the user's raises into a message that says where."""
+    """Turn an exception of a user's function into a message that names the place."""
     try:
         yield
     except UserError:

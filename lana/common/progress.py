@@ -22,7 +22,7 @@ _LOGGER.addHandler(logging.NullHandler())
 
 @contextlib.contextmanager
 def reporting(*, quiet: bool = False) -> Iterator[None]:
-    """While open, messages and progress are shown, unless it is `quiet` or stands inside of one that is."""
+    """While open, messages and progress are shown, unless this or an outer context is `quiet`."""
     outer, level = _SHOWN.get(), _LOGGER.level
     token = _SHOWN.set(not quiet and outer is not False)
     handler = logging.StreamHandler() if shown() and not outer else None
@@ -40,7 +40,7 @@ def reporting(*, quiet: bool = False) -> Iterator[None]:
 
 
 def shown() -> bool:
-    """Whether messages and progress are shown."""
+    """True if messages and progress are shown."""
     return bool(_SHOWN.get())
 
 

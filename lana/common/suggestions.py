@@ -13,5 +13,5 @@ def near(given: str, known: list[str]) -> str:
 
 def close(given: str, known: list[str], cutoff: float = 0.5) -> str:
     """A sentence with the names close to what was given, or nothing."""
-    found = difflib.get_close_matches(given, known, n=5, cutoff=cutoff)
-    return f" Did you mean: {', '.join(found)}?" if found else ""
+    matches = difflib.get_close_matches(given, known, n=5, cutoff=cutoff)
+    return f" Did you mean: {', '.join(matches)}?" if matches else ""

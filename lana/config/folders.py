@@ -24,7 +24,7 @@ def run_folder(path: Path | str) -> Path:
 
 
 def is_student(path: Path | str) -> bool:
-    """Whether a path, or what stands for a model, is a student's folder."""
+    """True if a path, or a model reference, is a student's folder."""
     return (Path(path) / "architecture.json").is_file()
 
 

@@ -40,7 +40,7 @@ class ProfilingOptions(Options):
     layers: str = option("*", "Globs of the layers that may be replaced, comma separated, e.g. 'layer[23].*'.")
     exclude: str = option("", "Globs of layers to leave as they are, comma separated.", added=True)
     granularity: str = option("block", "block, or fine: also inside blocks.", choices=("block", "fine"))
-    max_span: int = option(3, "Consecutive layers that one operation may stand for, at most.", least=1)
+    max_span: int = option(3, "Consecutive layers that one operation may replace, at most.", least=1)
     pool: str = option(
         "default",
         "Operations offered at a layer: presets, families (linear), operations (linear_k3) and .py files, comma "
@@ -187,7 +187,7 @@ class FineTuning(Options):
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What the weights depend on: all but how it is computed."""
+        """The settings that the weights depend on: all but the mode of computation."""
         return {name: value for name, value in asdict(self).items() if name != "compile"}
 
 

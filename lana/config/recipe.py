@@ -26,13 +26,13 @@ from lana.config.recipe_file import moved, options_text, read_options
 
 @dataclass(frozen=True, init=False)
 class Recipe:
-    """What to compress, for which device and budget, and how much work to spend on it.
+    """The model to compress, its device and budget, and the work to spend on it.
 
     Options are given flat, under the names of the command line and of recipe files, and held by group.
 
     Raises:
-        UserError: an option does not exist, or its value is of another type or out of its range; the message says
-            what was expected.
+        UserError: an option does not exist, or its value is of another type or out of its range; the message has the
+        expected one.
 
     >>> recipe = Recipe(model="digits-resnet", budget="0.4x", distill_epochs=1)
     >>> recipe.teacher.model, recipe.selecting.budget_ratio, recipe.distilling.epochs
@@ -56,8 +56,8 @@ class Recipe:
         options = {name: OPTIONS[name].checked(value) for name, value in options.items()}
         for group, kind in GROUPS.items():
             names = {spec.name: option_name(spec) for spec in dataclasses.fields(kind)}
-            given = {field: options[name] for field, name in names.items() if name in options}
-            object.__setattr__(self, group, kind(**given))
+            values = {field: options[name] for field, name in names.items() if name in options}
+            object.__setattr__(self, group, kind(**values))
 
     @property
     def seed(self) -> int:

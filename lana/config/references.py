@@ -1,4 +1,4 @@
-"""What a user names, looked at before anything is loaded: a mistake is told at once, not after seconds.
+"""Checks of the models and data that a user names, before anything is loaded: errors come at once.
 
 Importing this module loads no torch. The loaders use the same functions, so that a mistake has one message.
 """

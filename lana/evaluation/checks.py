@@ -24,9 +24,9 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
-        there = ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())))
+        devices = ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())))
         raise UserError(
-            f"--device {device} cannot be used here. There are: {', '.join(there)}. "
+            f"--device {device} cannot be used here. There are: {', '.join(devices)}. "
             f"(torch: {str(error).splitlines()[0][:200]})"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Constant call arguments: what a submodule takes and returns besides its one tensor where that never changes.
+"""Constant call arguments: the unchanging values that a submodule takes and returns in addition to its one tensor.
 
 Rotary embeddings, masks and sizes are such arguments. A block that takes them is a layer like any other: its
 replacement takes the tensor alone, and an operation made of the block itself keeps the arguments. So is a block that

@@ -116,7 +116,7 @@ def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
 
     rows = [{**vars(candidate), "layer": candidate.layer.name} for candidate in candidates]
     layers = {candidate.layer.name: dataclasses.asdict(candidate.layer) for candidate in candidates}
-    write_atomically(path, lambda beside: pd.DataFrame(rows).to_csv(beside, index=False))
+    write_atomically(path, lambda temporary: pd.DataFrame(rows).to_csv(temporary, index=False))
     write_json(path.with_name("layers.json"), layers)
 
 

@@ -259,4 +259,4 @@ def _write_results(folder: Path, results: dict[Pair, Distilled]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame([vars(result) for result in results.values()])
-    write_atomically(folder / "distilled.csv", lambda beside: frame.to_csv(beside, index=False, na_rep="nan"))
+    write_atomically(folder / "distilled.csv", lambda temporary: frame.to_csv(temporary, index=False, na_rep="nan"))

@@ -206,4 +206,4 @@ def _write(path: Path, scores: Mapping[Pair, Score]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame([vars(score) for score in scores.values()])
-    write_atomically(path, lambda beside: frame.to_csv(beside, index=False))
+    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))

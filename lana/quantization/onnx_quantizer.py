@@ -77,7 +77,7 @@ def quantize_onnx(source: Path, destination: Path, inputs: Sequence[np.ndarray],
         except Exception as error:  # ONNX Runtime raises errors of many kinds
             raise QuantizationFailed(f"{source} cannot be quantized: {type(error).__name__}: {error}") from error
         _check_ranges(written)
-        return write_atomically(destination, lambda beside: beside.write_bytes(written.read_bytes()))
+        return write_atomically(destination, lambda temporary: temporary.write_bytes(written.read_bytes()))
 
 
 def _check_ranges(path: Path) -> None:

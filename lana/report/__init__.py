@@ -1,4 +1,4 @@
-"""What a run found: in the terminal (`lana.delivery.summary`), as one HTML file, as plots."""
+"""The report of a run: in the terminal (`lana.delivery.summary`), as one HTML file, as plots."""
 
 from lana.report.data import gather
 from lana.report.page import write_report

@@ -58,7 +58,7 @@ def gather(path: Path | str) -> dict[str, Any]:
 
 
 def read_model(run: Run) -> SelectionModel:
-    """What a run's files hold, as the model that predicts and solves."""
+    """The files of a run as the model that predicts and solves."""
     candidates = [candidate for candidate in read_candidates(run.pool / "candidates.csv") if candidate.kept]
     scores = losses_of(read_scores(run.scores), run.recipe().selecting.score_by)
     model = SelectionModel(
@@ -93,11 +93,11 @@ def _student(folder: Path) -> dict[str, Any]:
 
 
 def _layer(model: SelectionModel, name: str) -> dict[str, Any]:
-    here = [candidate for candidate in model.candidates if candidate.layer.name == name]
+    candidates = [candidate for candidate in model.candidates if candidate.layer.name == name]
     return {
         "name": name,
-        "shape": "×".join(map(str, here[0].layer.input_shape)),
-        "operations": {candidate.operation: _operation(model, candidate) for candidate in here},
+        "shape": "×".join(map(str, candidates[0].layer.input_shape)),
+        "operations": {candidate.operation: _operation(model, candidate) for candidate in candidates},
     }
 
 
@@ -111,12 +111,12 @@ def _operation(model: SelectionModel, candidate: Candidate) -> dict[str, float]:
 def _frontier(model: SelectionModel) -> list[Selection]:
     """The best selection within each of evenly spaced latencies, each by losses corrected around that one."""
     budgets = np.linspace(model.predicted_ms(model.fastest()), model.teacher_ms, FRONTIER_POINTS)
-    found = [model.solve(float(budget)) for budget in budgets]
-    return list(dict.fromkeys(selection for selection in found if selection is not None))
+    selections = [model.solve(float(budget)) for budget in budgets]
+    return list(dict.fromkeys(selection for selection in selections if selection is not None))
 
 
 def _point(model: SelectionModel, selection: Selection) -> dict[str, Any]:
-    """`covered` names the span that stands for a layer."""
+    """`covered` names the span that replaces a layer."""
     return {
         "ms": model.predicted_ms(selection),
         "loss": model.expected_loss(selection),
@@ -142,8 +142,8 @@ def _measured_networks(model: SelectionModel) -> list[dict[str, float]]:
 
 
 def _error(model: SelectionModel) -> dict[str, float] | None:
-    found = model.prediction_error()
-    return None if found is None else vars(found)
+    error = model.prediction_error()
+    return None if error is None else vars(error)
 
 
 def _read(path: Path) -> Any:

@@ -24,6 +24,6 @@ def write_report(run: Path | str, path: Path | str | None = None) -> Path:
 
 def render(data: dict[str, Any]) -> str:
     """The page with its data inside."""
-    content = to_json(data, indent=None).replace("<", "\\u003c")  # "</script" would end what the data stands in
+    content = to_json(data, indent=None).replace("<", "\\u003c")  # "</script" would end the element that holds the data
     page = TEMPLATE.read_text()
     return page.replace("@@TITLE@@", html.escape(f"{data['model']} · lana")).replace("@@DATA@@", content)

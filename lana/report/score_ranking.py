@@ -1,8 +1,8 @@
-"""Is the ranking true? Students of nearly one latency, their expected loss beside the one measured.
+"""Is the ranking true? Students of nearly one latency, their expected loss compared with the measured one.
 
 Across wide ranges of latency anything ranks well, so students are drawn inside narrow bands, by perturbing the
-program's objective. Beside Kendall's τ of the corrected scores stand those of their plain sum (the paper's model) and
-of two plain baselines (the number of replaced layers, the latency), and the regret: the loss of the choice over the
+program's objective. Kendall's τ of the corrected scores is compared with that of their plain sum (the paper's model)
+and of two plain baselines: the number of replaced layers and the latency. The regret is the loss of the choice over the
 best of those measured, as a share of the band's spread. All is measured on images that the correction has not seen.
 """
 
@@ -61,7 +61,7 @@ class Student:
 class Band:
     """Kendall's τ of each model of the loss and the regret of the choice.
 
-    `above` says how far the τ of the corrected scores is above the others: 95% intervals of a paired bootstrap.
+    `above` is the lead of the corrected scores' τ over the others: 95% intervals of a paired bootstrap.
     """
 
     budget: str
@@ -126,8 +126,8 @@ def draw(search: BudgetSearch, budget: float, count: int, seed: int) -> list[Sel
     search.refine(middle_ms)
     model = search.model
     chosen = model.choice(middle_ms * (1 + BAND_WIDTH_RATIO))  # the others may be as slow: nothing else would be fair
-    known = len(model.losses)  # those that the correction was fitted on do not show how truly it ranks
-    others = sample(model, middle_ms, count + known, width_ratio=BAND_WIDTH_RATIO, sigmas=LOSS_SIGMAS, seed=seed + 100)
+    fitted = len(model.losses)  # those that the correction was fitted on do not show how truly it ranks
+    others = sample(model, middle_ms, count + fitted, width_ratio=BAND_WIDTH_RATIO, sigmas=LOSS_SIGMAS, seed=seed + 100)
     fresh = [s for s in others if s != chosen and s not in model.measured_losses]
     return ([chosen] if chosen else []) + fresh[: count - 1]
 
@@ -205,8 +205,8 @@ def tau(one: np.ndarray, other: np.ndarray) -> float:
     """
     from scipy.stats import kendalltau
 
-    found = float(kendalltau(one, other).statistic)
-    return 0.0 if np.isnan(found) else round(found, 3)
+    value = float(kendalltau(one, other).statistic)
+    return 0.0 if np.isnan(value) else round(value, 3)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

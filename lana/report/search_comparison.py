@@ -1,4 +1,4 @@
-"""The integer program beside other ways to search, on one run: what each finds, what that really loses, how long."""
+"""The integer program against other searches on one run: the result of each, its measured loss, its time."""
 
 from __future__ import annotations
 
@@ -89,18 +89,18 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
         simple = [i for i, candidate in enumerate(model.candidates) if candidate.operation in ("teacher", "identity")]
         distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
-        found = []
+        results = []
         for method, find in searches(simple, context.recipe.seed).items():
             solution = find(problem)
             if not solution.found:
                 nothing = {"expected_loss": None, "measured_loss": None, "predicted_ms": None}
-                found.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
+                results.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
                 continue
             selection = model.selection_of(solution)
             if selection not in losses:
                 student = assembled(context, pool, selection)
                 losses[selection] = float(distance_to_teacher.measure(student).mean())
-            found.append(
+            results.append(
                 Found(
                     method=method,
                     expected_loss=model.expected_loss(selection, budget_ms),
@@ -112,4 +112,4 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
             )
         if not losses:
             raise UserError(f"No search found anything within {budget_ms:.4g} ms. Raise the budget.")
-    return SearchComparison(budget_ms=budget_ms, found=found)
+    return SearchComparison(budget_ms=budget_ms, found=results)

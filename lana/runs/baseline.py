@@ -36,7 +36,7 @@ PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its networ
 class Baseline:
     """The teacher's figures, frozen once per run: its metric on the test split, its latency in milliseconds.
 
-    `digest` is of its weights and of the labels, which a reference does not tell.
+    `digest` is of its weights and of the labels, which a reference does not identify.
     """
 
     metric: float
@@ -54,16 +54,14 @@ def measure_baseline(context: RunContext) -> Baseline:
     """Evaluate and measure the teacher, once per run.
 
     Raises:
-        UserError: its metric is that of a guess; behind the same references there are other weights or data now.
+        UserError: its metric is that of a guess; the same references lead to other weights or data now.
     """
     run, recipe, teacher = context.run, context.recipe, context.teacher
-    path, wanted = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
+    path, stage_key = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
     now = digest(context)
-    if not run.finished("teacher", wanted):
-        runtime = create_runtime(
-            recipe.profiling.runtime, context.runtime_settings
-        )  # not installed? then say so at once
-        with run.stage("teacher", wanted):
+    if not run.finished("teacher", stage_key):
+        runtime = create_runtime(recipe.profiling.runtime, context.runtime_settings)  # not installed? then fail at once
+        with run.stage("teacher", stage_key):
             evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.compute.device)
             check_teacher(evaluation, teacher, context.data, context.task)
             shutil.rmtree(run.pool / "networks", ignore_errors=True)  # of other weights, where this was begun with them
@@ -77,31 +75,31 @@ def measure_baseline(context: RunContext) -> Baseline:
                 settings=context.runtime_settings,
                 processes=PROCESSES,
             )[0]
-            found = Baseline(
+            baseline = Baseline(
                 metric=evaluation.metric,
                 examples=evaluation.examples,
                 teacher_ms=statistics.median(reference.reference_ms),
                 runtime_versions=runtime.versions(),
                 digest=now,
             )
-            write_json(path, vars(found))
+            write_json(path, vars(baseline))
     kept = Baseline(**read_json(path))
     if kept.digest not in ("", now):
         raise UserError(
             f"The run directory {run.path} was made with other weights of {recipe.teacher.model} or other examples of "
-            f"{recipe.teacher.data} than there are now. Give another --out, or put back what was there."
+            f"{recipe.teacher.data} than there are now. Give another --out, or restore the former ones."
         )
     _tell_other_device(context)
     return kept
 
 
 def _tell_other_device(context: RunContext) -> None:
-    """Say so where the run was measured on another machine: what was distilled is good here, what was measured not."""
+    """Warn if the run was measured on another machine: its operations are valid here, its latencies are not."""
     begun = read_begun(context.run.table)
-    here = device_of(create_runtime(context.recipe.profiling.runtime, context.runtime_settings))
-    if begun is not None and begun.device != here:
+    device = device_of(create_runtime(context.recipe.profiling.runtime, context.runtime_settings))
+    if begun is not None and begun.device != device:
         logger.info(
-            f"The latencies of {context.run.path} were measured on {begun.device}, and this is {here}: its budgets "
+            f"The latencies of {context.run.path} were measured on {begun.device}, and this is {device}: its budgets "
             "hold there. For one of this machine begin another run (--out), or give lana select its table (--table)."
         )
 
@@ -126,17 +124,17 @@ def check_file(context: RunContext, file: Path) -> None:
 
 
 def digest(context: RunContext) -> str:
-    """Of the teacher's weights and of the labels, in order."""
-    found = hashlib.sha256()
+    """The digest of the teacher's weights and of the labels, in order."""
+    content = hashlib.sha256()
     for name, tensor in context.teacher.module.state_dict().items():
-        found.update(name.encode())
+        content.update(name.encode())
         if isinstance(tensor, Tensor):  # a module may keep more than tensors
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     for split in (context.data.train, context.data.validation, context.data.test):
-        found.update(f"{len(split)}".encode())
+        content.update(f"{len(split)}".encode())
         if split.labels is not None:
-            found.update(np.ascontiguousarray(split.labels).data)
-    return found.hexdigest()[:16]
+            content.update(np.ascontiguousarray(split.labels).data)
+    return content.hexdigest()[:16]
 
 
 def teacher_computation(context: RunContext) -> Computation:

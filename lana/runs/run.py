@@ -73,7 +73,7 @@ class Run:
                 ]
                 raise UserError(
                     f"The run directory {self.path} was made by another recipe ({'; '.join(changed)}). "
-                    "Give another --out, or the same options to go on with it."
+                    "Give another --out, or the same options to resume it."
                 )
         elif any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(
@@ -82,19 +82,19 @@ class Run:
             )
 
     def begin(self, recipe: Recipe) -> None:
-        """Keep the recipe; called once what it names was found good, so that a mistake leaves nothing behind.
+        """Keep the recipe; called after the checks of its references, so that a mistake leaves nothing behind.
 
-        Until a stage is finished another recipe takes its place: the first attempt got nowhere, and was mended perhaps.
+        Until a stage is finished another recipe may replace it, e.g. a corrected one.
         """
         if not self._begun():
             write_text(self.path / "recipe.yaml", recipe.to_yaml(self.path))
 
     def _begun(self) -> bool:
-        """Whether a pool is: the teacher's own figures are no reason to keep options, and are soon had again."""
+        """True if a pool was begun. The teacher's own figures do not count: they are quickly measured again."""
         return self.table.exists() or not self.stages().keys() <= {"teacher"}
 
     def parts(self, recipe: Recipe, *stages: str) -> dict[str, Any]:
-        """What decides the named stages, alike from whichever folder the run is gone on with."""
+        """The options that decide the named stages; the folder in which the run is resumed makes no difference."""
         return recipe.seen_from(self.path).parts(*stages)
 
     def recipe(self) -> Recipe:
@@ -112,7 +112,7 @@ class Run:
         return self.path / "students" / name
 
     def delivered(self, name: str) -> bool:
-        """Whether a student is finished, or fine-tuned already: nothing that selects may replace it."""
+        """True if a student is finished, or fine-tuned already: no selection may replace it."""
         return any((self.student(name) / file).exists() for file in DELIVERED)
 
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -120,7 +120,7 @@ class Run:
         return read_json(path, {})
 
     def finished(self, stage: str, fingerprint: str) -> bool:
-        """Whether the stage was finished for this fingerprint."""
+        """True if the stage was finished for this fingerprint."""
         return self.stages().get(stage, {}).get("fingerprint") == fingerprint
 
     def seconds(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ def student_recipe(folder: Path) -> Recipe:
 
 
 def free_name(run: Run, wanted: str, recipe: Recipe) -> str:
-    """`wanted`, or with a number where there is such a student already; one that was cut off is gone on with."""
+    """`wanted`, with a number added if such a student exists; an unfinished student is resumed under its name."""
     number, name = 1, wanted
     while run.student(name).exists() and not _cut_off(run, name, recipe):
         number += 1

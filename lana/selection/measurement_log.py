@@ -118,7 +118,7 @@ class ReplayLog(Generic[Row]):
         frame = pd.DataFrame(
             {"loop": name, **row.columns(), "selection": json.dumps(dict(row.selection))} for name, row in self._all
         )
-        write_atomically(self.path, lambda beside: frame.to_csv(beside, index=False))
+        write_atomically(self.path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
 @dataclass

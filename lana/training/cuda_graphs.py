@@ -27,7 +27,7 @@ def recorded(step: Step, batch: tuple[Any, ...], preserved: Preserved) -> Step:
     `step(*batch)` returns a loss and changes in place what it trains; tensors and numbers in the batch may differ each
     time. The recording runs it some times inside `preserved()`, which restores what it changed. Batches of another
     form and on the CPU run without a recording, and so do steps that wait for a result of their own. Everything else
-    that the step reads (a counter in Python, say) keeps its value of the recording.
+    that the step reads (e.g. a counter in Python) keeps its value of the recording.
     """
     if not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in tree_flatten(batch)[0]):
         return step

@@ -205,7 +205,7 @@ def _seed(settings: FineTuning, epoch: int) -> int:
 
 
 def _view(settings: FineTuning, augmentation: str) -> str:
-    """The part of a cache's name that says how images are changed: outputs are cached for exactly that."""
+    """The part of a cache's name that identifies the augmentation: cached outputs hold for exactly that."""
     mixed = f"-mixup{settings.mixup:g}-cutmix{settings.cutmix:g}" if settings.mixup or settings.cutmix else ""
     return ("" if augmentation == "shift" else f"-{augmentation}") + mixed
 

@@ -50,8 +50,8 @@ def with_teacher_outputs(
                 path = None
             yield inputs, labels, output
     if path is not None:
-        there = sum(file.stat().st_size for file in path.parent.glob(f"*{path.suffix}"))
-        if there + bytes_of(computed) <= MAX_FOLDER_BYTES:
+        stored_bytes = sum(file.stat().st_size for file in path.parent.glob(f"*{path.suffix}"))
+        if stored_bytes + bytes_of(computed) <= MAX_FOLDER_BYTES:
             save_torch(path, computed)
 
 
