@@ -38,10 +38,10 @@ def drawn(search: BudgetSearch, low: float, high: float, count: int) -> list[Sel
     # The same command draws the same students again, however much was measured since.
     search.begin(loop)
     width = (high - low) / 2 / middle
-    found = sample(search.model, middle * search.model.teacher_ms, count, width_ratio=width, sigmas=LOSS_SIGMAS)
-    search.measure_latencies(found, 3)
-    search.measure_losses(found)
-    return found
+    selections = sample(search.model, middle * search.model.teacher_ms, count, width_ratio=width, sigmas=LOSS_SIGMAS)
+    search.measure_latencies(selections, 3)
+    search.measure_losses(selections)
+    return selections
 
 
 def fitted(
@@ -57,7 +57,7 @@ def fitted(
 @click.argument("run", type=click.Path(path_type=Path, exists=True))
 @click.option("--from", "low", type=float, required=True, help="Share of the teacher's latency.")
 @click.option("--to", "high", type=float, required=True)
-@click.option("--draw", type=int, default=0, help="Students of the range to draw and measure besides.")
+@click.option("--draw", type=int, default=0, help="Further students of the range to draw and measure.")
 @tuning_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/alternatives"))
 def main(
@@ -90,24 +90,24 @@ def main(
     for student in students:
         for seed in range(seeds):
             tune(context, student, epochs=epochs, seed=seed, folder=out / "tuned", compile=compile)
-    found = [search.model.measured_losses.get(m.selection) for m in within]
+    losses = [search.model.measured_losses.get(m.selection) for m in within]
     print(f"batches of {BATCH}, {epochs:g} epochs, {seeds} seeds")
     parameters = [count_parameters(student.module) for student in students]
-    for m, loss, count, student in zip(within, found, parameters, students, strict=True):
+    for m, loss, count, student in zip(within, losses, parameters, students, strict=True):
         print(
             f"{m.ratio:.3f}x, {count} parameters, "
             f"loss {'not measured' if loss is None else f'{loss:.3f}'}, "
             f"{student.before:.2%} before, {student.accuracy:.2%} after"
         )
-    known = [
+    points = [
         (m.ratio, loss, count, s.accuracy)
-        for m, loss, count, s in zip(within, found, parameters, students, strict=True)
+        for m, loss, count, s in zip(within, losses, parameters, students, strict=True)
         if loss is not None and math.isfinite(loss)
     ]
-    if len(known) > 4:
-        latency, less, more = fitted(*zip(*known, strict=True))
+    if len(points) > 4:
+        latency, less, more = fitted(*zip(*points, strict=True))
         print(
-            f"{len(known)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}, "
+            f"{len(points)} students: a tenth more latency {latency:+.2%}, a tenth less loss before {less:+.2%}, "
             f"a tenth more parameters {more:+.2%}"
         )
         print(

@@ -1,4 +1,4 @@
-"""Is the budget kept? Ten students a run, measured again later in fresh processes beside their teacher.
+"""Is the budget kept? Ten students a run, measured again later in fresh processes, paired with their teacher.
 
     python benchmarks/budgets.py RUN [RUN …] --out benchmarks/results/budgets.csv
 
@@ -54,14 +54,14 @@ def measured_again(run: Path, processes: int) -> list[dict[str, Any]]:
         ]
         if not files:
             return []
-        found = compare(
+        comparisons = compare(
             teacher_computation(context),
             files,
             runtime=context.recipe.profiling.runtime,
             settings=context.runtime_settings,
             processes=processes,
         )
-    for (ratio, folder), comparison in zip(delivered, found, strict=True):
+    for (ratio, folder), comparison in zip(delivered, comparisons, strict=True):
         rows.append(
             {
                 "run": run.name,

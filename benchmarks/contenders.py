@@ -85,39 +85,39 @@ def begin(out: Path, context: RunContext) -> None:
         UsageError: it is another teacher's.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known, ours = out / "teacher.txt", digest(context.teacher.module)
-    if known.is_file() and known.read_text().strip() != ours:
+    stored, ours = out / "teacher.txt", digest(context.teacher.module)
+    if stored.is_file() and stored.read_text().strip() != ours:
         raise click.UsageError(f"{out} holds contenders of another teacher. Give another --out.")
-    known.write_text(ours + "\n")
+    stored.write_text(ours + "\n")
 
 
-def sibling(context: RunContext, told: str) -> Contender:
-    """A network of its own, told as NAME=MODEL,WEIGHTS; preprocessing as the teacher's."""
-    name, _, where = told.partition("=")
+def sibling(context: RunContext, specification: str) -> Contender:
+    """A network of its own, specified as NAME=MODEL,WEIGHTS; preprocessing as the teacher's."""
+    name, _, where = specification.partition("=")
     reference, _, weights = where.partition(",")
     recipe = context.recipe
-    given: dict[str, Any] = {
+    preprocessing: dict[str, Any] = {
         "image_size": recipe.teacher.image_size,
         "mean": recipe.teacher.mean,
         "std": recipe.teacher.std,
     }
-    loaded = load_teacher(reference, weights=weights, **{k: v for k, v in given.items() if v is not None})
+    loaded = load_teacher(reference, weights=weights, **{k: v for k, v in preprocessing.items() if v is not None})
     return Contender(name=name, kind="sibling", module=loaded.module)
 
 
 def student(
-    context: RunContext, baseline: Baseline, pool: Pool, search: BudgetSearch, ratio: float, beside: str = ""
+    context: RunContext, baseline: Baseline, pool: Pool, search: BudgetSearch, ratio: float, matched: str = ""
 ) -> Contender:
-    """The student of the run at a share of the teacher's latency, or beside a network whose share that is.
+    """The student of the run at a share of the teacher's latency, or matched to a network that has that share.
 
-    It is made once: measured again, that network would have a slightly other share.
+    It is made once: measured again, that network would have a slightly different share.
     """
-    name = f"lana-{beside or f'{ratio:.3f}x'}"
+    name = f"lana-{matched or f'{ratio:.3f}x'}"
     context = dataclasses.replace(context, recipe=context.recipe.replace(budget=f"{ratio:.4f}x"))
     folder = context.run.student(name)
     if not (folder / "selection.json").is_file():
         select_student(context, baseline, pool, search, name)
-    return Contender(name=name, kind="lana", module=load_student(folder), target=beside or f"{ratio:g}x")
+    return Contender(name=name, kind="lana", module=load_student(folder), target=matched or f"{ratio:g}x")
 
 
 def correct_on_test(context: RunContext, module: nn.Module, device: str) -> np.ndarray:
@@ -137,10 +137,10 @@ def tune(
         folder.mkdir(parents=True, exist_ok=True)
         settings = dataclasses.replace(tuning(epochs, seed), compile=compile)
         tune_row(context, contender.module, result, settings, context.recipe.compute.device)
-    with np.load(result) as found:
-        contender.before = float(found["before"].mean())
-        contender.correct.append(found["correct"])
-        validation, seconds = [round(float(v), 4) for v in found["validation"]], float(found["seconds"])
+    with np.load(result) as content:
+        contender.before = float(content["before"].mean())
+        contender.correct.append(content["correct"])
+        validation, seconds = [round(float(v), 4) for v in content["validation"]], float(content["seconds"])
     print(
         f"{contender.name}: {contender.before:.2%}, after {epochs:g} epochs {contender.correct[-1].mean():.2%}"
         f" (seed {seed}; validation {validation}; {seconds:.0f} s)",
@@ -184,10 +184,11 @@ def result_of(begun: Path, epochs: float, seed: int) -> Path:
 
 
 def tuning(epochs: float, seed: int) -> FineTuning:
-    """How everybody is tuned.
+    """The settings with which every contender is tuned.
 
-    Images that the teacher was trained on tell little of what it knows, blends of them do (Beyer et al. 2022,
-    "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana finetune`.
+    The teacher's outputs on its own training images carry little information; those on blended images carry more (Beyer
+    et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"). Rates are the defaults of `lana
+    finetune`.
     """
     return FineTuning(epochs=epochs, seed=seed, batch_size=BATCH, distillation=1.0, mixup=1.0)
 
@@ -205,7 +206,7 @@ def tuning_setup(context: RunContext, settings: FineTuning, folder: Path, device
 
 
 def tune_row(context: RunContext, network: nn.Module, result: Path, settings: FineTuning, device: str) -> None:
-    """Tune a copy of a network and write what comes of it; interrupted, it goes on.
+    """Tune a copy of a network and write the result; an interrupted tuning resumes.
 
     The checkpoint is chosen on the validation part of train; test is read once, at the end.
     """
@@ -232,15 +233,15 @@ def digest(module: nn.Module) -> str:
 def measure(
     context: RunContext, contenders: Sequence[Contender], *, processes: int = 5, batches: Sequence[int] = ()
 ) -> None:
-    """Milliseconds of all of them beside the teacher, in the same fresh processes; ratios at other batches as well."""
-    found = _compared(context, contenders, context.recipe.profiling.batch, processes)
-    for contender, comparison in zip(contenders, found, strict=True):
+    """Measure all of them, paired with the teacher in the same fresh processes; ratios at other batches as well."""
+    comparisons = _compared(context, contenders, context.recipe.profiling.batch, processes)
+    for contender, comparison in zip(contenders, comparisons, strict=True):
         contender.ratios = comparison.ratios
         contender.milliseconds = comparison.ratio * float(np.median(comparison.reference_ms))
         contender.parameters = count_parameters(contender.module)
     for batch in batches:
-        found = _compared(context, contenders, batch, processes)
-        for contender, comparison in zip(contenders, found, strict=True):
+        comparisons = _compared(context, contenders, batch, processes)
+        for contender, comparison in zip(contenders, comparisons, strict=True):
             contender.ratio_at_batch[batch] = comparison.ratio
 
 
@@ -269,9 +270,9 @@ def difference(one: Contender, other: Contender, *, seed: int = 0) -> tuple[floa
     return float(paired.mean()), float(low), float(high)
 
 
-def in_words(found: tuple[float, float, float]) -> str:
+def in_words(interval: tuple[float, float, float]) -> str:
     """A difference in words."""
-    mean, low, high = found
+    mean, low, high = interval
     return f"{mean:+.2%} (95% interval {low:+.2%} to {high:+.2%})"
 
 

@@ -55,13 +55,13 @@ def judge(model: SelectionModel, folds: Sequence[tuple[Sequence[Known], Sequence
 
 def groups(path: Path, model: SelectionModel) -> list[list[Known]]:
     """The students whose loss was measured, by the budget they were measured for, in order."""
-    found: dict[str, list[Known]] = {}
+    students: dict[str, list[Known]] = {}
     frame = pd.read_csv(path, keep_default_na=False)
-    for loop, told, loss in zip(frame["loop"], frame["selection"], frame["loss"].astype(float), strict=True):
-        selection = Selection(json.loads(told))
+    for loop, text, loss in zip(frame["loop"], frame["selection"], frame["loss"].astype(float), strict=True):
+        selection = Selection(json.loads(text))
         if loss > 0 and all(pair in model.scores for pair in selection.items()):
-            found.setdefault(str(loop), []).append((selection, loss))
-    return [group for group in found.values() if len(group) >= MIN_MEASURED_STUDENTS]
+            students.setdefault(str(loop), []).append((selection, loss))
+    return [group for group in students.values() if len(group) >= MIN_MEASURED_STUDENTS]
 
 
 @click.command()

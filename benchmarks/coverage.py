@@ -73,7 +73,7 @@ VIDEOS = {  # small inputs, where a network takes any
 }
 LIMIT_S = 600  # of processor time: what takes longer hangs
 WAIT_S = 6 * LIMIT_S  # for one that waits for ever
-LIMIT_BYTES = 16 * 2**30  # of memory: what takes more is told so, instead of the machine being brought down
+LIMIT_BYTES = 16 * 2**30  # of memory: a network that takes more fails alone, instead of bringing the machine down
 COVERED = 0.7
 SWAPPED = 6  # layers
 PARITY = 1e-3
@@ -111,7 +111,7 @@ def examine(reference: str) -> dict[str, Any]:
     """All five steps for one network: the first that fails, with its reason."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"network": reference, "layers": "", "covered": "", "operations": ""}
+    row: dict[str, Any] = {"network": reference, "layers": "", "covered": "", "operations": ""}
     step = "layers"
     try:
         teacher = load_teacher(
@@ -124,7 +124,7 @@ def examine(reference: str) -> dict[str, Any]:
         module, example = teacher.module, teacher.example()
         scan = find_layers(module, (example,))
         covered = sum(layer.macs for layer in scan.layers) / max(scan.total_macs, 1)
-        found |= {"layers": len(scan.layers), "covered": f"{covered:.3f}"}
+        row |= {"layers": len(scan.layers), "covered": f"{covered:.3f}"}
         uncovered = ""
         if covered < COVERED:
             worst = max(scan.skipped, key=lambda p: p.macs, default=None)
@@ -147,7 +147,7 @@ def examine(reference: str) -> dict[str, Any]:
             trained = [name for name in names if name not in ("teacher", "identity")]
             if trained:
                 selection[layer.name] = drawn.choice(trained)
-        found["operations"] = len(selection)
+        row["operations"] = len(selection)
         if len(selection) < min(3, len(scan.layers)):
             raise RuntimeError(f"only {len(selection)} layers have an operation that is neither the teacher's nor skip")
         student = assemble(module, scan.layers, selection)
@@ -168,12 +168,12 @@ def examine(reference: str) -> dict[str, Any]:
             if not all(torch.equal(a, b) for a, b in zip(outputs, loaded, strict=True)):
                 raise RuntimeError("the loaded student gives other outputs")
         if uncovered:
-            return {**found, "complete": "no", "failed": "layers", "reason": uncovered}
-        return {**found, "complete": "yes", "failed": "", "reason": ""}
+            return {**row, "complete": "no", "failed": "layers", "reason": uncovered}
+        return {**row, "complete": "yes", "failed": "", "reason": ""}
     except Exception as error:
-        said = re.sub(rf"{tempfile.gettempdir()}/\w+/", "", str(error))  # of no use to anybody else
-        reason = f"{type(error).__name__}: {' '.join(said.split())[:200]}"
-        return {**found, "complete": "no", "failed": step, "reason": reason}
+        message = re.sub(rf"{tempfile.gettempdir()}/\w+/", "", str(error))  # of no use to anybody else
+        reason = f"{type(error).__name__}: {' '.join(message.split())[:200]}"
+        return {**row, "complete": "no", "failed": step, "reason": reason}
 
 
 def examine_apart(reference: str) -> dict[str, Any]:
@@ -193,14 +193,14 @@ def examine_apart(reference: str) -> dict[str, Any]:
     try:
         if not ours.poll(WAIT_S):
             child.kill()
-        found = ours.recv()
+        row = ours.recv()
     except EOFError:
         child.join()
         late = child.exitcode == -signal.SIGXCPU or time.monotonic() - start_s > WAIT_S
         reason = f"not done within {LIMIT_S} s of processor time" if late else f"it ended with {child.exitcode}"
-        found = {"network": reference, "complete": "no", "failed": "process", "reason": reason}
+        row = {"network": reference, "complete": "no", "failed": "process", "reason": reason}
     child.join()
-    return {**dict.fromkeys(COLUMNS, ""), **found, "seconds": round(time.monotonic() - start_s, 1)}
+    return {**dict.fromkeys(COLUMNS, ""), **row, "seconds": round(time.monotonic() - start_s, 1)}
 
 
 @click.command()

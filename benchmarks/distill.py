@@ -1,4 +1,4 @@
-"""How fast operations are distilled: operations × images a second, in one run, beside two plainer ways.
+"""The speed of distillation: operations × images a second, in one run, against two plainer ways.
 
     python benchmarks/distill.py RUN [--steps 4] [--rounds 3] [--threads 2]
 
@@ -8,8 +8,7 @@ RUN is a run whose operations are profiled (`lana compress … --out RUN`). The 
 - the paper's scheme: one operation a layer in each pass of the teacher, at 32 bits;
 - `lana`'s: all that fit in memory in each pass of the teacher, in bfloat16 where the device computes in it.
 
-Rounds of the three alternate, and what stands is the ratio of their medians. Goals: 8 times the first, twice the
-second.
+Rounds of the three alternate, and the result is the ratio of their medians. Goals: 8 times the first, twice the second.
 `--batched` prints whether operations of one structure are faster when they are trained as one grouped network.
 """
 
@@ -88,7 +87,7 @@ def batched(threads: int) -> None:
 
         inputs = torch.randn(BATCH, channels, size, size)
         single, many = pair(1), pair(8)
-        found: dict[str, list[float]] = defaultdict(list)
+        times_of: dict[str, list[float]] = defaultdict(list)
         for _ in range(6):
             for name, module, given, times in (
                 ("one by one", single, inputs, 8),
@@ -98,8 +97,8 @@ def batched(threads: int) -> None:
                 for _ in range(times):
                     with torch.autocast("cpu", torch.bfloat16):
                         F.mse_loss(module(given), given.bfloat16()).backward()
-                found[name].append(time.perf_counter() - start_s)
-        ratio = statistics.median(found["batched"][1:]) / statistics.median(found["one by one"][1:])
+                times_of[name].append(time.perf_counter() - start_s)
+        ratio = statistics.median(times_of["batched"][1:]) / statistics.median(times_of["one by one"][1:])
         print(f"{channels} channels, {size}×{size}: batched takes {ratio:.2f} times as long as one by one")
 
 
@@ -122,13 +121,13 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
             "all at once, 32 bits": ([blocks], "fp32"),
             "all at once (lana)": ([blocks], "auto"),
         }
-        found: dict[str, list[float]] = defaultdict(list)
+        times_of: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
             for name, (groups, precision) in ways.items():
-                found[name].append(seconds(context, groups, steps, precision))
-    ours = statistics.median(found["all at once (lana)"])
+                times_of[name].append(seconds(context, groups, steps, precision))
+    ours = statistics.median(times_of["all at once (lana)"])
     print(f"{len(blocks)} operations, batches of {BATCH}, {threads} threads")
-    for name, times in found.items():
+    for name, times in times_of.items():
         took = statistics.median(times)
         print(f"{name:26} {BATCH / took:8.0f} operations × images a second; lana is {took / ours:5.2f} times faster")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

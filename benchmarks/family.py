@@ -1,4 +1,4 @@
-"""Students beside the published smaller siblings of their teacher, at the siblings' measured latencies.
+"""Students against the published smaller siblings of their teacher, at the siblings' measured latencies.
 
     python benchmarks/family.py RUN --sibling resnet20=PATH/resnet_cifar.py:resnet20,PATH/resnet20.safetensors …
 
@@ -53,11 +53,11 @@ def main(
     with open_finished(run) as (context, baseline, pool, search):
         begin(out, context)
         teacher = Contender(name="teacher", kind="teacher", module=context.teacher.module)
-        family = [sibling(context, told) for told in siblings]
+        family = [sibling(context, text) for text in siblings]
         measure(context, [teacher, *family])
         for one in family:
             print(f"{one.name}: {one.ratio:.3f}x of the teacher's latency", flush=True)
-        matched = [student(context, baseline, pool, search, one.ratio, beside=one.name) for one in family]
+        matched = [student(context, baseline, pool, search, one.ratio, matched=one.name) for one in family]
         further = [student(context, baseline, pool, search, ratio) for ratio in ratios]
         measure(context, [teacher, *family, *matched, *further], batches=batches)
     contenders = [*further, *family, *matched, teacher]
@@ -75,10 +75,10 @@ def main(
             write_results(out / "family.json", contenders, {"run": str(run), "epochs": epochs})
     print(table(contenders))
     for one, ours in zip(family, matched, strict=True):
-        found = difference(ours, one)
+        gain = difference(ours, one)
         gap = teacher.accuracy - one.accuracy
-        closed = f"{found[0] / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
-        print(f"at {one.name}'s latency: {in_words(found)}, {closed}")
+        closed = f"{gain[0] / gap:.0%} of the gap of {gap:.2%} to the teacher closed" if gap > 0 else "no gap to close"
+        print(f"at {one.name}'s latency: {in_words(gain)}, {closed}")
         for faster in (each for each in further if each.ratio <= one.ratio):
             print(f"{faster.name}, faster, less {one.name}: {in_words(difference(faster, one))}")
     for other in further:

@@ -1,4 +1,4 @@
-"""Another process beside what is measured."""
+"""Another process that runs next to the measured one."""
 
 from __future__ import annotations
 

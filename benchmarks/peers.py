@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py RUN --ratio 0.5 --ratio 0.3 --epochs 3 --out runs/peers
 
-in an environment with `requirements-peers.txt` beside lana. Every peer has one number that makes its network faster; it
-is searched until the network measures within the budget. A peer that cannot do it is listed with its message.
+in an environment with `requirements-peers.txt` and lana. Every peer has one number that makes its network faster; it is
+searched until the network measures within the budget. A peer that cannot do it is listed with its message.
 
 uniform     the same share of channels everywhere, weakest first (Torch-Pruning, not global)
 magnitude   Torch-Pruning, global, by the norm of a group's weights
@@ -167,21 +167,21 @@ def search(context: RunContext, name: str, make: Make, budget: float, folder: Pa
     Latency is no monotone function of it: widths that do not fit the processor's vectors are slower than wider ones.
     """
     kept, tried = folder / f"{name}-{budget:g}.json", folder / f"{name}-tried.json"
-    found: dict[float, float] = {}
+    ratios: dict[float, float] = {}
     if tried.is_file():
-        found = {float(number): ratio for number, ratio in json.loads(tried.read_text()).items()}
+        ratios = {float(number): ratio for number, ratio in json.loads(tried.read_text()).items()}
     if not kept.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        if not found:
-            found |= measured(context, name, make, np.linspace(0.1, 0.95, 14))
-        high = min((number for number, ratio in found.items() if ratio <= budget), default=None)
+        if not ratios:
+            ratios |= measured(context, name, make, np.linspace(0.1, 0.95, 14))
+        high = min((number for number, ratio in ratios.items() if ratio <= budget), default=None)
         if high is not None:
-            low = max((number for number in found if number < high), default=0.0)
-            found |= measured(context, name, make, np.linspace(low, high, 6)[1:-1])
-        tried.write_text(json.dumps(dict(sorted(found.items())), indent=1))
-        within = [number for number, ratio in found.items() if ratio <= budget]
-        number = min(within) if within else min(found, key=lambda number: found[number])
-        kept.write_text(json.dumps({"number": number, "ratio": found[number]}))
+            low = max((number for number in ratios if number < high), default=0.0)
+            ratios |= measured(context, name, make, np.linspace(low, high, 6)[1:-1])
+        tried.write_text(json.dumps(dict(sorted(ratios.items())), indent=1))
+        within = [number for number, ratio in ratios.items() if ratio <= budget]
+        number = min(within) if within else min(ratios, key=lambda number: ratios[number])
+        kept.write_text(json.dumps({"number": number, "ratio": ratios[number]}))
     chosen = json.loads(kept.read_text())
     module = finished(context, make(chosen["number"]))
     if chosen["ratio"] <= budget:
@@ -192,7 +192,7 @@ def search(context: RunContext, name: str, make: Make, budget: float, folder: Pa
 
 
 def measured(context: RunContext, name: str, make: Make, numbers: Sequence[float] | np.ndarray) -> dict[float, float]:
-    """Number → ratio to the teacher; numbers that the peer refuses are left out, said why."""
+    """Number → ratio to the teacher; numbers that the peer refuses are left out, with its message."""
     made: list[tuple[float, Contender]] = []
     for number in numbers:
         try:
@@ -202,9 +202,9 @@ def measured(context: RunContext, name: str, make: Make, numbers: Sequence[float
     if not made:
         raise ValueError(f"{name} makes no network of this teacher")
     measure(context, [contender for _, contender in made], processes=3)
-    found = {number: contender.ratio for number, contender in made}
-    print(f"{name}: " + ", ".join(f"{number:.3f} → {ratio:.3f}x" for number, ratio in found.items()), flush=True)
-    return found
+    ratios = {number: contender.ratio for number, contender in made}
+    print(f"{name}: " + ", ".join(f"{number:.3f} → {ratio:.3f}x" for number, ratio in ratios.items()), flush=True)
+    return ratios
 
 
 def finished(context: RunContext, module: nn.Module) -> nn.Module:
@@ -230,13 +230,13 @@ def peers(
 
 def found_peers(names: Sequence[str], makes: dict[str, Callable[[], Make]], search_one: Any) -> list[Contender]:
     """The peers that meet the budget; for the others the message."""
-    found = []
+    contenders = []
     for name in names:
         try:
-            found.append(search_one(name, makes[name]()))
+            contenders.append(search_one(name, makes[name]()))
         except Exception as error:
             print(f"{name} cannot: {type(error).__name__}: {str(error)[:500]}", flush=True)
-    return found
+    return contenders
 
 
 @click.command()

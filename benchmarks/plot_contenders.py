@@ -22,7 +22,9 @@ MARKERS = "osD^vP*Xh<>"
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-@click.option("--least", type=float, default=0.0, help="Where the axis begins, in %; what lies below is told in words.")
+@click.option(
+    "--least", type=float, default=0.0, help="Where the axis begins, in %; points below are listed in the title."
+)
 def main(files: tuple[Path, ...], out: Path, least: float) -> None:
     rows = {row["name"]: row for file in files for row in json.loads(file.read_text())["contenders"] if row["seeds"]}
     kinds = sorted({row["kind"] for row in rows.values()}, key=lambda kind: (kind != "lana", kind))
@@ -35,9 +37,9 @@ def main(files: tuple[Path, ...], out: Path, least: float) -> None:
         )
         axes.plot(*zip(*points, strict=True), marker=MARKERS[index % len(MARKERS)], label=kind, **line)
     below = [row for row in rows.values() if 100 * row["accuracy"] < least]
-    told = ", ".join(f"{row['kind']} {row['accuracy']:.1%} at {row['ratio']:.2f}x" for row in below)
-    if told:
-        axes.set_title(f"below: {told}", fontsize=7)
+    text = ", ".join(f"{row['kind']} {row['accuracy']:.1%} at {row['ratio']:.2f}x" for row in below)
+    if text:
+        axes.set_title(f"below: {text}", fontsize=7)
     axes.set_xlabel("latency, share of the teacher's, measured side by side")
     axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.3)

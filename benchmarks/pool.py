@@ -98,16 +98,16 @@ def main(run: Path, begun_by: Path | None, device: str, processes: int) -> None:
     recipe = Recipe.from_yaml(run / "recipe.yaml")
     with Run.open(run, recipe) as opened:
         context = prepare(opened, recipe)
-        there = dataclasses.replace(context, recipe=recipe.replace(device=device))
+        on_device = dataclasses.replace(context, recipe=recipe.replace(device=device))
         candidates, began_s = profile_pool(context), time.monotonic()
         trained = pairs(candidates, trainable_only=True)
         if trained and not opened.stages().get("distill"):
-            distil(there, parts_of(trained, processes), candidates)
+            distil(on_device, parts_of(trained, processes), candidates)
         print(f"{len(trained)} operations distilled in {time.monotonic() - began_s:.0f} s", flush=True)
         candidates, operations = distill_pool(context, candidates)
         pool, began_s = pairs(candidates), time.monotonic()
         if not opened.stages().get("score"):
-            score(there, parts_of(pool, processes), operations)
+            score(on_device, parts_of(pool, processes), operations)
         score_pool(context, candidates, operations)
         print(f"{len(pool)} operations scored in {time.monotonic() - began_s:.0f} s", flush=True)
 

@@ -2,13 +2,13 @@
 
     python benchmarks/prediction.py timm:efficientnet_b0 --runtime onnxruntime-cpu --out FOLDER
 
-The correction is fitted as in a run: on students that the program chose over the range of budgets. Held out are as many
-drawn at random as chosen by the program for other losses, spread over 0.25x to 0.9x. Weights and losses are random:
-neither decides what a student's latency is. Each held-out student is measured twice, all of them once before any again;
-what the two differ by is told as repeatability; about half of it is the noise of their mean, which predictions are
-compared with: the limit of what can be predicted. Beside it stands the plain sum of isolated latencies,
-scaled to be right for the teacher. Killed, the same command goes on where it was.
-Goals: mean absolute error at most 3%, at least 95% within ±10%.
+The correction is fitted as in a run: on students that the program chose over the range of budgets. Half of the held-out
+students are drawn at random, half are chosen by the program for other losses. They are spread over 0.25x to 0.9x.
+Weights and losses are random: neither affects a student's latency. Each held-out student is measured twice, all of them
+once before any again. The difference of the two is reported as repeatability. About half of it is the noise of their
+mean, which predictions are compared with: the limit of any prediction. The plain sum of isolated latencies, scaled to
+be right for the teacher, is the baseline. After an interruption, the same command resumes. Goals: mean absolute error
+at most 3%, at least 95% within ±10%.
 """
 
 from __future__ import annotations
@@ -98,31 +98,31 @@ class Bench:
     def _teacher_ms(self) -> float:
         path = self.out / "teacher.json"
         if not path.is_file():
-            found = self._compared([self.file(Selection())], processes=5)[0]
-            write_json(path, {"teacher_ms": float(np.median(found.reference_ms))})
+            comparison = self._compared([self.file(Selection())], processes=5)[0]
+            write_json(path, {"teacher_ms": float(np.median(comparison.reference_ms))})
         return float(json.loads(path.read_text())["teacher_ms"])
 
     def file(self, selection: Selection) -> Computation:
         """The student as a file, written once."""
         text = json.dumps(dict(selection))
         stem = hashlib.sha256(text.encode()).hexdigest()[:16] if selection else "teacher"
-        known = self.networks / f"{stem}.json"
-        if not known.is_file():
+        path = self.networks / f"{stem}.json"
+        if not path.is_file():
             module = assemble(self.teacher.module, self.layers, selection, self.operations)
             example = self.teacher.example(self.recipe.profiling.batch)
-            to_computation(module, example, self.networks, name=stem, format=self.format, stem=stem).save(known)
-        return Computation.load(known)
+            to_computation(module, example, self.networks, name=stem, format=self.format, stem=stem).save(path)
+        return Computation.load(path)
 
     def losses(self, selections: Sequence[Selection]) -> list[float]:
         raise NotImplementedError("Weights are random: no loss is asked for.")
 
     def latencies(self, selections: Sequence[Selection], processes: int) -> list[Comparison]:
-        """Students beside the teacher, some at a time; their files stay, for the second time."""
-        found: list[Comparison] = []
+        """Measure students, paired with the teacher, some at a time; their files stay for the second time."""
+        comparisons: list[Comparison] = []
         for start in range(0, len(selections), TOGETHER):
-            found += self._compared([self.file(one) for one in selections[start : start + TOGETHER]], processes)
-            print(f"  {len(found)} of {len(selections)} students measured", flush=True)
-        return found
+            comparisons += self._compared([self.file(one) for one in selections[start : start + TOGETHER]], processes)
+            print(f"  {len(comparisons)} of {len(selections)} students measured", flush=True)
+        return comparisons
 
     def _compared(self, files: Sequence[Computation], processes: int) -> list[Comparison]:
         return compare(
@@ -148,13 +148,13 @@ def synthetic_losses(bench: Bench, seed: int) -> dict[Pair, float]:
 
 def chosen_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     """The program's choices for budgets over the range, each for losses of its own."""
-    found = []
+    selections = []
     for seed, share in enumerate(np.linspace(*RANGE, count), start=1 + draw * DRAWN):
         model = dataclasses.replace(bench.search.model, scores=synthetic_losses(bench, seed))
         selection = model.solve(share * model.teacher_ms)
         if selection:
-            found.append(selection)
-    return found
+            selections.append(selection)
+    return selections
 
 
 def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
@@ -162,20 +162,20 @@ def random_students(bench: Bench, count: int, draw: int) -> list[Selection]:
     rng, model = np.random.default_rng(draw), bench.search.model
     by_layer = [[o for o in bench.candidates if o.layer.name == layer.name] for layer in bench.layers]
     prediction, drawn = model.prediction, []
-    costs = [np.array([prediction.part_ms(candidate.columns) for candidate in here]) for here in by_layer]
+    costs = [np.array([prediction.part_ms(candidate.columns) for candidate in candidates]) for candidates in by_layer]
     for _ in range(DRAWN):
         lean = rng.normal(0.0, 4.0)
         weights = [np.exp(lean * cost / cost.max()) for cost in costs]
         picked = [rng.choice(len(weight), p=weight / weight.sum()) for weight in weights]
         summed = prediction.intercept_ms + sum(c[i] for c, i in zip(costs, picked, strict=True))
         share = prediction.bent_ms(summed) / model.teacher_ms
-        drawn.append((share, Selection(here[i].pair for here, i in zip(by_layer, picked, strict=True))))
-    found: list[Selection] = []
-    for wanted in np.linspace(*RANGE, count):
-        _, nearest = min(drawn, key=lambda one: abs(one[0] - wanted))
+        drawn.append((share, Selection(candidates[i].pair for candidates, i in zip(by_layer, picked, strict=True))))
+    selections: list[Selection] = []
+    for target in np.linspace(*RANGE, count):
+        _, nearest = min(drawn, key=lambda one: abs(one[0] - target))
         drawn = [one for one in drawn if one[1] is not nearest]
-        found.append(nearest)
-    return found
+        selections.append(nearest)
+    return selections
 
 
 def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[dict[str, float | str]]:
@@ -184,7 +184,7 @@ def evaluate(bench: Bench, held_out: int, draw: int, fit_from: float) -> list[di
     bench.search.model = model = dataclasses.replace(bench.search.model, lowest_ratio=fit_from)
     rows: list[dict[str, float | str]] = []
     drawn, log = bench.out / f"students{draw}.json", LatencyLog.read(bench.out / f"held_out{draw}.csv")
-    if not drawn.is_file():  # once, by what the fit says then
+    if not drawn.is_file():  # once, by the fit of that time
         half = held_out // 2
         origins = {
             "program": chosen_students(bench, held_out - half, draw),
@@ -246,7 +246,12 @@ def tell(bench: Bench, rows: Sequence[Mapping[str, float | str]]) -> None:
     "--fit-from", default=LOWEST_BUDGET_RATIO, help="Calibrating students below this share of the latency are left out."
 )
 @click.option("--draw", default=0, help="Which students are held out: another number, others.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="What was measured, to go on from.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the measurements; the command resumes from it.",
+)
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Append a row a student.")
 def main(
     models: tuple[str, ...],

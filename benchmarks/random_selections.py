@@ -1,4 +1,4 @@
-"""The program's choice beside random selections of the same predicted latency, before any fine-tuning.
+"""The program's choice against random selections of the same predicted latency, before any fine-tuning.
 
     python benchmarks/random_selections.py RUN --ratio 0.7 --ratio 0.5 --ratio 0.35 --count 100
 
@@ -54,13 +54,13 @@ def main(run: Path, ratios: tuple[float, ...], count: int) -> None:
             if choice is None:
                 raise click.ClickException(f"no selection reaches {ratio:g}x")
             drawn = draw(search.model, budget_ms, count)
-            found = [metric(selection, validation) for selection in drawn]
-            best = drawn[int(np.argmax(found))]
-            for told, selection in {"the program's choice": choice, f"best of {len(drawn)} random ones": best}.items():
+            metrics = [metric(selection, validation) for selection in drawn]
+            best = drawn[int(np.argmax(metrics))]
+            for name, selection in {"the program's choice": choice, f"best of {len(drawn)} random ones": best}.items():
                 on_test, latency = metric(selection, context.data.test), search.model.predicted_ms(selection)
-                print(f"{ratio:g}x, {told}: {on_test:.2%} on test, {latency / baseline.teacher_ms:.3f}x predicted")
+                print(f"{ratio:g}x, {name}: {on_test:.2%} on test, {latency / baseline.teacher_ms:.3f}x predicted")
             print(
-                f"{ratio:g}x, random ones on validation: median {np.median(found):.2%}, best {max(found):.2%}",
+                f"{ratio:g}x, random ones on validation: median {np.median(metrics):.2%}, best {max(metrics):.2%}",
                 flush=True,
             )
 

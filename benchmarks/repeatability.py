@@ -1,10 +1,10 @@
-"""Does a table come out the same again? The same operations measured twice, and beside a busy neighbour.
+"""Does a table come out the same again? The same operations measured twice, and next to a busy process.
 
     python benchmarks/repeatability.py timm:efficientnet_b0 --out FOLDER --apart-min 10
 
 Three tables, each from nothing but the device's stored calibration reference: one, another that begins at least so many
 minutes later, and one with a process on another processor that computes half of the time.
-Goals: median difference at most 3%, 95% of the rows within 10%. Killed, the same command goes on where it was.
+Goals: median difference at most 3%, 95% of the rows within 10%. After an interruption, the same command resumes.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ while True:
 
 
 def tell(name: str, first: LatencyTable, other: LatencyTable) -> None:
-    found = first.diff(other).dropna(subset=["ratio"])
-    apart = (found["ratio"] - 1).abs()
+    rows = first.diff(other).dropna(subset=["ratio"])
+    apart = (rows["ratio"] - 1).abs()
     cold = (other.rows["cold_ms"] / first.rows["cold_ms"] - 1).abs()
     print(
-        f"{name}: {len(found)} rows, median difference {apart.median():.2%}, within 10% {(apart <= 0.1).mean():.1%}, "
-        f"median ratio {found['ratio'].median():.3f}; cold figures {cold.median():.2%}; "
+        f"{name}: {len(rows)} rows, median difference {apart.median():.2%}, within 10% {(apart <= 0.1).mean():.1%}, "
+        f"median ratio {rows['ratio'].median():.3f}; cold figures {cold.median():.2%}; "
         f"noisy {first.rows['noisy'].mean():.0%} and {other.rows['noisy'].mean():.0%}",
         flush=True,
     )
@@ -76,7 +76,7 @@ def main(model: str, runtime: str, threads: int, apart_min: float, out: Path) ->
             tables[name] = profile(computations, runtime=runtime, settings=settings, table=path)
         print(f"{name}: {len(tables[name])} rows in {duration(time.monotonic() - begun_s)}", flush=True)
     tell("two tables", tables["first"], tables["second"])
-    tell("beside a busy neighbour", tables["first"], tables["busy"])
+    tell("next to a busy process", tables["first"], tables["busy"])
 
 
 if __name__ == "__main__":

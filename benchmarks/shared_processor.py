@@ -2,8 +2,8 @@
 
     python benchmarks/shared_processor.py resnet_cifar.py:resnet56 resnet_cifar.py:resnet20 … --image-size 32
 
-The first network is the reference. Measured in turns with the processor for itself and beside a process that never
-rests, both kept on it. Weights do not matter and are not read. The last lines are medians over the turns.
+The first network is the reference. It is measured in turns alone on the processor and together with a process that
+never rests, both pinned to it. Weights do not matter and are not read. The last lines are medians over the turns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(models: tuple[str, ...], runtime: str, image_size: int | None, processo
         raise click.UsageError(f"One network, {models[0]}: expected a reference and at least one to compare with it.")
     settings = RuntimeSettings(affinity=(processor,))
     format = runtime_format(runtime, settings)
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    figures: dict[tuple[str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for index, model in enumerate(models):
@@ -56,12 +56,12 @@ def main(models: tuple[str, ...], runtime: str, image_size: int | None, processo
             for kind, neighbour in (("alone", contextlib.nullcontext()), ("shared", beside(BUSY, str(processor)))):
                 with neighbour:
                     compared = compare(files[0], files[1:], runtime=runtime, settings=settings)
-                found[files[0].name, kind].append(statistics.median(compared[0].reference_ms))
+                figures[files[0].name, kind].append(statistics.median(compared[0].reference_ms))
                 for file, one in zip(files[1:], compared, strict=True):
-                    found[file.name, kind].append(one.ratio)
-                print(kind, *(f"{file.name} {found[file.name, kind][-1]:.3f}" for file in files), flush=True)
+                    figures[file.name, kind].append(one.ratio)
+                print(kind, *(f"{file.name} {figures[file.name, kind][-1]:.3f}" for file in files), flush=True)
     for file in files:
-        alone, shared = (statistics.median(found[file.name, kind]) for kind in ("alone", "shared"))
+        alone, shared = (statistics.median(figures[file.name, kind]) for kind in ("alone", "shared"))
         unit = " ms" if file is files[0] else "x"
         print(f"{file.name}: {alone:.3f}{unit} alone, {shared:.3f}{unit} shared ({shared / alone - 1:+.1%})")
 

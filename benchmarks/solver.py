@@ -41,12 +41,12 @@ def problem(layers: int, operations: int, seed: int, *, adversarial: bool = Fals
 
 
 def seconds(call: Callable[[int], object], tries: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    found = []
+    durations = []
     for seed in range(tries):
         start_s = clock()
         call(seed)
-        found.append(clock() - start_s)
-    return statistics.median(found)
+        durations.append(clock() - start_s)
+    return statistics.median(durations)
 
 
 def plain(search: ilp._Search) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/staircase.py --runtime onnxruntime-cpu --out hardware_tables/NAME-widths.csv \\
         --plot benchmarks/plots/widths.png
 
-Four blocks as they stand in common networks, their inner width varied; the plot shows every table given by --out, and
-further ones by --beside.
+Four blocks as in common networks, their inner width varied; the plot shows every table given by --out, and further ones
+by --beside.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ BLOCKS: dict[str, tuple[Callable[[int], nn.Module], int, Callable[[int], tuple[i
 
 def computations(folder: Path, batch: int, format: str) -> list[Computation]:
     """Every block at every width from its own downwards."""
-    found = []
+    files = []
     with reporting(), Progress("Exporting", len(BLOCKS) * STEPS) as progress:
         for name, (build, widest, shape_of) in BLOCKS.items():
             for width in range(widest - STEPS + 1, widest + 1):
@@ -72,9 +72,9 @@ def computations(folder: Path, batch: int, format: str) -> list[Computation]:
                 labels = {"operation": f"{name}_{width}", "family": name, "input_shape": shape, "layer": name}
                 title = f"{name}_{width} ({shape})"
                 computation = to_computation(build(width).eval(), example, folder, name=title, format=format)
-                found.append(replace(computation, labels=labels))
-                progress.update(len(found))
-    return found
+                files.append(replace(computation, labels=labels))
+                progress.update(len(files))
+    return files
 
 
 def plot(path: Path, tables: Sequence[LatencyTable]) -> None:

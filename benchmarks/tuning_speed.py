@@ -22,7 +22,7 @@ from lana.networks.mixed_precision import Compute
 from lana.training.cuda_graphs import recorded
 
 STEPS = 12
-FIRST = 3  # steps that are told apart: they compile, and fill caches
+FIRST = 3  # steps that are counted apart: they compile, and fill caches
 
 
 def images_a_second(module: nn.Module, inputs: Tensor, precision: str, how: str) -> str:
