@@ -48,7 +48,7 @@ _LARGEST = 1e15  # of any figure, in any unit
 
 
 def is_positive(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number above zero.
+    """True if a value is a finite number above zero.
 
     >>> is_positive(0.5), is_positive(0), is_positive(float("nan")), is_positive("0.5"), is_positive(True)
     (True, False, False, False, False)

@@ -33,7 +33,7 @@ def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
     """The teacher's block with a share `w` of its inner channels.
 
     On features, the channels that contribute most to the consuming convolutions are kept. Those convolutions are solved
-    again for the outputs that they had with all channels (channel pruning, He et al. 2017).
+    again for the outputs that they had with all channels. This is channel pruning (He et al. 2017).
     """
     block = copy.deepcopy(module).eval()
     if p["w"] >= 1:
