@@ -26,14 +26,12 @@ from lana.models.student_files import load_student_as_teacher
 from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
 from lana.pool.stages import measured_candidates
-from lana.quantization.scheme import check_precisions, scheme_of
+from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_of
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
 from profilers.bundle import format_on_device, write_bundle
 from profilers.environment import processor_flags
 from profilers.library import search_path
-
-CALIBRATION_IMAGES = 512  # on which the ranges of int8 are taken
 
 
 def profile(

@@ -1,4 +1,4 @@
-"""Commands about a device: runtimes, profile, measure."""
+"""Commands about a device: runtimes, survey, profile, measure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from typing import Any
 import click
 
 from lana.cli.app import main
-from lana.cli.options import LOADING, PATH, PLACES, TARGET, as_json, print_json, quiet, recipe_of, recipe_options
+from lana.cli.options import (
+    LOADING,
+    PATH,
+    PLACES,
+    TARGET,
+    as_json,
+    print_json,
+    print_result,
+    quiet,
+    recipe_of,
+    recipe_options,
+)
 from lana.common.progress import counted
 from lana.config.folders import onnx_file
+from lana.config.references import check_data, check_model
 
 
 @main.command()
@@ -43,6 +55,34 @@ def runtimes(json_output: bool) -> None:
             "" if status.available else status.install,
         )
     make_console().print(table)
+
+
+@main.command()
+@click.argument("model")
+@recipe_options("data", "task", *LOADING)
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, help="May be repeated.  [default: 1 and all]")
+@quiet
+@as_json
+def survey(
+    model: str, data: str | None, task: str | None, threads: tuple[int, ...], json_output: bool, **options: Any
+) -> None:
+    """Measure MODEL as it is on every runtime of this machine, in each precision: what costs no training.
+
+    With --data, int8 is calibrated on training images and the accuracy of each precision is evaluated.
+
+    \b
+    lana survey timm:mobilenetv2_100
+    lana survey net.py:mine --weights mine.safetensors --data folder:images --json
+    """
+    check_model(model)
+    if data is not None:
+        check_data(data)
+    from lana.evaluation.task import load_task
+    from lana.models.teacher import load_teacher
+    from lana.survey import survey as surveyed
+
+    network = load_teacher(model, **options)
+    print_result(surveyed(network, load_task(task or "classification"), data, threads=threads), json_output=json_output)
 
 
 @main.command()

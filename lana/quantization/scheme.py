@@ -9,6 +9,7 @@ from lana.common.suggestions import near
 from lana.errors import UserError
 
 PRECISIONS = ("fp32", "int8")
+CALIBRATION_IMAGES = 512  # on which the ranges of activations are taken
 INT8_RUNTIMES = ("onnxruntime-cpu", "openvino", "tensorrt")
 # Processors with these multiply bytes into 32 bits in one instruction. Others go by 16 bits, which saturate.
 DOT_PRODUCT_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
