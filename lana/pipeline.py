@@ -29,7 +29,7 @@ from lana.config.folders import is_student
 from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
 from lana.delivery.deliver import deliver
-from lana.delivery.finetune import finetune_student, metric_before
+from lana.delivery.finetune import finetune_student
 from lana.delivery.summary import Summary, nothing_to_do
 from lana.errors import UserError
 from lana.pool.stages import Pool, make_pool
@@ -177,12 +177,13 @@ def _new_name(context: RunContext, name: str | None, otherwise: str) -> str:
     return name or free_name(run, otherwise, context.recipe)
 
 
-def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Summary:
+def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool = False, **options: Any) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, from what was selected, and deliver it anew.
 
     `options` are those of the recipe that decide fine-tuning, `lana.config.recipe.FINETUNING`, and where: epochs=30,
     mixup=0.2, device="cuda", processes=4 …
-    Those that are not given are the run's.
+    Those that are not given are the run's. A student that was better on the test split is kept, unless
+    `replace_better`.
 
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
@@ -204,9 +205,6 @@ def finetune(student: Path | str, *, quiet: bool = False, **options: Any) -> Sum
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
         context = prepare(run, recipe)
-        baseline, before = measure_baseline(context), metric_before(folder)
-        finetune_student(context, folder)
-        summary = deliver(context, baseline, folder)
-        if before is not None and summary.student_accuracy is not None and summary.student_accuracy < before:
-            logger.info(f"Before, this student had {figure(before)}; it was tuned anew from what was selected.")
-        return summary
+        baseline = measure_baseline(context)
+        finetune_student(context, folder, replace_better=replace_better)
+        return deliver(context, baseline, folder)

@@ -169,12 +169,14 @@ def _pin(text: str) -> tuple[str, str]:
 @main.command()
 @student_argument
 @recipe_options(*FINETUNING, "device", "processes", of_run=True)
+@click.option("--replace-better", is_flag=True, help="Replace the student even by one that is worse on the test split.")
 @quiet
 @as_json
-def finetune(student: Path, json_output: bool, **options: Any) -> None:
+def finetune(student: Path, replace_better: bool, json_output: bool, **options: Any) -> None:
     """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
 
     The same command resumes an interrupted fine-tuning and ends with the same weights.
+    A student that was better on the test split is kept.
 
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30
@@ -183,7 +185,7 @@ def finetune(student: Path, json_output: bool, **options: Any) -> None:
     """
     from lana import pipeline
 
-    summary = pipeline.finetune(student, **given(options))
+    summary = pipeline.finetune(student, replace_better=replace_better, **given(options))
     print_result(summary, json_output=json_output)
 
 

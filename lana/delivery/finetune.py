@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 
+from lana.common.console import figure
 from lana.common.files import read_json, write_atomically, write_json, write_text
 from lana.common.progress import Progress
 from lana.config.options import FineTuning
 from lana.delivery.summary import Summary
+from lana.evaluation.metrics import evaluate_module
 from lana.models.student_files import SELECTED, WEIGHTS, load_student_as_teacher, save_weights
 from lana.runs.context import RunContext
 from lana.training.distributed import SingleProcess
@@ -23,10 +26,11 @@ from lana.training.launch import finetune_in_group
 logger = logging.getLogger(__name__)
 
 
-def finetune_student(context: RunContext, folder: Path) -> None:
+def finetune_student(context: RunContext, folder: Path, *, replace_better: bool = False) -> None:
     """Fine-tune the student in `folder`, as it was selected, in the recipe's number of processes.
 
-    A student that was fine-tuned with these settings before stays as it is.
+    A student that was fine-tuned with these settings before stays as it is. A delivered student that is better on the
+    test split stays too, unless `replace_better`.
     """
     recipe = context.recipe
     settings, done = recipe.finetuning, folder / "finetuned.json"
@@ -34,9 +38,12 @@ def finetune_student(context: RunContext, folder: Path) -> None:
         return
     start_s = time.monotonic()
     if recipe.compute.processes > 1:
-        finetune_in_group(folder, recipe)
+        finetune_in_group(folder, recipe, replace_better=replace_better)
     else:
-        train_student(context, folder, SingleProcess(recipe.compute.device))
+        train_student(context, folder, SingleProcess(recipe.compute.device), replace_better)
+    if (folder / "summary.json").is_file():  # training removes it with the weights that it replaces
+        (folder / "training.pt").unlink(missing_ok=True)
+        return
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
@@ -54,7 +61,7 @@ def metric_before(folder: Path) -> float | None:
     return Summary.read(path).student_accuracy if path.is_file() else None
 
 
-def train_student(context: RunContext, folder: Path, group: SingleProcess) -> None:
+def train_student(context: RunContext, folder: Path, group: SingleProcess, replace_better: bool = False) -> None:
     """Do this process's part of fine-tuning; the main process replaces the weights at the end and writes the curve."""
     student = load_student_as_teacher(folder, SELECTED).module
     start = copy.deepcopy(student.state_dict())
@@ -70,9 +77,25 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess) -> No
         curve = finetune(student, setup, checkpoint=folder / "training.pt", on_progress=progress.update)
     if group.is_main and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
         logger.info(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
-    if group.is_main:
+    if group.is_main and (replace_better or not _is_worse(context, folder, student)):
         frame = pd.DataFrame([vars(row) for row in curve])
         write_atomically(folder / "training.csv", lambda temporary: frame.to_csv(temporary, index=False))
         for file in ("summary.json", "finetuned.json"):  # of the network before: never next to the new weights
             (folder / file).unlink(missing_ok=True)
         save_weights(student, folder / WEIGHTS)
+
+
+def _is_worse(context: RunContext, folder: Path, student: nn.Module) -> bool:
+    """Whether the student in `folder` was delivered with a better metric than this one; then say so."""
+    before = metric_before(folder)
+    if before is None:
+        return False
+    device = context.recipe.compute.device
+    metric = evaluate_module(student, context.data.test, context.task, device=device).metric
+    if metric >= before:
+        return False
+    logger.info(
+        f"This tuning gives {folder.name} {context.task.metric_name} {figure(metric)}, and it had {figure(before)}: "
+        "the better one is kept. Give more --epochs; to replace it all the same, give lana finetune --replace-better."
+    )
+    return True

@@ -27,7 +27,7 @@ def main(student: str, recipe_path: str) -> NoReturn:
     if not group.is_main:
         silence()
     context = prepare(Run(folder.parent.parent), recipe)
-    train_student(context, folder, group)
+    train_student(context, folder, group, "--replace-better" in sys.argv)
     group.end()
 
 

@@ -12,7 +12,7 @@ from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 
 
-def finetune_in_group(folder: Path, recipe: Recipe) -> None:
+def finetune_in_group(folder: Path, recipe: Recipe, *, replace_better: bool = False) -> None:
     """Fine-tune the student in `folder` in `recipe.processes` processes of this machine.
 
     Raises:
@@ -24,7 +24,8 @@ def finetune_in_group(folder: Path, recipe: Recipe) -> None:
         recipe_path = Path(place) / "recipe.yaml"
         recipe_path.write_text(recipe.to_yaml(place))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recipe.compute.processes}"]
-        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *([] if shown() else ["--quiet"])]
+        flags = [*([] if shown() else ["--quiet"]), *(["--replace-better"] if replace_better else [])]
+        work = ["-m", "lana.delivery.finetune_worker", str(folder), str(recipe_path), *flags]
         with subprocess.Popen([sys.executable, *launch, *work], stdin=subprocess.PIPE) as process:
             failed = process.wait()
     if failed:
