@@ -28,17 +28,20 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     """
     check_data(reference)
     kind, _, place = reference.partition(":")
-    splits: tuple[Split, Split | None]
+    train: Split
+    test: Split | None
+    validation: Split | None = None
+    classes = None
     if reference == "digits":
-        splits, classes = read_digits(teacher)
+        (train, test), classes = read_digits(teacher)
     elif kind in _READERS:
-        splits, classes = _READERS[kind](place, teacher)
+        (train, test), classes = _READERS[kind](place, teacher)
     else:
-        splits, classes = read_function(kind, place, teacher), None
-    train, test = splits
+        train, validation, test = read_function(kind, place, teacher)
     if test is None:
         train, test = split_in_two(train, TEST_SHARE, seed=0)  # the same for every run, and for `lana evaluate`
-    train, validation = split_in_two(train, VALIDATION_SHARE, seed)
+    if validation is None:
+        train, validation = split_in_two(train, VALIDATION_SHARE, seed)
     return Data(train=train, validation=validation, test=test, classes=classes)
 
 

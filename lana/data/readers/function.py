@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,32 @@ from lana.errors import UserError
 from lana.models.teacher import Teacher
 
 
-def read_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None]:
-    """Read from a function that returns (train, test) or train: sequences of (input, label), inputs ready to use."""
-    with explain_function(f"{path}:{name}"):
+PARTS = "train, (train, test) or (train, validation, test), each a sequence of (input, label)"
+
+
+def read_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split | None, Split | None]:
+    """Read train, validation and test from a function that returns them: sequences of (input, label), ready to use.
+
+    It may return train alone, or (train, test); all but train may be None.
+
+    Raises:
+        UserError: the function fails or returns anything else.
+    """
+    reference = f"{path}:{name}"
+    with explain_function(reference):
         returned = function_from_file(path, name, what="data")()
-    pair = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-    splits = [_dataset_split(part, teacher, f"{path}:{name}") if part is not None else None for part in pair]
-    return splits[0], splits[1]  # type: ignore[return-value]
+    parts = returned if isinstance(returned, tuple) and len(returned) in (2, 3) else (returned,)
+    train = _dataset_split(parts[0], teacher, reference)
+    held_out = [None if part is None else _dataset_split(part, teacher, reference) for part in parts[1:]]
+    validation, test = [None, None, *held_out][-2:]
+    return train, validation, test
 
 
 def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
+    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
+    if not indexed or len(dataset) == 0:
         raise UserError(
-            f"{reference} returned {type(dataset).__name__}; expected (train, test), sequences of (input, label)."
+            f"{reference} returned {'an empty ' if indexed else ''}{type(dataset).__name__}; expected {PARTS}."
         )
 
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -43,7 +57,7 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
         parts = ", ".join(type(each).__name__ for each in example) if isinstance(example, (tuple, list)) else ""
         raise UserError(
             f"{reference} gives an example as {type(example).__name__}{f' of {parts}' if parts else ''}. "
-            "Expected (input, label): tensors, arrays or numbers."
+            f"Expected (input, label): tensors, arrays or numbers. A function returns {PARTS}."
         ) from error
     if not first.is_floating_point():
         raise UserError(

@@ -236,3 +236,41 @@ def test_a_function_of_data_that_fails_is_told(tmp_path, teacher):
     (tmp_path / "mine.py").write_text("def fails(n):\n    return n\n")
     with pytest.raises(UserError, match=r"mine\.py:fails failed: TypeError: .*missing 1 required"):
         load_data(f"{tmp_path}/mine.py:fails", teacher)
+
+
+@pytest.mark.parametrize(
+    ("returned", "sizes"),
+    [
+        ("train, part(4), part(6)", [20, 4, 6]),
+        ("train, None, part(6)", [18, 2, 6]),
+        ("train, part(4), None", [16, 4, 4]),
+        ("train, None", [14, 2, 4]),
+    ],
+)
+def test_a_function_gives_a_validation_part_too(tmp_path, teacher, returned, sizes):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef part(count):\n    return [(torch.ones(3, 8, 8), n % 3) for n in range(count)]\n"
+        f"def load():\n    train = part(20)\n    return {returned}\n"
+    )
+    data = load_data(f"{tmp_path}/mine.py:load", teacher)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ("{'train': part}", "returned dict; expected train"),
+        ("[]", "returned an empty list"),
+        ("None, part", "returned NoneType"),
+        ("[part, part]", r"gives an example as list.*\(train, validation, test\)"),
+        ("part, part, part, part", r"gives an example as list.*\(train, validation, test\)"),
+        ("torch.utils.data.DataLoader(part)", "returned DataLoader; expected train"),
+    ],
+)
+def test_parts_in_another_form_are_refused(tmp_path, teacher, returned, expected):
+    (tmp_path / "mine.py").write_text(
+        "import torch\ndef load():\n    part = [(torch.ones(3, 8, 8), n % 3) for n in range(20)]\n"
+        f"    return {returned}\n"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_data(f"{tmp_path}/mine.py:load", teacher)
