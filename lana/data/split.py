@@ -27,7 +27,8 @@ class Split:
     """Some examples: `read(indices)` gives inputs (n, …) and labels (n, …); images as uint8 before normalisation.
 
     `labels` is None where examples have none or they are not one number each. With `workers`, so many processes read
-    the next batches ahead; `read` is then picklable.
+    the next batches ahead; `read` is then picklable. Where the split `varies`, each reading gives other inputs: nothing
+    that was computed on one reading holds for the next.
     """
 
     read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
@@ -35,6 +36,7 @@ class Split:
     labels: np.ndarray | None
     preprocessing: Preprocessing | None
     workers: int = 0
+    varies: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -18,11 +18,16 @@ MAX_OUTPUT_BYTES = 1 << 30  # of the teacher; class maps of a thousand images ar
 
 
 class DistanceToTeacher:
-    """The distance of networks from the teacher on a split; the teacher runs once, if its outputs fit in memory."""
+    """The distance of networks from the teacher on a split.
+
+    The teacher runs once, if its outputs fit in memory and the split gives the same inputs at each reading.
+    """
 
     def __init__(self, teacher: nn.Module, split: Split, task: Task, compute: Compute = CPU_FP32) -> None:
         self.teacher, self.split, self.task, self.compute = teacher, split, task, compute
         self.outputs: list[Any] = []
+        if split.varies:
+            return
         with evaluating(teacher, compute), torch.no_grad():
             for inputs, _ in split.batches(EVALUATION_BATCH, device=compute.device):
                 self.outputs.append(teacher(inputs))

@@ -190,8 +190,9 @@ def epoch_batches(setup: TrainingSetup, epoch: int, *, watched: bool = False) ->
     )
     view = _view(settings, augmentation) + (f"-{group.index}of{group.count}" if group.count > 1 else "")
     name = f"{settings.seed}-{epoch}-{settings.batch_size}-{settings.precision}{view}.pt"
-    # A user's function, whose splits have no labels here, may augment what it reads: other batches every time.
-    folder = setup.cached_outputs if train.labels is not None and not watched else None
+    # A user's function, whose splits have no labels here, may augment some examples only: two readings miss that.
+    same_inputs = train.labels is not None and not train.varies
+    folder = setup.cached_outputs if same_inputs and not watched else None
     return with_teacher_outputs(
         setup.teacher if settings.distillation or watched else None,
         batches,

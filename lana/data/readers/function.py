@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,9 @@ from lana.data.split import Split, checked_shape
 from lana.errors import UserError
 from lana.models.teacher import Teacher
 
+logger = logging.getLogger(__name__)
 
+READ_TWICE = 32  # examples: a change with a chance of one in ten at each reading is missed once in five hundred times
 PARTS = "train, (train, test) or (train, validation, test), each a sequence of (input, label)"
 
 
@@ -33,7 +39,26 @@ def read_function(path: str, name: str, teacher: Teacher) -> tuple[Split, Split 
     train = _dataset_split(parts[0], teacher, reference)
     held_out = [None if part is None else _dataset_split(part, teacher, reference) for part in parts[1:]]
     validation, test = [None, None, *held_out][-2:]
+    _tell_varying(reference, train, validation, test)
     return train, validation, test
+
+
+def _tell_varying(reference: str, train: Split, validation: Split | None, test: Split | None) -> None:
+    parts = {"train": train, "validation": validation, "test": test}
+    varying = [name for name, split in parts.items() if split is not None and split.varies]
+    if not varying:
+        return
+    message = (
+        f"{reference} gives other examples at each reading ({', '.join(varying)}). "
+        "Nothing that was computed on one reading is kept."
+    )
+    if varying == ["train"] and validation is not None and test is not None:
+        logger.info(message)
+        return
+    logger.warning(
+        f"{message} Figures on augmented examples scatter, and parts taken off train are augmented as well: "
+        "return (train, validation, test), and augment train alone."
+    )
 
 
 def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
@@ -46,8 +71,8 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
         with explain_function(reference):
             examples = [dataset[int(index)] for index in indices]
-        inputs = torch.stack([torch.as_tensor(example[0]) for example in examples])
-        return inputs.float(), torch.stack([torch.as_tensor(example[1]) for example in examples])
+            inputs = torch.stack([torch.as_tensor(example[0]) for example in examples])
+            return inputs.float(), torch.stack([torch.as_tensor(example[1]) for example in examples])
 
     with explain_function(reference):
         example = dataset[0]
@@ -65,4 +90,27 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
             "network takes them: images scaled and normalised."
         )
     split = Split(read=read, indices=np.arange(len(dataset)), labels=None, preprocessing=None)
-    return checked_shape(split, teacher, reference)
+    return replace(checked_shape(split, teacher, reference), varies=_varies(split))
+
+
+def _varies(split: Split) -> bool:
+    """True where some example differs from itself when it is read again: augmentation at random."""
+    chosen = np.linspace(0, len(split) - 1, min(READ_TWICE, len(split))).astype(int)
+    with _random_state_kept():
+        for index in chosen:
+            once, again = (split.read(np.array([index])) for _ in range(2))
+            if not all(torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in zip(once, again, strict=True)):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """The global generators end as they began: what follows draws the same numbers."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -73,10 +73,11 @@ def test_outputs_of_a_class_of_their_own_are_not_cached(teacher, data, tmp_path)
     assert not (tmp_path / "outputs").exists()
 
 
-def test_outputs_on_unlabelled_splits_are_not_cached(teacher, data, tmp_path):
-    unlabelled = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=None))
+@pytest.mark.parametrize("change", [{"labels": None}, {"varies": True}])
+def test_outputs_on_splits_that_may_vary_are_not_cached(teacher, data, tmp_path, change):
+    varying = dataclasses.replace(data, train=dataclasses.replace(data.train, **change))
     settings = FineTuning(epochs=1, batch_size=50)
-    for given, kept in ((unlabelled, False), (data, True)):
+    for given, kept in ((varying, False), (data, True)):
         for _ in epoch_batches(setup_of(teacher, given, settings, tmp_path / "outputs"), 0):
             pass
         assert (tmp_path / "outputs").exists() == kept
