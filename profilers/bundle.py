@@ -253,7 +253,17 @@ def _comparison(entry: Mapping[str, Any]) -> Comparison:
         raise ValueError(f"{entry['name'][:80]!r} has not as many ratios as reference_ms")
     if min(figures["ratios"]) < LEAST_RATIO:
         raise ValueError(f"a ratio of {entry['name'][:80]!r} is below {LEAST_RATIO}: no network is so much faster")
-    return Comparison(ratios=tuple(figures["ratios"]), reference_ms=tuple(figures["reference_ms"]))
+    count, calm, waited = len(figures["ratios"]), entry.get("calm", []), entry.get("waited", [])  # older ones lack them
+    if len(calm) not in (0, count) or not all(isinstance(flag, bool) for flag in calm):
+        raise ValueError(f"calm of {entry['name'][:80]!r} is not true or false for each ratio")
+    if len(waited) not in (0, count) or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in waited):
+        raise ValueError(f"waited of {entry['name'][:80]!r} is not a share from 0 to 1 for each ratio")
+    return Comparison(
+        **{name: tuple(values) for name, values in figures.items()},
+        calm=tuple(calm),
+        waited=tuple(waited),
+        watched=str(entry.get("watched", ""))[:80],
+    )
 
 
 def _tell(progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,20 @@ LONG_S = 1e-3  # shorter runs are seldom interrupted: their median is right by t
 
 
 @dataclass(frozen=True)
+class Switches:
+    """Counts how often the processor was taken away so far; asking takes `cost_s`."""
+
+    count: Callable[[], int]
+    cost_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Clocks:
-    """The clock of a run depends on how long it is about to take; `working` may be missing."""
+    """The clock of a run depends on how long it is about to take; `working` and `switches` may be missing."""
 
     plain: Clock = time.perf_counter
     working: Clock | None = None
+    switches: Switches | None = None
 
     def get(self, run_s: float) -> Clock:
         """The clock for a run of about these seconds; infinite where the time is not known yet.
@@ -60,3 +70,31 @@ def working_clock() -> Clock | None:
     stamps = [clock() for _ in range(100)]
     reading_s = min(after - before for before, after in itertools.pairwise(stamps))
     return clock
+
+
+def switch_counter(*, of_thread: bool) -> Switches | None:
+    """Involuntary context switches of the calling thread, or of the whole process; None outside Linux."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    get, who = resource.getrusage, resource.RUSAGE_THREAD if of_thread else resource.RUSAGE_SELF
+
+    def count() -> int:
+        return get(who).ru_nivcsw
+
+    # As with the working clock: the least of many is never too much.
+    stamps = []
+    for _ in range(100):
+        count()
+        stamps.append(time.perf_counter())
+    return Switches(count, min(after - before for before, after in itertools.pairwise(stamps)))
+
+
+def waited_s() -> float:
+    """Seconds that the calling thread was ready and had no processor; outside Linux also those in which it slept."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) * 1e-9
+    except OSError:
+        return time.perf_counter() - time.thread_time()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from profilers.computation import Computation
 from profilers.errors import MeasurementFailed, ProfilerError
@@ -14,6 +15,7 @@ from profilers.registry import create_runtime
 from profilers.runtime import RuntimeSettings
 from profilers.sweep import Progress
 
+REPEATED = 2  # times as many processes at most, where some are disturbed
 TIMEOUT_S = 300.0
 
 
@@ -24,14 +26,31 @@ class Comparison:
     Attributes:
         ratios: medians over rounds of the candidate's time over the reference's beside it.
         reference_ms: medians of the reference.
+        calm: whether they are of rounds in which no other process took the processor; empty where it is not known.
+        waited: the share of its time in which the process waited for a processor; empty where it is not known.
+        watched: how disturbances were noticed: by context "switches", or by the scatter of fixed "kernels".
     """
 
     ratios: tuple[float, ...]
     reference_ms: tuple[float, ...]
+    calm: tuple[bool, ...] = ()
+    waited: tuple[float, ...] = ()
+    watched: str = ""
 
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessFound:
+    """What one process saw: figures of each candidate, and its own."""
+
+    ratios: tuple[float, ...]
+    calm: tuple[bool, ...]
+    reference_ms: float
+    waited: float
+    watched: str
 
 
 def compare(
@@ -46,8 +65,8 @@ def compare(
 ) -> list[Comparison]:
     """Measure candidates beside a reference; each process is fresh and sees all of them in shuffled rounds.
 
-    A process takes `seconds_per_process`, or seven rounds where they take longer. One build or visit may take
-    `TIMEOUT_S`.
+    A process takes `seconds_per_process`, or seven rounds where they take longer. One that other processes disturbed is
+    repeated, up to twice as many in all. One build or visit may take `TIMEOUT_S`.
 
     Raises:
         RuntimeUnavailable: the runtime is not installed.
@@ -57,29 +76,62 @@ def compare(
         raise ProfilerError(f"processes={processes}, seconds_per_process={seconds_per_process}: expected more than 0.")
     create_runtime(runtime, settings)  # not installed? then say so before any process is started
     everything = [reference, *candidates]
-    ratios: list[list[float]] = [[] for _ in candidates]
-    reference_ms: list[float] = []
+    done: list[ProcessFound] = []
     started_s = time.monotonic()
-    for process in range(processes):
+    while goes_on(done, processes):
         result = run_job(
-            {"kind": "compare", "seconds": seconds_per_process, "seed": process},
+            {"kind": "compare", "seconds": seconds_per_process, "seed": len(done)},
             runtime=runtime,
             settings=settings,
             computations=everything,
             timeout_s=TIMEOUT_S,
         )
-        if isinstance(result, Blame):
-            raise _failed(everything[result.item], result.message)
-        for index, message in result["errors"].items():
-            raise _failed(everything[int(index)], message)
-        for found, rounds in zip(ratios, result["ratios"], strict=True):
-            found.append(statistics.median(rounds))
-        reference_ms.append(statistics.median(result["reference_s"]) * 1e3)
+        done.append(_found(result, everything))
         if progress is not None:
-            done = process + 1
-            left = (time.monotonic() - started_s) / done * (processes - done)
-            progress(Progress(done=done, total=processes, name=f"process {done}", seconds_left=left))
-    return [Comparison(ratios=tuple(found), reference_ms=tuple(reference_ms)) for found in ratios]
+            total = max(processes, len(done) + goes_on(done, processes))
+            left = (time.monotonic() - started_s) / len(done) * (total - len(done))
+            progress(Progress(done=len(done), total=total, name=f"process {len(done)}", seconds_left=left))
+    return [compared(done, index, processes) for index in range(len(candidates))]
+
+
+def _found(result: Mapping[str, Any] | Blame, everything: Sequence[Computation]) -> ProcessFound:
+    if isinstance(result, Blame):
+        raise _failed(everything[result.item], result.message)
+    for index, message in result["errors"].items():
+        raise _failed(everything[int(index)], message)
+    return ProcessFound(
+        ratios=tuple(statistics.median(rounds) for rounds in result["ratios"]),
+        calm=tuple(result["calm"]),
+        reference_ms=statistics.median(result["reference_s"]) * 1e3,
+        waited=round(result["waited"], 4),
+        watched=result["watched"],
+    )
+
+
+def goes_on(done: Sequence[ProcessFound], processes: int) -> bool:
+    """Whether another process is wanted: those that were disturbed are repeated, up to twice as many in all.
+
+    Where none was calm, one more shows whether calm comes.
+    """
+    if len(done) < processes:
+        return True
+    calm = [sum(flags) for flags in zip(*(one.calm for one in done), strict=True)]
+    if min(calm, default=processes) >= processes:
+        return False
+    return len(done) < (REPEATED * processes if any(calm) else processes + 1)
+
+
+def compared(done: Sequence[ProcessFound], index: int, processes: int) -> Comparison:
+    """Of one candidate so many processes: the calm ones, and of the others as many as lack."""
+    order = sorted(range(len(done)), key=lambda process: not done[process].calm[index])[:processes]
+    taken = [done[process] for process in sorted(order)]
+    return Comparison(
+        ratios=tuple(one.ratios[index] for one in taken),
+        reference_ms=tuple(one.reference_ms for one in taken),
+        calm=tuple(one.calm[index] for one in taken),
+        waited=tuple(one.waited for one in taken),
+        watched=taken[0].watched,
+    )
 
 
 def _failed(computation: Computation, message: str) -> MeasurementFailed:

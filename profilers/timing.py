@@ -18,8 +18,6 @@ from profilers.runtime import Session
 T = TypeVar("T")
 
 DISTURBED = 0.3  # of a logarithm: a time that far from its item's median says nothing of the machine's speed
-WHOLE_VISIT_MS = 20.0  # of a whole network (with 4 ms one of 5 ms came out 10% slower, and scattered twice as much)
-LEAST_ROUNDS = 7  # of whole networks, however long they take
 FOLLOWS_PRIOR = 0.01  # weighs as much as 25 pairs of an index that scatters by 2%
 
 CALIBRATE_EVERY = 8  # items between two calibrations: some 30 ms, in which a machine's speed hardly drifts
@@ -172,52 +170,6 @@ def visit(item: Item, protocol: Protocol, cache: Cache, clocks: Clocks) -> tuple
     item.run_s = min(item.run_s, *runs)
     item.spent_s += clocks.plain() - started_s
     return cold_s, runs
-
-
-def paired_ratios(
-    reference: Session,
-    candidates: Sequence[Session],
-    *,
-    seconds: float,
-    seed: int = 0,
-    clocks: Clocks,
-    at: Callable[[int], None] = lambda item: None,
-) -> tuple[list[list[float]], list[float]]:
-    """Time of each candidate over that of the reference beside it, round by round; and the reference's seconds.
-
-    Every few candidates stand between two visits of the reference, and are compared with the mean of the two. At
-    each visit a first run only warms up, and the median of the others counts: a network of a few milliseconds is
-    not warm after one run. `at` is told -1 for the reference.
-    """
-    generator, deadline = random.Random(seed), clocks.plain() + seconds
-    fastest: dict[int, float] = {}
-
-    def look(i: int) -> float:
-        at(i)
-        session = reference if i < 0 else candidates[i]
-        warm = session.durations(1, clocks.get(fastest.get(i, math.inf)))[0]
-        about_s = min(warm, fastest.get(i, warm))
-        runs = session.durations(run_count(about_s, WHOLE_VISIT_MS / 1e3, 50), clocks.get(about_s))
-        fastest[i] = min(*runs, warm, fastest.get(i, warm))
-        return float(np.median(runs))
-
-    ratios: list[list[float]] = [[] for _ in candidates]
-    seen: list[float] = []
-    rounds = 0
-    while rounds < LEAST_ROUNDS or clocks.plain() < deadline:
-        order = list(range(len(candidates)))
-        generator.shuffle(order)
-        before = look(-1)
-        seen.append(before)
-        for chunk in chunks(order, 4):
-            times = [(i, look(i)) for i in chunk]
-            after = look(-1)
-            seen.append(after)
-            for i, run_s in times:
-                ratios[i].append(run_s / math.sqrt(before * after))
-            before = after
-        rounds += 1
-    return ratios, seen
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

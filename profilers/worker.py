@@ -16,17 +16,19 @@ import struct
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from profilers.calibration import Calibrator
-from profilers.clock import Clocks, working_clock
+from profilers.clock import Clocks, switch_counter, waited_s, working_clock
 from profilers.computation import Computation
 from profilers.errors import BuildFailed, ProfilerError
 from profilers.measurement import Measurement
+from profilers.pairing import paired_rounds
 from profilers.registry import create_runtime
 from profilers.runtime import Runtime, RuntimeSettings, Session, pin
-from profilers.timing import Item, Protocol, paired_ratios, sample
+from profilers.timing import Item, Protocol, sample
 
 STARTING, CALIBRATING = -2, -1  # what a worker is at when no item is to blame
 _STATUS = struct.Struct("<qq")  # a counter that changes with every step, and the index of the item
@@ -169,12 +171,20 @@ def _compare(
     sessions, errors = _prepare(runtime, computations, status)
     if errors:
         return {"errors": errors}
-    ratios, reference_s = paired_ratios(
+    clocks = replace(_clocks(runtime), switches=switch_counter(of_thread=runtime.computes_in_caller()))
+    kernels = None
+    if clocks.switches is None:
+        status.write(CALIBRATING)
+        kernels = Calibrator(runtime, folder, clocks, None).index
+    start_s, waited_before_s = clocks.plain(), waited_s()
+    found = paired_rounds(
         sessions[0],
         [sessions[i] for i in range(1, len(computations))],
         seconds=job["seconds"],
         seed=job["seed"],
-        clocks=_clocks(runtime),
+        clocks=clocks,
         at=lambda item: status.write(item + 1),
+        kernels=kernels,
     )
-    return {"errors": {}, "ratios": ratios, "reference_s": reference_s}
+    waited = min(1.0, max(0.0, (waited_s() - waited_before_s) / (clocks.plain() - start_s)))
+    return {**asdict(found), "errors": {}, "waited": waited, "watched": "switches" if kernels is None else "kernels"}

@@ -5,44 +5,12 @@ import random
 import statistics
 
 import pytest
+from simulated_machine import FakeSession, Machine
 
 from profilers import ProfilerError, Protocol
 from profilers.clock import Clocks
 from profilers.measurement import Measurement, Round, median_interval
-from profilers.timing import Item, paired_ratios, sample, steady
-
-
-class Machine:
-    """A clock that only sessions move; its speed drifts as a shared machine's does."""
-
-    def __init__(self, *, drift=0.3, noise=0.0, seed=0):
-        self.now, self.drift, self.noise, self.random = 0.0, drift, noise, random.Random(seed)
-
-    def clock(self):
-        return self.now
-
-    @property
-    def slowness(self):
-        return 1 + self.drift * math.sin(self.now * 3)
-
-    def work(self, seconds):
-        self.now += seconds * self.slowness * (1 + self.noise * abs(self.random.gauss(0, 1)))
-
-
-class FakeSession:
-    """Stands for a runtime's session: takes a known time on a simulated machine."""
-
-    def __init__(self, machine, seconds):
-        self.machine, self.seconds, self.visits = machine, seconds, 0
-
-    def durations(self, count, clock):
-        self.visits += 1
-        found = []
-        for _ in range(count):
-            start = clock()
-            self.machine.work(self.seconds)
-            found.append(clock() - start)
-        return found
+from profilers.timing import Item, sample, steady
 
 
 def calibrate_on(machine):
@@ -126,44 +94,6 @@ def test_the_order_is_shuffled_and_a_seed_repeats_it():
     assert order(1) != order(2)
     assert order(1)[:10] != order(1)[10:20]
     assert sorted(order(1)[:10]) == list(range(10))
-
-
-def test_paired_ratios_hold_under_drift():
-    machine = Machine(drift=0.3, noise=0.01)
-    reference = FakeSession(machine, 4e-3)
-    candidates = [FakeSession(machine, 4e-3 * ratio) for ratio in (0.25, 0.5, 0.9, 1.0, 1.7)]
-    ratios, seen = paired_ratios(reference, candidates, seconds=2.0, clocks=Clocks(machine.clock))
-    assert [sorted(r)[len(r) // 2] for r in ratios] == pytest.approx([0.25, 0.5, 0.9, 1.0, 1.7], rel=0.02)
-    assert len(ratios[0]) >= 7
-    assert all(second > 0 for second in seen)
-
-
-class SharedMachine(Machine):
-    """One whose processor another process takes, for as long again, every 3 ms."""
-
-    slice_s = 3e-3
-
-    def __init__(self):
-        super().__init__(drift=0)
-        self.waited, self.left = 0.0, self.slice_s
-
-    def work(self, seconds):
-        while seconds >= self.left:
-            self.now, self.waited = self.now + self.left + self.slice_s, self.waited + self.slice_s
-            seconds, self.left = seconds - self.left, self.slice_s
-        self.now, self.left = self.now + seconds, self.left - seconds
-
-
-def ratio_on_a_shared_machine(*, working):
-    machine = SharedMachine()
-    clocks = Clocks(machine.clock, (lambda: machine.now - machine.waited) if working else None)
-    ratios, _ = paired_ratios(FakeSession(machine, 5e-3), [FakeSession(machine, 1e-3)], seconds=1.0, clocks=clocks)
-    return statistics.median(ratios[0])
-
-
-def test_a_processor_that_is_shared_makes_no_other_ratio():
-    assert ratio_on_a_shared_machine(working=True) == pytest.approx(0.2, rel=0.01)
-    assert ratio_on_a_shared_machine(working=False) < 0.15  # the plain clock: the short network is seldom interrupted
 
 
 def test_a_protocol_is_checked():
