@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lana.common.files import explain_disk
+from lana.common.importing import place_of
 from lana.common.progress import reporting
 from lana.common.suggestions import near
 from lana.errors import LanaError
@@ -48,6 +49,14 @@ class Group(Named):
             traceback.print_exc()
             click.echo("lana: no mistake of yours: please report the lines above. What is finished is kept.", err=True)
             ctx.exit(EXIT_UNEXPECTED)
+        except BaseException as error:  # lana itself raises none: a user's network, data or task does
+            place = place_of(error)
+            click.echo(
+                f"lana: code of yours ended the command by {type(error).__name__}({str(error)[:80]}) in {place}. "
+                "Raise an Exception there instead. What is finished is kept.",
+                err=True,
+            )
+            ctx.exit(EXIT_USER_ERROR)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def compress(
     print_result(summary, json_output=json_output)
     if not json_output and summary.changed:
         click.echo(f"Student: {folder / 'students' / summary.student}")
-    sys.exit(0 if summary.verified or not summary.changed else 1)
+    click.get_current_context().exit(0 if summary.verified or not summary.changed else 1)
 
 
 @main.command()
@@ -156,7 +155,7 @@ def select(
 
     summary = pipeline.select(run, budget, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)
     print_result(summary, json_output=json_output)
-    sys.exit(0 if summary.verified or not summary.changed or not verify else 1)
+    click.get_current_context().exit(0 if summary.verified or not summary.changed or not verify else 1)
 
 
 def _pin(text: str) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from typing import Any
 from lana.common.suggestions import near
 from lana.errors import UserError
 
+_LONGEST = 500  # characters of a foreign message that are repeated
+
 
 def python_file(path: str, *, what: str) -> Path:
     """A Python file of the user's, absolute.
@@ -83,7 +85,7 @@ def importing_neighbours(function: Callable[..., Any], path: str | Path) -> Call
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        with _importing_from(Path(path).expanduser().resolve().parent):
+        with fenced(), _importing_from(Path(path).expanduser().resolve().parent):
             return function(*args, **kwargs)
 
     return called
@@ -112,10 +114,10 @@ def import_file(path: str, *, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        with _importing_from(file.parent):
+        with fenced(), _importing_from(file.parent):
             spec.loader.exec_module(module)
     except Exception as error:  # the user's own code
-        raise UserError(f"{file} fails to import: {type(error).__name__}: {error}.") from error
+        raise UserError(f"{file} fails to import: {_brief(error)}.") from error
     return module
 
 
@@ -123,10 +125,38 @@ def import_file(path: str, *, what: str) -> ModuleType:
 def explain_function(reference: str) -> Iterator[None]:
     """Turn an exception of a user's function into a message that names the place."""
     try:
-        yield
+        with fenced():
+            yield
     except UserError:
         raise
     except Exception as error:  # the user's own code
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{last.filename}, line {last.lineno}"
-        raise UserError(f"{reference} failed: {type(error).__name__}: {error} ({place}).") from error
+        raise UserError(f"{reference} failed: {_brief(error)} ({place_of(error.__cause__ or error)}).") from error
+
+
+class EndedProgram(RuntimeError):
+    """A user's code raised what would have ended the program without a word."""
+
+
+@contextlib.contextmanager
+def fenced() -> Iterator[None]:
+    """Hold up a user's code that would end the program: `sys.exit` and other exceptions that are no `Exception`.
+
+    Raises:
+        EndedProgram: instead of them. An interruption passes.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # not `Exception`, so nobody who handles errors of the user's code would see it
+        raise EndedProgram(f"it would end lana by {type(error).__name__}({str(error)[:80]})") from error
+
+
+def place_of(error: BaseException) -> str:
+    """The line that raised an exception."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:_LONGEST]}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lana.common.files import explain_disk
+from lana.common.importing import EndedProgram, fenced
 from lana.common.progress import reporting, silence
 from lana.config.recipe import Recipe
 from lana.errors import LanaError
@@ -34,7 +35,7 @@ def main(student: str, recipe_path: str) -> NoReturn:
 if __name__ == "__main__":
     end_with_the_starter()
     try:
-        with explain_disk(Path(sys.argv[1])), reporting(quiet="--quiet" in sys.argv):
+        with explain_disk(Path(sys.argv[1])), reporting(quiet="--quiet" in sys.argv), fenced():
             main(*sys.argv[1:3])
-    except LanaError as error:
+    except (LanaError, EndedProgram) as error:
         sys.exit(f"lana: {error}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lana.common.console import figure
+from lana.common.importing import fenced
 from lana.data.split import Data, Split
 from lana.errors import UserError
 from lana.evaluation.metrics import Evaluation
@@ -76,10 +79,8 @@ def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
     with torch.no_grad():
         output = teacher.module(inputs)
     try:
-        for judge, other in ((task.metric, labels), (task.loss, labels), (task.distance, output)):
-            if (judged := tuple(judge(output, other).shape)) != (len(inputs),):
-                raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
-        task.chance(output)
+        with fenced():
+            _judge(task, inputs, labels, output)
     except UserError:
         raise
     except Exception as error:  # the task may be the user's own code
@@ -89,6 +90,18 @@ def _check_task(teacher: Teacher, data: Data, task: Task) -> None:
             f"and labels of shape {tuple(labels.shape)} ({type(error).__name__}: {str(error)[:150]}). "
             "Check --task (classification, segmentation, or one of your own) and the labels."
         ) from error
+
+
+def _judge(task: Task, inputs: Tensor, labels: Tensor, output: Any) -> None:
+    """Let a task judge two examples.
+
+    Raises:
+        ValueError: it does not give one figure an example.
+    """
+    for judge, other in ((task.metric, labels), (task.loss, labels), (task.distance, output)):
+        if (judged := tuple(judge(output, other).shape)) != (len(inputs),):
+            raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
+    task.chance(output)
 
 
 def _splits(data: Data) -> Iterator[tuple[str, Split]]:

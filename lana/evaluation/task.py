@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch.nn.functional as F
 from torch import Tensor
 
-from lana.common.importing import function_from_file
+from lana.common.importing import explain_function, function_from_file
 from lana.common.suggestions import near
 from lana.errors import UserError
 
@@ -87,7 +87,9 @@ def load_task(reference: str) -> Task:
             f"Unknown task {reference!r}. Expected {', '.join(_TASKS)} or path/to/file.py:Task."
             f"{near(reference, list(_TASKS))}"
         )
-    task = function_from_file(path, name, what="a task")()
+    make = function_from_file(path, name, what="a task")
+    with explain_function(reference):
+        task = make()
     if not isinstance(task, Task):
         raise UserError(
             f"{reference} lacks a member of a task. "

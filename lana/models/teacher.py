@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lana.common.importing import fenced
 from lana.config.options import TeacherOptions
 from lana.errors import UserError
 from lana.models.libraries import build_network
@@ -140,7 +141,7 @@ def try_forward(teacher: Teacher) -> None:
         UserError: the forward pass fails on the input shape that it was given.
     """
     try:
-        with torch.no_grad(), observed_calls(teacher.module) as calls:
+        with fenced(), torch.no_grad(), observed_calls(teacher.module) as calls:
             teacher.module(teacher.example())
     except Exception as error:  # the network may be the user's own code
         raise UserError(

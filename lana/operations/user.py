@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lana.common.importing import import_file, importing_neighbours
+from lana.common.importing import fenced, import_file, importing_neighbours
 from lana.errors import UserError
 from lana.networks.layers import Layer
 from lana.operations.base import example_of, unless
@@ -72,7 +72,8 @@ def _why_not(builder: Callable[..., Any]) -> Callable[[Layer, nn.Module], str]:
 def _call(builder: Callable[..., Any], layer: Layer, module: nn.Module) -> Any:
     """Run a builder on a copy of the teacher's module, so that it can neither change nor share it."""
     try:
-        return builder(layer, copy.deepcopy(module))
+        with fenced():
+            return builder(layer, copy.deepcopy(module))
     except Exception as error:  # the user's own code may raise anything
         raise UserError(
             f"The builder of the operation {builder.__name__!r} fails at {layer.name} ({layer.layout}, "
@@ -89,7 +90,7 @@ def _checked(name: str, builder: Callable[..., Any]) -> Any:
                 f"The operation {name!r} returned {type(made).__name__} at {layer.name}; expected a module."
             )
         try:
-            with torch.no_grad():
+            with fenced(), torch.no_grad():
                 output = made.eval()(example_of(layer))
             shape = tuple(output.shape[1:])
         except Exception as error:  # the user's own code may raise anything
