@@ -223,7 +223,7 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
         ProfilerError: it is not one, or its figures cannot be.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         texts = {name: content[name] for name in ("label", "runtime", "device")}
         names = [entry["name"] for entry in content["networks"]]
         if not all(isinstance(text, str) for text in (*texts.values(), *names)) or len(set(names)) < len(names):

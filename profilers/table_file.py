@@ -14,6 +14,7 @@ killed leaves a whole table, and two writers at once leave one with the rows of 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import functools
@@ -200,13 +201,18 @@ def read(path: Path, *, cut_short: bool = False) -> tuple[Header, list[Fields]]:
 
 
 def _decode(content: bytes, path: Path, *, cut_short: bool = False) -> str:
-    content = content.replace(b"\r\n", b"\n")  # as an editor or git may have written it
+    content = _plain(content)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         if cut_short and error.reason == "unexpected end of data":
             return content[: error.start].decode()
         raise InvalidTable(f"{path} is no latency table: it is not text.") from error
+
+
+def _plain(content: bytes) -> bytes:
+    """Without what an editor, a spreadsheet or git may have added: a byte order mark, other line ends."""
+    return content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
 def write(path: Path, header: Header, rows: Sequence[Fields]) -> None:
@@ -281,7 +287,7 @@ def read_begun(path: Path) -> Header | None:
 def _nothing_yet(content: bytes) -> bool:
     """True if the process that began the table was killed before it wrote a row; nothing is lost then."""
     first, columns = f"{_FIRST}\n".encode(), ",".join(COLUMNS).encode()
-    content = content.replace(b"\r\n", b"\n")
+    content = _plain(content)
     *header, last = content.split(b"\n")
     return (
         first.startswith(content[: len(first)])

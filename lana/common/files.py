@@ -74,7 +74,7 @@ def read_json(path: Path, default: Any = REQUIRED) -> Any:
     if default is not REQUIRED and not path.is_file():
         return default
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Repeat the command that writes it.") from error
     except ValueError as error:  # not JSON, or not text

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from lana.common.reference import LOCAL, split_reference
 from lana.common.suggestions import near
 from lana.errors import UserError
 
@@ -30,7 +31,7 @@ def read_options(path: Path | str, known: Iterable[str]) -> dict[str, Any]:
         UserError: the file is missing, not YAML, or names an option that does not exist.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"Cannot read the recipe {path}: {error.strerror}. Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -57,9 +58,11 @@ def moved(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
         return os.path.relpath(old.resolve() / text, new.resolve())
 
     def reference(text: str) -> str:
-        kind, colon, place = text.partition(":")
+        kind, place = split_reference(text)
         if kind.endswith(".py"):
-            return f"{path(kind)}{colon}{place}"
+            return f"{path(kind)}:{place}" if place else path(kind)
+        if kind == "timm" and place.startswith(LOCAL):
+            return f"timm:{LOCAL}{path(place.removeprefix(LOCAL))}"
         return f"{kind}:{path(place)}" if kind in ("folder", "parquet", "npz") and place else text
 
     return {

@@ -9,6 +9,7 @@ import importlib.util
 from pathlib import Path
 
 from lana.common.importing import python_file
+from lana.common.reference import LOCAL, split_reference
 from lana.common.suggestions import close
 from lana.config.folders import students_in
 from lana.config.recipe import Recipe
@@ -55,7 +56,7 @@ def check_model(model: str) -> None:
     Raises:
         UserError: see above; a package that is not installed.
     """
-    kind, _, name = model.partition(":")
+    kind, name = split_reference(model)
     if model in BUNDLED:
         return
     if kind in LIBRARIES and name:
@@ -63,12 +64,23 @@ def check_model(model: str) -> None:
             raise UserError(
                 f"{model} needs the package {kind!r}. Install it with: pip install -e '.[vision]' in lana's folder."
             )
+        if kind == "timm" and name.startswith(LOCAL):
+            _model_folder(name.removeprefix(LOCAL))
     elif kind.endswith(".py") and name:
         python_file(kind, what="a model")
     elif kind.endswith(".py"):
         raise UserError(f"{model} names no function. Expected {model}:FUNCTION, one that returns the model.")
     else:
         raise UserError(f"Unknown model {model!r}. Expected one of: {', '.join(MODELS)}.{_meant_model(model)}")
+
+
+def _model_folder(place: str) -> None:
+    config = Path(place).expanduser() / "config.json"
+    if not config.is_file():
+        raise UserError(
+            f"timm:{LOCAL}{place} cannot be built: there is no file {config}. "
+            "Expected a folder as timm saves it: config.json beside model.safetensors or pytorch_model.bin."
+        )
 
 
 def _meant_model(model: str) -> str:
@@ -84,7 +96,7 @@ def check_data(reference: str) -> None:
     Raises:
         UserError: see above.
     """
-    kind, _, place = reference.partition(":")
+    kind, place = split_reference(reference)
     if reference == "digits" or (kind == "hf" and place):
         return
     if kind == "folder" and place:

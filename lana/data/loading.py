@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lana.common.reference import split_reference
 from lana.config.references import check_data
 from lana.data.readers.digits import read_digits
 from lana.data.readers.folder import read_folder
@@ -27,7 +28,7 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
         UserError: the reference is unknown or empty, images are unreadable (named and counted), examples too few.
     """
     check_data(reference)
-    kind, _, place = reference.partition(":")
+    kind, place = split_reference(reference)
     train: Split
     test: Split | None
     validation: Split | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lana.common.importing import explain_function, function_from_file, import_torchvision, require
+from lana.common.reference import HUB, LOCAL, split_reference
 from lana.common.suggestions import near
 from lana.config.references import BUNDLED, check_model
 from lana.errors import UserError
@@ -20,7 +22,7 @@ def build_network(
     model: str, kwargs: dict[str, Any], *, pretrained: bool
 ) -> tuple[nn.Module, Mapping[str, Any] | None]:
     check_model(model)
-    kind, _, name = model.partition(":")
+    kind, name = split_reference(model)
     with _explain_arguments(model, kwargs):
         if model in BUNDLED:
             from lana.models.bundled import digits_resnet
@@ -81,12 +83,28 @@ def _explain_arguments(model: str, kwargs: dict[str, Any]) -> Iterator[None]:
 def _from_timm(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
     import_torchvision()
     timm = require("timm", extra="vision")
-    if not timm.is_model(name):
+    if name.startswith(LOCAL):
+        name = f"{LOCAL}{Path(name.removeprefix(LOCAL)).expanduser()}"
+    elif not name.startswith(HUB) and not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}.{near(name, timm.list_models())}")
-    with explain_download(f"timm:{name}"):
+    with explain_download(f"timm:{name}"), _explain_config(name):
         module = timm.create_model(name, pretrained=pretrained, **kwargs)
     config = timm.data.resolve_model_data_config(module)
     return module, {"image_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+
+
+@contextlib.contextmanager
+def _explain_config(name: str) -> Iterator[None]:
+    """Turn timm's refusal of a configuration that is not its own into a message."""
+    try:
+        yield
+    except Exception as error:  # what a configuration holds is called, so anything may come
+        if ":" not in name or isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"timm cannot build {name} ({type(error).__name__}: {str(error)[:200]}). "
+            "Expected a config.json with the 'architecture' of a model that timm knows, and weights that fit it."
+        ) from error
 
 
 def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -119,7 +137,8 @@ def explain_download(model: str) -> Any:
     try:
         yield
     except (OSError, RuntimeError) as error:
+        other = f"timm:{LOCAL}PATH, a folder that timm saved" if "hub:" in model else "a file with --weights"
         raise UserError(
             f"The pretrained weights of {model} could not be downloaded ({type(error).__name__}: {str(error)[:200]}). "
-            "Give a file with --weights, or connect to the network."
+            f"Give {other}, or connect to the network."
         ) from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lana.common.importing import fenced
+from lana.common.reference import LOCAL, split_reference
 from lana.config.options import TeacherOptions
 from lana.errors import UserError
 from lana.models.libraries import build_network
@@ -153,6 +154,8 @@ def try_forward(teacher: Teacher) -> None:
 
 
 def _absolute(model: str) -> str:
-    """A file reference with its path made absolute, so that it loads from any working directory."""
-    path, colon, name = model.partition(":")
-    return f"{Path(path).expanduser().resolve()}:{name}" if colon and path.endswith(".py") else model
+    """A reference to a file or folder with its path made absolute, so that it loads from any working directory."""
+    kind, name = split_reference(model)
+    if kind == "timm" and name.startswith(LOCAL):
+        return f"timm:{LOCAL}{Path(name.removeprefix(LOCAL)).expanduser().resolve()}"
+    return f"{Path(kind).expanduser().resolve()}:{name}" if kind.endswith(".py") else model

@@ -1,5 +1,6 @@
 """Tables: what is written is read, what was changed is refused, rows merge by rules."""
 
+import codecs
 import dataclasses
 import json
 import math
@@ -49,6 +50,15 @@ def test_what_is_written_is_read(table):
     assert math.isnan(found.lookup("cc").latency_ms)
     assert found.rows.loc["bb", "latency_ms"] == 2.0
     assert found.header.settings == RuntimeSettings()
+
+
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(table):
+    plain = table.read_bytes()
+    table.write_bytes(codecs.BOM_UTF8 + plain.replace(b"\n", b"\r\n"))
+    assert len(LatencyTable.read(table)) == 3
+    append(table, HEADER, [row("dd", 4.0)])
+    assert table.read_bytes().startswith(plain[:100])
+    assert len(LatencyTable.read(table)) == 4
 
 
 def test_a_missing_row_names_the_nearest(table):

@@ -286,6 +286,12 @@ def test_a_mistake_is_told_before_torch_is_loaded(tmp_path, arguments):
     assert told.stdout.strip() == "2 False"
 
 
+@pytest.mark.parametrize("package", ["lana", "lana.cli"])
+def test_the_package_runs_as_the_command(package):
+    told = subprocess.run([sys.executable, "-m", package, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("lana, version ")
+
+
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [

@@ -59,6 +59,11 @@ def test_damaged_json_is_named_with_its_remedy(tmp_path, content):
             read_json(tmp_path / "a.json", **default)
 
 
+def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
+    (tmp_path / "file.json").write_text("[1]", encoding="utf-8-sig")
+    assert read_json(tmp_path / "file.json") == [1]
+
+
 def test_missing_json_is_named_with_its_remedy(tmp_path):
     with pytest.raises(UserError, match=r"a\.json is missing\. Repeat the command"):
         read_json(tmp_path / "a.json")

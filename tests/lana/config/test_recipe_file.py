@@ -78,3 +78,21 @@ def test_paths_in_a_file_are_relative_to_it_and_those_on_top_are_not(tmp_path, m
     assert (teacher.model, teacher.weights, teacher.task) == ("../net.py:mine", "../weights/net.pt", "../tasks.py:Mine")
     assert (teacher.data, read.profiling.pool) == ("npz:mine.npz", "default,../own.py,-linear")
     assert Recipe.from_yaml("../kept/recipe.yaml").teacher.data == "folder:/data/images"
+
+
+@pytest.mark.parametrize(
+    ("model", "moved_model"),
+    [("a:b/net.py:mine", "../a:b/net.py:mine"), ("timm:local-dir:saved", "timm:local-dir:../saved")],
+)
+def test_a_folder_in_a_models_name_is_relative_to_the_file(tmp_path, monkeypatch, model, moved_model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "recipe.yaml").write_text(Recipe(model=model, data="digits").to_yaml("kept"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert Recipe.from_yaml("../kept/recipe.yaml").teacher.model == moved_model
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: digits-resnet\n", encoding="utf-8-sig")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml").teacher.model == "digits-resnet"

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -119,6 +120,67 @@ def test_torchvision_and_timm_load_without_compiled_operators():
     assert models.get_model("resnet18", weights=None).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
     teacher = load_teacher("timm:resnet10t", pretrained=False, image_size=32)
     assert teacher.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def saved_by_timm(folder, **changed):
+    import_torchvision()
+    import timm
+
+    folder.mkdir()
+    module = timm.create_model("resnet10t", num_classes=5).eval()
+    config = {"architecture": "resnet10t", "num_classes": 5, "pretrained_cfg": {"input_size": [3, 32, 32]}, **changed}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(module.state_dict(), folder / "model.safetensors")
+    return module
+
+
+def test_a_folder_that_timm_saved_is_a_model(tmp_path, monkeypatch):
+    module = saved_by_timm(tmp_path / "a:b")
+    monkeypatch.chdir(tmp_path)
+    teacher = load_teacher("timm:local-dir:a:b")
+    assert teacher.reference == f"timm:local-dir:{tmp_path}/a:b"
+    assert teacher.input_shape == (3, 32, 32)
+    assert torch.equal(teacher.module(teacher.example()), module(teacher.example()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"architecture": "resnet81"}, r"cannot build local-dir:.*resnet81.*Expected a config\.json"),
+        ({"num_classes": 7}, r"cannot build local-dir:.*size mismatch.*weights that fit"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(tmp_path, changed, expected):
+    saved_by_timm(tmp_path / "saved", **changed)
+    with pytest.raises(UserError, match=f"(?s){expected}"):
+        load_teacher(f"timm:local-dir:{tmp_path}/saved")
+    with pytest.raises(UserError, match=r"there is no file .*config\.json\. Expected a folder as timm saves it"):
+        load_teacher(f"timm:local-dir:{tmp_path}")
+
+
+def test_a_model_of_the_hub_is_timms_to_load(monkeypatch):
+    import_torchvision()
+    import timm
+
+    network = timm.create_model("resnet10t")
+    monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: network if name == "hf-hub:me/mine" else None)
+    assert load_teacher("timm:hf-hub:me/mine", image_size=32).module is network
+
+    def unreachable(*args, **kwargs):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"could not be downloaded.*timm:local-dir:PATH"):
+        load_teacher("timm:hf-hub:me/mine")
+
+
+def test_a_colon_in_a_folders_name_is_no_separator(net, tmp_path):
+    (tmp_path / "a:b").mkdir()
+    file = (tmp_path / "a:b" / "net.py").absolute()
+    file.write_text(NET)
+    assert load_teacher(f"{file}:small", image_size=8).reference == f"{file}:small"
+    with pytest.raises(UserError, match="names no function"):
+        load_teacher(str(file))
 
 
 def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):

@@ -1,0 +1,5 @@
+"""`python -m lana`"""
+
+from lana.cli import main
+
+main(prog_name="lana")
