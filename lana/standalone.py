@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -32,6 +34,8 @@ from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, co
 from profilers.bundle import format_on_device, write_bundle
 from profilers.environment import processor_flags
 from profilers.library import search_path
+
+logger = logging.getLogger(__name__)
 
 
 def profile(
@@ -99,11 +103,19 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     Raises:
         UserError: unknown references; a device that is not here; labels that the model has no class for.
     """
-    check_device(device)
-    network = load_network(model, **load)
-    loaded, judged = load_data(data, network), load_task(task)
-    check_labels(network, loaded, judged)
-    return evaluate_module(network.module, loaded.test, judged, device=device)
+    with reporting():
+        check_device(device)
+        network = load_network(model, **load)
+        loaded, judged = load_data(data, network), load_task(task)
+        check_labels(network, loaded, judged)
+        evaluation = evaluate_module(network.module, loaded.test, judged, device=device)
+        if not math.isfinite(evaluation.loss):
+            logger.warning(
+                "The loss of %s is %s. Outputs are no numbers, or the task has none for some examples: check both.",
+                model,
+                evaluation.loss,
+            )
+    return evaluation
 
 
 def export(

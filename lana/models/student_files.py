@@ -18,7 +18,7 @@ from lana.common.files import read_json, write_atomically, write_json
 from lana.config.folders import student_folder
 from lana.errors import LanaError, UserError
 from lana.models.student import assemble, build_operation
-from lana.models.teacher import Teacher, load_teacher
+from lana.models.teacher import Teacher, load_teacher, tell_no_numbers
 from lana.networks.layers import Layer
 
 WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # a student's; the same before fine-tuning
@@ -111,6 +111,7 @@ def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher
         _load_in_full(student, folder / weights)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"The weights {folder / weights} do not fit its architecture.json: {error}") from error
+    tell_no_numbers(student, str(folder / weights))
     return dataclasses.replace(teacher, module=student.eval(), weights=str(folder / weights))
 
 

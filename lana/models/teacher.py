@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +23,8 @@ from lana.models.model_arguments import parse_arguments
 from lana.models.preprocessing import InputOptions, Preprocessing, make_preprocessing
 from lana.models.weights import load_weights
 from lana.networks.constant_arguments import keep_constant_arguments, observed_calls
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,8 +92,31 @@ def load_teacher(
         preprocessing=preprocessing,
         model_args=model_args,
     )
+    if pretrained:
+        tell_no_numbers(module, weights or model)
     try_forward(teacher)
     return teacher
+
+
+def tell_no_numbers(module: nn.Module, source: str) -> None:
+    """Warn of weights that are NaN or infinite, and of statistics that are NaN (masks hold infinities)."""
+    damaged = [
+        name
+        for name, tensor in chain(module.named_parameters(), module.named_buffers())
+        if tensor.is_floating_point() and not is_lazy(tensor) and not _usable(tensor)
+    ]
+    if damaged:
+        logger.warning(
+            "%s: %s no numbers (NaN or infinite): %s%s. What the network computes means nothing. Give other weights.",
+            source,
+            "1 tensor holds" if len(damaged) == 1 else f"{len(damaged)} tensors hold",
+            ", ".join(damaged[:3]),
+            " …" if len(damaged) > 3 else "",
+        )
+
+
+def _usable(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all() if isinstance(tensor, nn.Parameter) else not tensor.isnan().any())
 
 
 def _channels_taken(module: nn.Module, image_size: int) -> tuple[int, ...]:
