@@ -207,7 +207,9 @@ def examine_apart(reference: str) -> dict[str, Any]:
 @click.argument("references", nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The table as CSV; what it holds is kept.")
 @click.option("--again", is_flag=True, help="Examine once more what failed before.")
-@click.option("--transformers", is_flag=True, help="Those of transformers_networks.py, which needs Transformers.")
+@click.option(
+    "--transformers", is_flag=True, help="Also the networks of transformers_networks.py, which need Transformers."
+)
 def main(references: tuple[str, ...], out: Path, again: bool, transformers: bool) -> None:
     """Examine REFERENCES (anew, where the table holds them), or everything that the table does not hold yet."""
     every = [*(f"timm:{name}" for name in families().values()), *(f"torchvision:{n}" for n in TORCHVISION), *VIDEOS]

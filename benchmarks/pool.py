@@ -51,7 +51,7 @@ def in_parts(work: Callable[[int], None], count: int) -> None:
     """
     outcomes = list(ProcessEngine(processes=count, start_method="fork").map(work, range(count)))
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
-        raise click.ClickException("\n".join([*errors, "What is finished is kept."]))
+        raise click.ClickException("\n".join([*errors, "Finished work is kept."]))
 
 
 def distil(context: RunContext, parts: Sequence[Pairs], candidates: Sequence[Candidate]) -> None:

@@ -194,7 +194,7 @@ def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool =
         if is_student(folder):
             raise UserError(
                 f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "
-                "Train what lana.load_student gives, or select by a budget of this machine."
+                "Train the network of lana.load_student, or select by a budget of this machine."
             )
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")

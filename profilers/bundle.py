@@ -227,7 +227,7 @@ def read_measurements(path: Path | str) -> NetworkMeasurements:
         texts = {name: content[name] for name in ("label", "runtime", "device")}
         names = [entry["name"] for entry in content["networks"]]
         if not all(isinstance(text, str) for text in (*texts.values(), *names)) or len(set(names)) < len(names):
-            raise ValueError("label, runtime, device and the networks' names are not text, or a name stands twice")
+            raise ValueError("label, runtime, device and the networks' names are not text, or a name occurs twice")
         networks = {entry["name"]: _comparison(entry) for entry in content["networks"]}
         return NetworkMeasurements(**texts, settings=RuntimeSettings.from_json(content["settings"]), networks=networks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ProfilerError) as error:

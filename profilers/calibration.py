@@ -127,6 +127,6 @@ def store_reference(path: Path, reference_s: Mapping[str, float], about: Mapping
             Path(file.name).unlink(missing_ok=True)
     except OSError as error:
         raise ProfilerError(
-            f"The calibration reference cannot be written to {path} ({error}). Set LANA_HOME to a folder that can."
+            f"The calibration reference cannot be written to {path} ({error}). Set LANA_HOME to a writable folder."
         ) from error
     return read_reference(path) or dict(reference_s)

@@ -66,7 +66,7 @@ def working_clock() -> Clock | None:
                 break
         return now_s - waited_ns * 1e-9 - readings * reading_s
 
-    # What a reading itself takes is no part of a run; the least of many is never too much.
+    # The time of a reading is no part of a run; the least of many is never too large.
     stamps = [clock() for _ in range(100)]
     reading_s = min(after - before for before, after in itertools.pairwise(stamps))
     return clock

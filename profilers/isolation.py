@@ -96,7 +96,7 @@ def _result(folder: Path, runtime: str, how: str, *, hung: bool) -> dict[str, An
     if result.exists():
         content: dict[str, Any] = json.loads(result.read_text())
         if "refused" in content:
-            raise MeasurementFailed(f"{runtime!r} cannot measure so: {content['refused']}")
+            raise MeasurementFailed(f"{runtime!r} cannot measure with these settings: {content['refused']}")
         return content
     item = Status.read(folder / "status")[1]
     output = (folder / "output").read_text(errors="replace").strip()

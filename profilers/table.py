@@ -164,7 +164,7 @@ class LatencyTable:
         if abs(a - b) > max(CONFLICT, sum(sure)) * min(a, b):
             raise TableMismatch(
                 f"{ours['name']} takes {a:.4g} ms in {self.source} and {b:.4g} ms in {source}: too far apart to be the "
-                "same device under the same conditions. Say which to keep: ours or theirs (--prefer, or prefer=)."
+                "same device under the same conditions. Choose the one to keep: ours or theirs (--prefer, or prefer=)."
             )
         return ours if sure[0] <= sure[1] else theirs
 

@@ -165,11 +165,13 @@ def parse(text: str, whose: str, *, cut_short: bool = False) -> tuple[Header, li
                 "measured, or belongs to another table: its check does not fit it and the header."
             )
         if fault := row_fault(row):
-            raise InvalidTable(f"Line {position} of {whose} ({row['name'][:80]}) cannot be: {fault}. Measure it again.")
+            raise InvalidTable(
+                f"Line {position} of {whose} ({row['name'][:80]}) is invalid: {fault}. Measure it again."
+            )
         rows.append(row)
     if end and (int(end[1]) != len(rows) or lines[-1] != _end(header, rows)):
         raise InvalidTable(
-            f"{whose} has {len(rows)} rows, not the {end[1]} that were measured: some were taken out or put in."
+            f"{whose} has {len(rows)} rows, not the {end[1]} that were measured: rows were removed or added."
         )
     return header, rows
 

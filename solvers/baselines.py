@@ -265,7 +265,7 @@ def exhaustive(problem: SelectionProblem, *, objective: Objective | None = None)
     for layer in reversed(range(problem.layers)):
         ways[layer] = sum(ways[layer + int(problem.span[c])] for c in np.flatnonzero(problem.first == layer))
     if ways[0] > LARGEST:
-        raise InvalidProblem(f"{ways[0]} covers are too many to visit each; up to {LARGEST} can be. Use solve().")
+        raise InvalidProblem(f"{ways[0]} covers are too many to visit each; the limit is {LARGEST}. Use solve().")
     search = _Search(problem, objective, 0, inf)
     search.at = [np.flatnonzero(problem.first == layer).tolist() for layer in range(problem.layers)]
 

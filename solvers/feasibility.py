@@ -99,7 +99,7 @@ gpu would have to be at least 2 (reachable by itself: 1).
     if first.found:
         return None
     if first.termination is not Termination.infeasible:
-        raise SolverError(f"Within {time_limit_s:g} s no selection was found, nor that there is none. Allow more time.")
+        raise SolverError(f"Within {time_limit_s:g} s no selection was found, and none was excluded. Allow more time.")
     conflict, rest = [], problem
     for name, without in _parts(problem):
         relaxed = without(rest)

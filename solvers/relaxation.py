@@ -17,8 +17,8 @@ from .program import Settings, run_program
 from .rows import Rows
 from .solution import Termination
 
-# What violating a row by its largest coefficient costs in the linear program, in ranges of the loss. Large enough to be
-# paid only where the limits contradict each other, small enough for a solver's arithmetic.
+# The cost of violating a row by its largest coefficient in the linear program, in ranges of the loss. It is large
+# enough to be paid only where the limits contradict each other, and small enough for a solver's arithmetic.
 PENALTY = 1e4
 ROUNDS = 40
 STEPS = 16

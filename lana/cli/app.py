@@ -47,7 +47,7 @@ class Group(Named):
             raise
         except Exception:
             traceback.print_exc()
-            click.echo("lana: no mistake of yours: please report the lines above. What is finished is kept.", err=True)
+            click.echo("lana: this is a fault of lana: please report the lines above. Finished work is kept.", err=True)
             ctx.exit(EXIT_UNEXPECTED)
         except BaseException as error:  # lana itself raises none: a user's network, data or task does
             place = place_of(error)

@@ -90,7 +90,7 @@ def survey(
 @recipe_options(*LOADING, *TARGET, "pool", *PLACES)
 @click.option("--out", type=PATH, default=None, help="The table.  [default: MODEL-RUNTIME.csv]")
 @click.option("--tables", type=PATH, help="A folder of tables whose rows need not be measured.")
-@click.option("--fresh", is_flag=True, help="Measure all anew, whatever known tables hold.")
+@click.option("--fresh", is_flag=True, help="Measure all rows anew; reuse none from other tables.")
 @click.option("--bundle", type=PATH, help="Write an archive that measures on another device.")
 @quiet
 @as_json

@@ -96,7 +96,7 @@ def compress(
 @budget
 @click.option("--max-loss", type=float, help="Instead of a budget: the fastest whose expected loss is at most this.")
 @click.option("--pin", multiple=True, help="LAYER=OPERATION that the student must have; may be repeated.")
-@click.option("--table", type=PATH, multiple=True, help="Table of a device that is not here.")
+@click.option("--table", type=PATH, multiple=True, help="Latency table of another device.")
 @click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
 @recipe_options(*SELECTING, "device", of_run=True)
 @click.option("--name", help="Name of the student.  [default: the budget]")
@@ -194,7 +194,7 @@ def finetune(student: Path, replace_better: bool, json_output: bool, **options: 
 @recipe_options(*LOADING, "data")
 @click.option("--precisions", default="fp32", help="fp32, or int8 with ranges from --data.  [default: fp32]")
 @click.option("--format", help="onnx, torch_export, openvino or tensorrt.  [default: by suffix]")
-@click.option("--opset", type=int, help="Of ONNX.  [default: 18]")
+@click.option("--opset", type=int, help="Opset of an ONNX file.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
 @click.option("--runtime-precision", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")

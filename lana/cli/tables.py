@@ -73,7 +73,7 @@ def _print_table(header: Any, frame: Any, rows: int) -> None:
     "--prefer",
     type=click.Choice(["narrower", "ours", "theirs"]),
     default="narrower",
-    help="Which row stays where several tables have one.  [default: narrower]",
+    help="The row to keep where several tables have one.  [default: narrower]",
 )
 @as_json
 def merge(tables: tuple[Path, ...], out: Path, prefer: str, json_output: bool) -> None:

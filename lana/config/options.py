@@ -27,7 +27,7 @@ class TeacherOptions(Options):
     mean: tuple[float, ...] | None = option(None, "Channel means, images in 0…1 (default: the model's own).")
     std: tuple[float, ...] | None = option(None, "Channel deviations (default: the model's own).")
     input_shape: tuple[int, ...] | None = option(
-        None, "Shape of one example without the batch, e.g. 3,32,32 (for what is not an image)."
+        None, "Shape of one example without the batch, e.g. 3,32,32 (for inputs other than images)."
     )
 
 
@@ -46,12 +46,12 @@ class ProfilingOptions(Options):
         "Operations offered at a layer: presets, families (linear), operations (linear_k3) and .py files, comma "
         "separated; -FAMILY or -OPERATION leaves one out.",
     )
-    runtime: str = option("onnxruntime-cpu", "What is profiled and promised; `lana runtimes` lists them.")
+    runtime: str = option("onnxruntime-cpu", "Runtime of the latencies and the budget; `lana runtimes` lists them.")
     threads: int = option(1, "Threads of the runtime.", least=1)
     batch: int = option(1, "Batch size that latency is measured at.", name="runtime_batch", least=1)
     runtime_precision: str = option(
         "fp32",
-        "Of the runtime, where it lets one choose: fp32, fp16 or bf16.",
+        "Precision of the runtime, where it offers a choice: fp32, fp16 or bf16.",
         choices=("fp32", "fp16", "bf16"),
         added=True,
     )
@@ -61,7 +61,7 @@ class ProfilingOptions(Options):
 
     @property
     def runtime_settings(self) -> RuntimeSettings:
-        """How the runtime runs, for tables and for students."""
+        """The settings of the runtime, for tables and for students."""
         from profilers.runtime import RuntimeSettings
 
         return RuntimeSettings(
@@ -71,7 +71,7 @@ class ProfilingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillingOptions(Options):
-    """How the operations of the pool learn; the seed, which every later stage shares."""
+    """The training of the pool's operations, and the seed, which every later stage shares."""
 
     stage: ClassVar[str | None] = "distill"
 
@@ -85,7 +85,7 @@ class DistillingOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Options):
-    """How much each operation is scored on."""
+    """The amount of data to score each operation on."""
 
     stage: ClassVar[str | None] = "score"
 
@@ -141,7 +141,7 @@ class SelectingOptions(Options):
 class FineTuning(Options):
     """How to fine-tune: one cycle of the learning rate, an exponential moving average of the weights.
 
-    `distillation` of 0.9 leans on the teacher, who knows more than the labels do. `seed` is the run's.
+    `distillation` of 0.9 relies on the teacher, whose outputs hold more than the labels. `seed` is the run's.
     """
 
     stage: ClassVar[str | None] = "student"
@@ -149,11 +149,11 @@ class FineTuning(Options):
     epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", least=0)
     batch_size: int = option(64, "Images a fine-tuning step.", name="finetune_batch", least=1)
     optimizer: str = option(
-        "adamw", "Of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", choices=("adamw", "sgd")
+        "adamw", "Optimizer of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", choices=("adamw", "sgd")
     )
-    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD wants 0.01 to 0.1.", above=0)
+    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD needs 0.01 to 0.1.", above=0)
     warmup: float = option(0.1, "Share of fine-tuning in which the rate rises, before its cosine.", least=0, below=1)
-    weight_decay: float = option(0.01, "Of weights in fine-tuning (not of biases).", least=0)
+    weight_decay: float = option(0.01, "Decay of weights in fine-tuning (not of biases).", least=0)
     distillation: float = option(
         0.9,
         "Weight of the teacher's outputs; the rest is the labels'. 1 leaves the labels out of the loss.",
@@ -164,7 +164,7 @@ class FineTuning(Options):
     feature_weight: float = option(0.0, "Weight of the distance of features from the teacher's.", least=0)
     augmentation: str = option(
         "auto",
-        "Of fine-tuning: shift (and mirror), crop (and resize), none, or auto: crop from 96 pixels on.",
+        "Augmentation in fine-tuning: shift (and mirror), crop (and resize), none, or auto: crop from 96 pixels on.",
         choices=("auto", "shift", "crop", "none"),
     )
     mixup: float = option(0.0, "Alpha of mixup in fine-tuning, e.g. 0.2; 0 for none.", least=0)
@@ -176,7 +176,7 @@ class FineTuning(Options):
     )
     precision: str = option(
         "auto",
-        "Of training (distilling, scoring, fine-tuning): auto (bf16 where the device gains), fp32 or bf16.",
+        "Precision of distilling, scoring and fine-tuning: auto (bf16 where the device gains), fp32 or bf16.",
         name="training_precision",
         choices=("auto", "fp32", "bf16"),
     )
@@ -193,8 +193,8 @@ class FineTuning(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOptions(Options):
-    """Where the work is done and how long it may take: nothing that is kept is made invalid by it."""
+    """The device of the work and its time limit; a change of these invalidates no finished stage."""
 
-    device: str = option("cpu", "Where training runs (not what is profiled): cpu or cuda.")
+    device: str = option("cpu", "Device of training (not of the latencies): cpu or cuda.")
     processes: int = option(1, "Processes that fine-tune together, one a GPU; needs Accelerate.", least=1, added=True)
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", above=0)

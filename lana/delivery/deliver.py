@@ -60,7 +60,7 @@ def _export_second_format(student: nn.Module, example: Tensor, folder: Path, for
     try:
         export(student, example, folder / ("model.pt2" if format == "onnx" else "model.onnx"))
     except ExportFailed as error:
-        logger.info(f"{folder.name} is delivered in one format less: {error}")
+        logger.info(f"{folder.name} is delivered without one of its formats: {error}")
 
 
 def _checked_parity(context: RunContext, student: nn.Module, folder: Path, format: str) -> float | None:
@@ -75,7 +75,7 @@ def _checked_parity(context: RunContext, student: nn.Module, folder: Path, forma
         if format == "onnx":
             raise
         file.unlink()
-        logger.info(f"{folder.name} is delivered in one format less: {error}")
+        logger.info(f"{folder.name} is delivered without one of its formats: {error}")
         return None
     return parity
 

@@ -76,7 +76,7 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess, repla
         )
         curve = finetune(student, setup, checkpoint=folder / "training.pt", on_progress=progress.update)
     if group.is_main and all(torch.equal(tensor, start[name]) for name, tensor in student.state_dict().items()):
-        logger.info(f"No epoch came near what {folder.name} had before: it stays as selected. Give more --epochs.")
+        logger.info(f"No epoch reached the metric of {folder.name}: it stays as selected. Give more --epochs.")
     if group.is_main and (replace_better or not _is_worse(context, folder, student)):
         frame = pd.DataFrame([vars(row) for row in curve])
         write_atomically(folder / "training.csv", lambda temporary: frame.to_csv(temporary, index=False))

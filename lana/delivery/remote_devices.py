@@ -89,8 +89,7 @@ def check_devices(tables: Sequence[Path], measurements: Sequence[Path]) -> None:
         other = tables_of.setdefault(device_name(table), table)
         if other != table:
             raise UserError(
-                f"{other} and {table} would both be of the device {device_name(table)!r}. "
-                "Rename each file after its device."
+                f"{other} and {table} both name the device {device_name(table)!r}. Rename each file after its device."
             )
     for path in measurements:
         label = read_measurements(path).label
@@ -251,7 +250,7 @@ class DeviceSummary:
         if self.verified:
             console.print("Within the budget of every device, measured there.")
             return
-        console.print("Not verified. Measure on the device, then give what comes back with --measured:")
+        console.print("Not verified. Measure on the device, then give its measurements.json with --measured:")
         for archive in self.archives:
             console.print(f"  unzip {shlex.quote(str(archive))} and run python run.py there", soft_wrap=True)
 

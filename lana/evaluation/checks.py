@@ -133,5 +133,6 @@ def check_teacher(evaluation: Evaluation, teacher: Teacher, data: Data, task: Ta
     raise UserError(
         f"The teacher's {task.metric_name} is {figure(evaluation.metric)} on {evaluation.examples} images; "
         f"a guess has {figure(chance)}. "
-        f"Used were {used}{order}. Check --weights, --image-size, --mean, --std and the order of the classes."
+        f"It was evaluated with {used}{order}. "
+        "Check --weights, --image-size, --mean, --std and the order of the classes."
     )

@@ -174,7 +174,7 @@ def try_forward(teacher: Teacher) -> None:
     except Exception as error:  # the network may be the user's own code
         raise UserError(
             f"{teacher.reference} fails on one example of shape {teacher.input_shape}: {error}. "
-            "Give the right --image-size, --mean and --std (one value stands for all channels), or --input-shape. "
+            "Give the right --image-size, --mean and --std (one value holds for all channels), or --input-shape. "
             "Wrap a network that takes more than one tensor of floats: fix the others, embed token numbers before."
         ) from error
     keep_constant_arguments(teacher.module, teacher.example(), calls)

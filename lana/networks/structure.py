@@ -31,7 +31,7 @@ _SAME = {
     "aten::cudnn_batch_norm": "aten::native_batch_norm",
 }
 _NO_WORK = {"aten::detach", "aten::alias", "aten::lift_fresh", "prim::device"}
-# What every deployment runtime folds into the operator before it, or that moves no data: no dispatch of its own.
+# Operators that every runtime folds into the one before, or that move no data: no dispatch of their own.
 _FREE = {
     *_NO_WORK,
     *(

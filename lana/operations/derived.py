@@ -193,7 +193,7 @@ def _factored(part: LinearMap, share: float, features: Features | None) -> nn.Mo
             change = torch.linalg.solve(gram, centred.T @ (missing - missing.mean(0))).T
             weight, bias = weight + change, bias + missing.mean(0) - change @ mean
         given = weight @ gram @ weight.T
-        # What the sample never shows counts a little too, so that at full rank nothing is lost.
+        # Directions that the sample never shows count a little too, so that nothing is lost at full rank.
         spread = given / given.trace().clamp(min=1e-12) + 1e-9 * spread / spread.trace().clamp(min=1e-12)
         middle = weight @ mean
     values, vectors = torch.linalg.eigh(spread)

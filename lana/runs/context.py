@@ -69,7 +69,7 @@ def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
         left_out = f" and not --exclude {options.exclude!r}" if options.exclude else ""
         raise UserError(
             f"{model} has no layer that can be replaced and matches --layers {options.layers!r}{left_out}. "
-            f"See what there is, and why not, with: lana layers {model}"
+            f"List the layers, and the reasons against others, with: lana layers {model}"
         )
     check_own(options.pool, [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)])
     return scan

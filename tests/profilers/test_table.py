@@ -193,7 +193,7 @@ def test_merging_takes_the_narrower_interval(tmp_path):
 
 
 def test_rows_too_far_apart_are_a_conflict(tmp_path):
-    with pytest.raises(TableMismatch, match="Say which to keep"):
+    with pytest.raises(TableMismatch, match="Choose the one to keep"):
         merged(tmp_path, [row("aa", 1.0)], [row("aa", 1.4)])
 
 
@@ -280,7 +280,7 @@ def test_tables_that_another_version_wrote_are_no_reason_to_stop(table):
 def test_figures_that_cannot_be_are_refused_under_a_right_check(tmp_path, change):
     path = tmp_path / "table.csv"
     write(path, HEADER, [row("aa"), {**row("bb"), **change}])
-    with pytest.raises(InvalidTable, match=r"Line \d+ of .* \(conv bb\) cannot be"):
+    with pytest.raises(InvalidTable, match=r"Line \d+ of .* \(conv bb\) is invalid"):
         LatencyTable.read(path)
 
 
