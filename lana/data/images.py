@@ -37,11 +37,22 @@ def require_images(teacher: Teacher, reference: str) -> Preprocessing:
 
 
 def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the centre cropped."""
+    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the centre cropped.
+
+    Raises:
+        ValueError: its values are in no range of 8 or 16 bits.
+    """
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"its values run from {values.min()} to {values.max()}, expected 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":  # `convert` would clip at 0 and 255, and round shares to black
+        low, high = image.getextrema()
+        if not (low == high == 0 or (low >= 0 and 1 < high <= 255)):
+            raise ValueError(f"its floats run from {low:g} to {high:g}, expected 0…255")
     image = image.convert("RGB" if preprocessing.channels == 3 else "L")
     size = preprocessing.image_size
     width, height = image.size

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lana.common.importing import require
-from lana.data.formats import open_image
-from lana.data.images import DECODING_WORKERS, require_images, to_pixels
+from lana.data.images import DECODING_WORKERS, EncodedImages, require_images
 from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
 from lana.data.split import Split
 from lana.errors import UserError
@@ -48,11 +46,13 @@ class HubImages:
 
     def read(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         rows = self.part[indices.tolist()]
-        pixels = []
-        for cell in rows[self.image]:
-            with open_image(cell["bytes"] or Path(cell["path"])) as picture:
-                pixels.append(to_pixels(picture, self.preprocessing))
-        return torch.stack(pixels), torch.tensor(rows[self.label])
+        encoded = EncodedImages(
+            [cell["bytes"] or Path(cell["path"]) for cell in rows[self.image]],
+            [f"row {index}" for index in indices],
+            np.array(rows[self.label]),
+            self.preprocessing,
+        )
+        return encoded.read(np.arange(len(indices)))
 
 
 def _hub_split(part: Any, image: str, label: str, preprocessing: Preprocessing) -> Split:

@@ -26,6 +26,26 @@ def test_grey_of_sixteen_bits_keeps_its_upper_half():
     assert to_pixels(image, grey).tolist() == [[[0, 1], [128, 255]]]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 255.0]], np.float32), [0, 255]),
+        (np.array([[0, 0]], np.float32), [0, 0]),
+        (np.array([[0, 0.7]], np.float32), "its floats run from 0 to 0.7"),
+        (np.array([[-3, 99]], np.float32), "its floats run from -3 to 99"),
+        (np.array([[0, 1 << 20]], np.int32), "its values run from 0 to 1048576"),
+    ],
+)
+def test_values_that_would_turn_black_or_white_are_refused(values, expected):
+    grey = Preprocessing(image_size=2, mean=(0.5,), std=(0.5,))
+    image = Image.fromarray(values.repeat(2, 0))
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            to_pixels(image, grey)
+    else:
+        assert to_pixels(image, grey)[0, 0].tolist() == expected
+
+
 def test_unreadable_images_are_named_and_counted(tmp_path, teacher):
     fill(tmp_path)
     (tmp_path / "cat" / "broken.jpg").write_bytes(b"not an image")
