@@ -24,6 +24,7 @@ from typing import Any
 
 from lana.common.console import figure
 from lana.common.progress import reporting
+from lana.config.budget import check_number
 from lana.config.fields import check_options
 from lana.config.folders import is_student
 from lana.config.recipe import FINETUNING, SELECTING, Recipe
@@ -106,6 +107,8 @@ def select(
             that selecting does not have.
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
+    if max_loss is not None:
+        check_number("--max-loss", max_loss, least=-1e-12)
     with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
         search.model = dataclasses.replace(search.model, pins=pins or {})
         within = None
@@ -143,6 +146,8 @@ def select_for(
             measured; `BudgetUnreachable` if nothing fits.
     """
     check_options(options, (*SELECTING, "device"), "Selecting")
+    for budget_ms in budgets_ms.values():
+        check_number("--budget-ms", budget_ms)
     devices.check_devices(list(budgets_ms), measured)
     with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
         opened = [devices.open_device(context, search.model, table, ms, measured) for table, ms in budgets_ms.items()]

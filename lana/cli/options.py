@@ -13,6 +13,7 @@ import click
 
 from lana.common.console import to_json
 from lana.common.progress import silence
+from lana.config.budget import check_number
 from lana.config.fields import flag
 from lana.config.folders import run_folder, student_folder
 from lana.config.recipe import OPTIONS, Recipe
@@ -91,6 +92,8 @@ budget = click.option("--budget", help="Latency budget as a share of the teacher
 def one_budget(ratio: str | None, milliseconds: float | None) -> str | None:
     if ratio is not None and milliseconds is not None:
         raise UserError("Both --budget and --budget-ms were given. Give one of them.")
+    if milliseconds is not None:
+        check_number("--budget-ms", milliseconds)
     return f"{milliseconds:g}ms" if milliseconds is not None else ratio
 
 

@@ -27,7 +27,7 @@ from lana.cli.options import (
     run_argument,
     student_argument,
 )
-from lana.config.budget import parse_budget
+from lana.config.budget import check_number, parse_budget
 from lana.config.folders import is_student
 from lana.config.recipe import FINETUNING, SELECTING
 from lana.config.references import check_data, check_model
@@ -128,6 +128,8 @@ def select(
     lana select runs/digits-resnet --table phone.csv --budget-ms 5 --table board.csv --budget-ms 9
     """
     chosen = given(options)
+    for number in budget_ms:
+        check_number("--budget-ms", number)
     if table:
         if len(budget_ms) != len(table) or budget or max_loss is not None or pin:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import types
 import typing
@@ -19,6 +20,8 @@ _BOUNDS = (
     ("above", operator.gt, "a number above"),
     ("below", operator.lt, "a number below"),
 )
+
+_LONGEST = 60  # characters of a value in a message
 
 _EXPECTED = {
     bool: "true or false",
@@ -81,11 +84,12 @@ class Option:
             return value
         for limit, holds, expected in _BOUNDS:
             bound = self.limits.get(limit)
-            if bound is not None and not holds(value, bound):
-                raise UserError(f"{flag(self.name)} {value}: expected {expected} {bound}.")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if bound is not None and not all(holds(number, bound) for number in numbers):
+                raise UserError(f"{flag(self.name)} {shown(value)}: expected {expected} {bound}.")
         choices = self.limits.get("choices")
         if choices is not None and value not in choices:
-            raise UserError(f"{flag(self.name)} {value!r}: expected one of {', '.join(choices)}.")
+            raise UserError(f"{flag(self.name)} {shown(value)}: expected one of {', '.join(choices)}.")
         return value
 
 
@@ -131,16 +135,29 @@ def value_of_type(hint: Any, name: str, value: Any) -> Any:
             return _number(kind, value)
         if isinstance(value, kind):
             return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise UserError(f"{flag(name)} {value!r}: expected {_EXPECTED[kind]}.")
+    raise UserError(f"{flag(name)} {shown(value)}: expected {_EXPECTED[kind]}.")
 
 
 def _number(kind: type, value: Any) -> Any:
     number = float(value)
-    if isinstance(value, bool) or (kind is int and not number.is_integer()):
+    if isinstance(value, bool) or not math.isfinite(number) or (kind is int and not number.is_integer()):
         raise ValueError
     return kind(value if isinstance(value, int) else number)
+
+
+def shown(value: Any) -> str:
+    """A value that was given, for a message: as code has it, cut short.
+
+    >>> shown("cpu"), shown((0.5, 2)), len(shown("9" * 400))
+    ("'cpu'", '(0.5, 2)', 61)
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than some thousand digits
+        text = f"{type(value).__name__}, too long to print"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…{text[-1]}"
 
 
 def flag(name: str) -> str:

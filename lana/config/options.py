@@ -23,11 +23,20 @@ class TeacherOptions(Options):
     model_args: str | None = option(None, "Arguments to build MODEL with, e.g. 'num_classes=10,drop_rate=0.1'.")
     data: str = option("", "digits, folder:PATH, parquet:PATH, npz:PATH, hf:NAME or path/file.py:function.")
     task: str = option("classification", "classification, segmentation or path/file.py:Task.")
-    image_size: int | None = option(None, "Side of the square input images (default: the model's own).")
-    mean: tuple[float, ...] | None = option(None, "Channel means, images in 0…1 (default: the model's own).")
-    std: tuple[float, ...] | None = option(None, "Channel deviations (default: the model's own).")
+    image_size: int | None = option(
+        None, "Side of the square input images (default: the model's own).", least=1, most=65_536
+    )
+    mean: tuple[float, ...] | None = option(
+        None, "Channel means, images in 0…1 (default: the model's own).", least=-1000, most=1000
+    )
+    std: tuple[float, ...] | None = option(
+        None, "Channel deviations (default: the model's own).", least=1e-6, most=1000
+    )
     input_shape: tuple[int, ...] | None = option(
-        None, "Shape of one example without the batch, e.g. 3,32,32 (for inputs other than images)."
+        None,
+        "Shape of one example without the batch, e.g. 3,32,32 (for inputs other than images).",
+        least=1,
+        most=2**24,
     )
 
 
@@ -40,15 +49,15 @@ class ProfilingOptions(Options):
     layers: str = option("*", "Globs of the layers that may be replaced, comma separated, e.g. 'layer[23].*'.")
     exclude: str = option("", "Globs of layers to leave as they are, comma separated.", added=True)
     granularity: str = option("block", "block, or fine: also inside blocks.", choices=("block", "fine"))
-    max_span: int = option(3, "Consecutive layers that one operation may replace, at most.", least=1)
+    max_span: int = option(3, "Consecutive layers that one operation may replace, at most.", least=1, most=1000)
     pool: str = option(
         "default",
         "Operations offered at a layer: presets, families (linear), operations (linear_k3) and .py files, comma "
         "separated; -FAMILY or -OPERATION leaves one out.",
     )
     runtime: str = option("onnxruntime-cpu", "Runtime of the latencies and the budget; `lana runtimes` lists them.")
-    threads: int = option(1, "Threads of the runtime.", least=1)
-    batch: int = option(1, "Batch size that latency is measured at.", name="runtime_batch", least=1)
+    threads: int = option(1, "Threads of the runtime.", least=1, most=4096)
+    batch: int = option(1, "Batch size that latency is measured at.", name="runtime_batch", least=1, most=65_536)
     runtime_precision: str = option(
         "fp32",
         "Precision of the runtime, where it offers a choice: fp32, fp16 or bf16.",
@@ -56,7 +65,11 @@ class ProfilingOptions(Options):
         added=True,
     )
     affinity: tuple[int, ...] | None = option(
-        None, "Logical processors to measure on, e.g. 0,1 (default: the system chooses).", added=True
+        None,
+        "Logical processors to measure on, e.g. 0,1 (default: the system chooses).",
+        added=True,
+        least=0,
+        most=65_535,
     )
 
     @property
@@ -76,11 +89,11 @@ class DistillingOptions(Options):
     stage: ClassVar[str | None] = "distill"
 
     epochs: float = option(
-        2.0, "Passes over the distilling images, for each operation.", name="distill_epochs", least=0
+        2.0, "Passes over the distilling images, for each operation.", name="distill_epochs", least=0, most=10**6
     )
-    images: int = option(10_000, "Training images to distil on, at most.", name="distill_images", least=1)
-    batch_size: int = option(64, "Images a distilling step.", name="distill_batch", least=1)
-    seed: int = option(0, "Seed of every random choice.", least=0)
+    images: int = option(10_000, "Training images to distil on, at most.", name="distill_images", least=1, most=10**9)
+    batch_size: int = option(64, "Images a distilling step.", name="distill_batch", least=1, most=10**6)
+    seed: int = option(0, "Seed of every random choice.", least=0, most=2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +102,9 @@ class ScoringOptions(Options):
 
     stage: ClassVar[str | None] = "score"
 
-    images: int = option(1_000, "Training images to score each operation on, at most.", name="score_images", least=1)
+    images: int = option(
+        1_000, "Training images to score each operation on, at most.", name="score_images", least=1, most=10**9
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +114,9 @@ class SelectingOptions(Options):
     stage: ClassVar[str | None] = "student"
 
     budget: str = option("", "Latency budget: a share of the teacher's ('0.4x') or milliseconds ('4.2ms').")
-    proposals: int = option(4, "Diverse solutions to measure and evaluate before one is fine-tuned.", least=1)
+    proposals: int = option(
+        4, "Diverse solutions to measure and evaluate before one is fine-tuned.", least=1, most=10_000
+    )
     score_by: str = option(
         "distance",
         "distance (of the outputs to the teacher's), task (its loss on labels: the paper's) or feature (error).",
@@ -111,12 +128,14 @@ class SelectingOptions(Options):
         "Students whose loss is measured for a budget, to correct the scores; 0 for the paper's plain sum.",
         least=0,
         added=True,
+        most=1_000_000,
     )
     calibrate: int = option(
         32,
         "Students measured before the first selection, to correct the sum of their operations' latencies; 0 for none.",
         least=0,
         added=True,
+        most=1_000_000,
     )
 
     def __post_init__(self) -> None:
@@ -146,33 +165,35 @@ class FineTuning(Options):
 
     stage: ClassVar[str | None] = "student"
 
-    epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", least=0)
-    batch_size: int = option(64, "Images a fine-tuning step.", name="finetune_batch", least=1)
+    epochs: float = option(10.0, "Epochs of fine-tuning; 0 for none.", least=0, most=10**6)
+    batch_size: int = option(64, "Images a fine-tuning step.", name="finetune_batch", least=1, most=10**6)
     optimizer: str = option(
         "adamw", "Optimizer of fine-tuning: adamw, or sgd (Nesterov, momentum 0.9).", choices=("adamw", "sgd")
     )
-    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD needs 0.01 to 0.1.", above=0)
+    lr: float = option(1e-3, "Peak learning rate of fine-tuning; SGD needs 0.01 to 0.1.", above=0, most=1000)
     warmup: float = option(0.1, "Share of fine-tuning in which the rate rises, before its cosine.", least=0, below=1)
-    weight_decay: float = option(0.01, "Decay of weights in fine-tuning (not of biases).", least=0)
+    weight_decay: float = option(0.01, "Decay of weights in fine-tuning (not of biases).", least=0, most=1000)
     distillation: float = option(
         0.9,
         "Weight of the teacher's outputs; the rest is the labels'. 1 leaves the labels out of the loss.",
         least=0,
         most=1,
     )
-    temperature: float = option(1.0, "Both outputs are divided by it before they are compared.", above=0)
-    feature_weight: float = option(0.0, "Weight of the distance of features from the teacher's.", least=0)
+    temperature: float = option(1.0, "Both outputs are divided by it before they are compared.", least=1e-3, most=1000)
+    feature_weight: float = option(0.0, "Weight of the distance of features from the teacher's.", least=0, most=10**6)
     augmentation: str = option(
         "auto",
         "Augmentation in fine-tuning: shift (and mirror), crop (and resize), none, or auto: crop from 96 pixels on.",
         choices=("auto", "shift", "crop", "none"),
     )
-    mixup: float = option(0.0, "Alpha of mixup in fine-tuning, e.g. 0.2; 0 for none.", least=0)
-    cutmix: float = option(0.0, "Alpha of cutmix in fine-tuning, e.g. 1; 0 for none.", least=0)
-    ema_epochs: float = option(0.5, "Epochs that the average of the weights reaches back; 0 for none.", least=0)
-    clip_norm: float = option(5.0, "Largest norm of a fine-tuning gradient.", above=0)
+    mixup: float = option(0.0, "Alpha of mixup in fine-tuning, e.g. 0.2; 0 for none.", least=0, most=1000)
+    cutmix: float = option(0.0, "Alpha of cutmix in fine-tuning, e.g. 1; 0 for none.", least=0, most=1000)
+    ema_epochs: float = option(
+        0.5, "Epochs that the average of the weights reaches back; 0 for none.", least=0, most=10**6
+    )
+    clip_norm: float = option(5.0, "Largest norm of a fine-tuning gradient.", above=0, most=10**12)
     patience: int | None = option(
-        None, "Stop after so many epochs without a better validation metric (default: never).", least=1
+        None, "Stop after so many epochs without a better validation metric (default: never).", least=1, most=10**6
     )
     precision: str = option(
         "auto",
@@ -196,5 +217,7 @@ class ComputeOptions(Options):
     """The device of the work and its time limit; a change of these invalidates no finished stage."""
 
     device: str = option("cpu", "Device of training (not of the latencies): cpu or cuda.")
-    processes: int = option(1, "Processes that fine-tune together, one a GPU; needs Accelerate.", least=1, added=True)
-    max_minutes: float | None = option(None, "Fit the work to this many minutes.", above=0)
+    processes: int = option(
+        1, "Processes that fine-tune together, one a GPU; needs Accelerate.", least=1, added=True, most=1024
+    )
+    max_minutes: float | None = option(None, "Fit the work to this many minutes.", above=0, most=10**7)

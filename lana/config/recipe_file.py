@@ -14,6 +14,19 @@ from lana.common.suggestions import near
 from lana.errors import UserError
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses an option that is given twice: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the option {name[:60]!r} is given twice. Keep one of its lines.", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def options_text(options: Mapping[str, Any], helps: Mapping[str, str]) -> str:
     """A recipe file with these options."""
     lines = ["# A recipe of lana: `lana compress --recipe FILE` runs it again. Paths are relative to this file."]
@@ -31,11 +44,11 @@ def read_options(path: Path | str, known: Iterable[str]) -> dict[str, Any]:
         UserError: the file is missing, not YAML, or names an option that does not exist.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
         raise UserError(f"Cannot read the recipe {path}: {error.strerror}. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not text, or a date that is none
+        raise UserError(f"The recipe {path} is not valid YAML: {str(error)[:500]}") from error
     if not isinstance(content, Mapping):
         raise UserError(
             f"The recipe {path} holds {type(content).__name__}; expected lines like 'model: digits-resnet'."

@@ -17,6 +17,11 @@ def test_yaml_holds_every_field_and_reads_back(tmp_path):
     ("content", "expected"),
     [
         ("modle: x", "Did you mean: model"),
+        ("seed: 1\nepochs: 3\nseed: 2", "the option 'seed' is given twice"),
+        ("seed: 1\nseed: 1", "the option 'seed' is given twice"),
+        ("seed: .inf", "--seed inf: expected a whole number"),
+        ("lr: .nan", "--lr nan: expected a number"),
+        ("seed: 2020-99-99", "not valid YAML|expected a whole number"),
         ("- model", "holds list"),
         ("a: [", "not valid YAML"),
         ("threads: many", "--threads 'many': expected a whole number"),
