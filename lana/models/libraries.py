@@ -16,6 +16,7 @@ from lana.common.reference import HUB, LOCAL, split_reference
 from lana.common.suggestions import near
 from lana.config.references import BUNDLED, check_model
 from lana.errors import UserError
+from lana.models.plain_modules import unwrap_parts, wrapped
 
 
 def build_network(
@@ -33,20 +34,29 @@ def build_network(
         if kind == "torchvision":
             return _from_torchvision(name, kwargs, pretrained=pretrained)
     module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
-    module = _bare(module, model)
-    own = getattr(module, "preprocessing", None)
-    return module, own if isinstance(own, Mapping) else None
-
-
-def _bare(module: Any, model: str) -> nn.Module:
-    """The network that a user's function returned, in float32, without wrappers of compiling or of several GPUs."""
     if not isinstance(module, nn.Module):
         raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
-    wrapped = getattr(module, "_orig_mod", None)  # of torch.compile
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        wrapped = module.module
-    if wrapped is not None:
-        return _bare(wrapped, model)
+    own = _own_preprocessing(module, model)
+    while (inner := wrapped(module)) is not None:
+        module = inner
+        own = own or _own_preprocessing(module, model)
+    _refuse_torchscript(module, model)
+    unwrap_parts(module)
+    return module.float(), own
+
+
+def _own_preprocessing(module: nn.Module, model: str) -> Mapping[str, Any] | None:
+    """The network's attribute `preprocessing`, where it describes images; a part of that name computes something."""
+    own = getattr(module, "preprocessing", None)
+    if not isinstance(own, Mapping):
+        return None
+    unknown = [str(name) for name in own if name not in ("image_size", "mean", "std")]
+    if unknown:
+        raise UserError(f"{model}: its preprocessing holds {unknown[0]!r}. Expected image_size, mean and std only.")
+    return own
+
+
+def _refuse_torchscript(module: nn.Module, model: str) -> None:
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             where = f"holds TorchScript as {name!r}" if name else f"returned TorchScript ({type(part).__name__})"
@@ -54,7 +64,6 @@ def _bare(module: Any, model: str) -> nn.Module:
                 f"{model} {where}, whose parts can be neither watched nor replaced. "
                 "Return the torch.nn.Module that it was made of."
             )
-    return module.float()
 
 
 def _call(function: Callable[..., Any], kwargs: dict[str, Any], model: str) -> Any:

@@ -20,6 +20,7 @@ from lana.config.options import TeacherOptions
 from lana.errors import UserError
 from lana.models.libraries import build_network
 from lana.models.model_arguments import parse_arguments
+from lana.models.plain_modules import compute_weights
 from lana.models.preprocessing import InputOptions, Preprocessing, make_preprocessing
 from lana.models.weights import load_weights
 from lana.networks.constant_arguments import keep_constant_arguments, observed_calls
@@ -133,6 +134,7 @@ def _channels_taken(module: nn.Module, image_size: int) -> tuple[int, ...]:
 
 def _trainable(module: nn.Module) -> nn.Module:
     """The module without what keeps its parts from being replaced or trained."""
+    compute_weights(module)
     for part in module.modules():
         if isinstance(part, nn.TransformerEncoderLayer):  # its fused form reads the weights of what may be replaced
             part.activation_relu_or_gelu = 0

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|avg)([._]|$)")
 _USUAL = ("state_dict", "model_state_dict", "model", "module")
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # parts of names they add
+_OLD_NORM = re.compile(r"\b(\w+)_([gv])$")
 _OF_TRAINING = re.compile(r"(criterion|loss|metric)", re.IGNORECASE)
 
 
@@ -168,7 +169,13 @@ def _bare(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tens
     """The state without the parts of names that wrappers add, but for those that the network has itself."""
     added = _WRAPPERS - {part for name in own for part in name.split(".")}
     bare = {".".join(part for part in name.split(".") if part not in added): value for name, value in state.items()}
+    if any(".parametrizations." in name for name in own):  # as torch called a weight norm's parts before
+        bare = {_OLD_NORM.sub(_new_norm, name): value for name, value in bare.items()}
     return bare if len(bare) == len(state) else state
+
+
+def _new_norm(old: re.Match[str]) -> str:
+    return f"parametrizations.{old[1]}.original{'gv'.index(old[2])}"
 
 
 def _prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
