@@ -86,7 +86,7 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess, repla
 
 
 def _is_worse(context: RunContext, folder: Path, student: nn.Module) -> bool:
-    """Whether the student in `folder` was delivered with a better metric than this one; then say so."""
+    """True if the student in `folder` was delivered with a better metric than this one; it is then reported."""
     before = metric_before(folder)
     if before is None:
         return False

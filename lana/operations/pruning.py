@@ -32,7 +32,7 @@ def why_not_pruned(layer: Layer, module: nn.Module) -> str:
 def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The teacher's block with a share `w` of its inner channels.
 
-    On features, the channels that contribute most to the consuming convolutions are kept. Those convolutions are solved
+    On features, the channels that contribute most to the consuming convolutions are kept. The latter are solved
     again for the outputs that they had with all channels. This is channel pruning (He et al. 2017).
     """
     block = copy.deepcopy(module).eval()
