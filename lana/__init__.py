@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lana.operations.families import Operation
     from lana.operations.presets import offered
     from lana.operations.user import operation
-    from lana.pipeline import compress, finetune, select, select_for
+    from lana.pipeline import compress, finetune, select, select_for, verify
     from lana.report.page import write_report
     from lana.standalone import evaluate, export, measure, profile
 
@@ -49,6 +49,7 @@ _HOME = {
     "profile": "standalone",
     "select": "pipeline",
     "select_for": "pipeline",
+    "verify": "pipeline",
     "write_report": "report.page",
     "Recipe": "config.recipe",
     "load_student": "models.student_files",
@@ -77,6 +78,7 @@ __all__ = [
     "profile",
     "select",
     "select_for",
+    "verify",
     "write_report",
 ]
 

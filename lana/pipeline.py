@@ -193,15 +193,7 @@ def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool =
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
     """
-    folder = Path(student).resolve()
-    out = folder.parent.parent
-    if not (folder / "selection.json").is_file():
-        if is_student(folder):
-            raise UserError(
-                f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "
-                "Train the network of lana.load_student, or select by a budget of this machine."
-            )
-        raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
+    folder, out = _student_of_here(student)
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with reporting(quiet=quiet), Run.open(out) as run:
         usual = {name: run.recipe().options[name] for name in FINETUNING}
@@ -213,3 +205,30 @@ def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool =
         baseline = measure_baseline(context)
         finetune_student(context, folder, replace_better=replace_better)
         return deliver(context, baseline, folder)
+
+
+def verify(student: Path | str, *, quiet: bool = False) -> Summary:
+    """Measure a student of a run once more, as `RUN/students/NAME`, and say whether it is within its budget.
+
+    For one that was delivered unmeasured, or while other work disturbed the measurement.
+
+    Raises:
+        UserError: the folder is not a student's.
+    """
+    folder, out = _student_of_here(student)
+    with reporting(quiet=quiet), Run.open(out) as run:
+        context = prepare(run, as_distilled(run, student_recipe(folder)))
+        return deliver(context, measure_baseline(context), folder, again=True)
+
+
+def _student_of_here(student: Path | str) -> tuple[Path, Path]:
+    """Its folder, and its run's."""
+    folder = Path(student).resolve()
+    if not (folder / "selection.json").is_file():
+        if is_student(folder):
+            raise UserError(
+                f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "
+                "Train the network of lana.load_student, or select by a budget of this machine."
+            )
+        raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
+    return folder, folder.parent.parent

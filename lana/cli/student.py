@@ -1,4 +1,4 @@
-"""Commands that make a student: compress, select, finetune, export."""
+"""Commands that make a student: compress, select, finetune, verify, export."""
 
 from __future__ import annotations
 
@@ -188,6 +188,25 @@ def finetune(student: Path, replace_better: bool, json_output: bool, **options: 
 
     summary = pipeline.finetune(student, replace_better=replace_better, **given(options))
     print_result(summary, json_output=json_output)
+
+
+@main.command()
+@student_argument
+@quiet
+@as_json
+def verify(student: Path, json_output: bool, **options: Any) -> None:
+    """Measure STUDENT (RUN/students/NAME) once more: is it within its budget?
+
+    For one that was delivered as not verified, when the machine is quiet.
+
+    \b
+    lana verify runs/digits-resnet/students/0.4x
+    """
+    from lana import pipeline
+
+    summary = pipeline.verify(student, **options)
+    print_result(summary, json_output=json_output)
+    sys.exit(0 if summary.verified else 1)
 
 
 @main.command()

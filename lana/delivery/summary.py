@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +31,10 @@ class Summary:
     """A delivered student compared with its teacher.
 
     Accuracies are the task's metric on the test split. Where the device was not measured, `measured_ms` and its upper
-    95% bound are None. `verified` is true if the bound was measured and lies within the budget. `changed` is false
-    where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that is
-    expected to lose at most that. The budget is then the program's own, not the user's, and is never missed.
+    95% bound are None. `verified` is true if the bound was measured, undisturbed, and lies within the budget; `reason`
+    tells why it is not. `measuring` tells how many processes measured, and how many of them were calm. `changed` is
+    false where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that
+    is expected to lose at most that. The budget is then the program's own, not the user's, and is never missed.
     """
 
     student: str
@@ -52,6 +54,8 @@ class Summary:
     measured_ms: float | None = None
     measured_ms_upper95: float | None = None
     verified: bool = False
+    reason: str | None = None
+    measuring: Mapping[str, Any] | None = None
     speedup: float | None = None
     budget_used: float | None = None
     selected_accuracy: float | None = None
@@ -63,6 +67,16 @@ class Summary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes disturbed all that was measured."""
+        return bool(self.measuring and self.measuring["disturbed"])
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether it was measured, undisturbed, and the bound lies above the budget."""
+        return self.changed and self.measured_ms is not None and not self.verified and not self.disturbed
 
     @classmethod
     def read(cls, path: Path) -> Summary:
@@ -78,8 +92,13 @@ class Summary:
             )
             return
         show_run([self], console)
-        if self.measured_ms is None:
-            console.print("Not verified: the student was not measured, its milliseconds are predicted.")
+        if self.measured_ms is None or self.disturbed:
+            console.print(
+                f"Not verified: {self.reason or 'the student was not measured, its milliseconds are predicted'}. "
+                f"When the machine is quiet: lana verify RUN/students/{self.student}",
+                style="yellow",
+                soft_wrap=True,
+            )
         elif not self.verified:
             console.print(
                 "NOT within the budget: the upper 95% bound of the measurement lies above it.",
@@ -157,7 +176,7 @@ def summarise(
     chosen: dict[str, Any] = read_json(folder / "selection.json")
     finetuned = folder / "finetuned.json"
     budget_ms = baseline.budget_ms(context.recipe)
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"reason": "the student was not measured, its milliseconds are predicted"}
     if measured is not None:
         upper_ms = measured.ratio_upper95 * baseline.teacher_ms
         if chosen.get("max_loss") is not None:  # the budget was only a means
@@ -165,7 +184,15 @@ def summarise(
         figures = {
             "measured_ms": measured.ratio * baseline.teacher_ms,
             "measured_ms_upper95": upper_ms,
-            "verified": upper_ms <= budget_ms,
+            "verified": upper_ms <= budget_ms and not measured.disturbed,
+            "reason": _reason(measured, upper_ms, budget_ms),
+            "measuring": {
+                "processes": len(measured.ratios),
+                "calm": len(measured.calm_ratios),
+                "waited": statistics.median(measured.waited) if measured.waited else None,
+                "noticed_by": measured.watched or None,
+                "disturbed": measured.disturbed,
+            },
             "speedup": 1 / measured.ratio,
             "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
         }
@@ -189,6 +216,15 @@ def summarise(
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
+
+
+def _reason(measured: MeasuredLatency, upper_ms: float, budget_ms: float) -> str | None:
+    """Why a measured student is not verified."""
+    if measured.disturbed:
+        waited = f", they waited {statistics.median(measured.waited):.0%} of their time" if measured.waited else ""
+        calm, processes = len(measured.calm_ratios), len(measured.ratios)
+        return f"other work disturbed the measurement ({calm} of {processes} processes were calm{waited})"
+    return None if upper_ms <= budget_ms else "the upper 95% bound of the measurement lies above the budget"
 
 
 def nothing_to_do(context: RunContext, baseline: Baseline, budget_ms: float) -> Summary:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -16,6 +18,8 @@ from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.confidence import upper_bound_95
 from profilers import Comparison
+
+LEAST_CALM = 2  # calm processes; with fewer nothing is known of the machine without its disturbance
 
 
 class Measurement(Protocol):
@@ -33,26 +37,77 @@ class Measurement(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredLatency:
-    """A selection's latency as its ratio to the teacher measured beside it, one ratio a fresh process."""
+    """A selection's latency as its ratio to the teacher measured beside it, one ratio a fresh process.
+
+    `calm` tells for each whether no other process disturbed it, `waited` the share of its time that the process waited
+    for a processor, `watched` how that was noticed. Logs of before hold none of the three: all count as calm.
+    """
 
     selection: Selection
     ratios: tuple[float, ...]
+    calm: tuple[bool, ...] = ()
+    waited: tuple[float, ...] = ()
+    watched: str = ""
+
+    @property
+    def calm_ratios(self) -> tuple[float, ...]:
+        return tuple(itertools.compress(self.ratios, self.calm)) if self.calm else self.ratios
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether calm never came."""
+        return len(self.calm_ratios) < min(LEAST_CALM, len(self.ratios))
 
     @property
     def ratio(self) -> float:
-        return statistics.median(self.ratios)
+        return statistics.median(self.ratios if self.disturbed else self.calm_ratios)
 
     @property
     def ratio_upper95(self) -> float:
-        """The one-sided 95% bound over processes; with fewer than `PROCESSES` of them nothing is bounded."""
-        return upper_bound_95(self.ratios) if len(self.ratios) >= PROCESSES else math.inf
+        """The one-sided 95% bound over processes; with fewer than `PROCESSES` of them nothing is bounded.
+
+        Calm ones alone count where there are enough. Where they lack, the bound over all is widened by what was seen
+        between calm and disturbed ones.
+        """
+        if len(self.ratios) < PROCESSES:
+            return math.inf
+        if len(self.calm_ratios) >= PROCESSES:
+            return upper_bound_95(self.calm_ratios)
+        if self.disturbed:
+            return upper_bound_95(self.ratios)
+        others = itertools.compress(self.ratios, (not calm for calm in self.calm))
+        seen = abs(statistics.median(others) / statistics.median(self.calm_ratios) - 1)
+        return max(upper_bound_95(self.ratios), self.ratio) * (1 + seen)
+
+    def __add__(self, other: MeasuredLatency) -> MeasuredLatency:
+        """Both, of one selection."""
+        calm = tuple(flag for one in (self, other) for flag in one.calm or (True,) * len(one.ratios))
+        return replace(
+            self,
+            ratios=self.ratios + other.ratios,
+            calm=calm if self.calm or other.calm else (),
+            waited=self.waited + other.waited,
+            watched=self.watched or other.watched,
+        )
 
     def columns(self) -> dict[str, Any]:
-        return {"ratio": round(self.ratio, 5), "ratios": json.dumps(self.ratios)}
+        processes = {"calm": self.calm, "waited": self.waited, "watched": self.watched}
+        return {
+            "ratio": round(self.ratio, 5),
+            "ratios": json.dumps(self.ratios),
+            "processes": json.dumps(processes) if self.calm else "",
+        }
 
     @classmethod
     def from_columns(cls, selection: Selection, columns: dict[str, Any]) -> Self:
-        return cls(selection=selection, ratios=tuple(json.loads(columns["ratios"])))
+        known = json.loads(columns.get("processes") or "{}")
+        return cls(
+            selection=selection,
+            ratios=tuple(json.loads(columns["ratios"])),
+            calm=tuple(known.get("calm", ())),
+            waited=tuple(known.get("waited", ())),
+            watched=known.get("watched", ""),
+        )
 
 
 class MeasuredLoss(NamedTuple):
@@ -140,7 +195,13 @@ class LatencyLog(ReplayLog[MeasuredLatency]):
     def add(self, selections: Sequence[Selection], comparisons: Sequence[Comparison]) -> None:
         """Append measurements and write the log."""
         new = [
-            MeasuredLatency(selection=selection, ratios=tuple(round(ratio, 5) for ratio in comparison.ratios))
+            MeasuredLatency(
+                selection=selection,
+                ratios=tuple(round(ratio, 5) for ratio in comparison.ratios),
+                calm=comparison.calm,
+                waited=comparison.waited,
+                watched=comparison.watched,
+            )
             for selection, comparison in zip(selections, comparisons, strict=True)
         ]
         self.rows += new
@@ -192,10 +253,7 @@ class MeasurementLog:
 
 def pooled(rows: Iterable[MeasuredLatency]) -> dict[Selection, MeasuredLatency]:
     """One entry a selection, in the order of first measurement."""
-    return {
-        selection: MeasuredLatency(selection=selection, ratios=tuple(ratio for row in same for ratio in row.ratios))
-        for selection, same in _by_selection(rows).items()
-    }
+    return {selection: functools.reduce(operator.add, same) for selection, same in _by_selection(rows).items()}
 
 
 def repeatability(rows: Iterable[MeasuredLatency]) -> list[float]:

@@ -75,6 +75,19 @@ def test_the_student_is_within_its_budget_and_good(finished):
     assert "0.5x" in output
 
 
+def test_a_student_that_was_not_verified_is_verified_later(finished):
+    run, _ = finished
+    path, before = run / "students" / "0.5x" / "summary.json", summary_of(run)
+    path.write_text(json.dumps({**before, "verified": False, "reason": "other work", "measured_ms": None}))
+    result = lana("verify", run / "students" / "0.5x", "--quiet")
+    after = summary_of(run)
+    assert after["reason"] is None, result.output
+    assert after["verified"]
+    assert after["measuring"]["calm"] >= 5
+    assert result.exit_code == 0
+    assert after["student_accuracy"] == before["student_accuracy"]
+
+
 def test_the_student_loads_and_agrees_with_its_onnx_file(finished, digits_data):
     import onnxruntime
 

@@ -33,3 +33,18 @@ def test_a_bound_far_above_the_measurement_is_told():
 )
 def test_other_ends_are_told(changes, message):
     assert message in shown(**changes)
+
+
+def test_where_calm_never_came_the_command_that_verifies_later_is_told():
+    waited = {"processes": 10, "calm": 0, "waited": 0.7, "noticed_by": "switches", "disturbed": True}
+    reason = "other work disturbed the measurement (0 of 10 processes were calm)"
+    text = shown(verified=False, measuring=waited, reason=reason)
+    assert f"Not verified: {reason}." in text
+    assert "lana verify RUN/students/0.5x" in text
+    assert "NOT within" not in text
+    summary = make_summary(verified=False, measuring=waited, reason=reason)
+    assert summary.disturbed
+    assert not summary.over_budget
+    assert make_summary(verified=False).over_budget
+    assert not make_summary().over_budget
+    assert not make_summary(verified=False, measured_ms=None).over_budget

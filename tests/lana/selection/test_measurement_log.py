@@ -2,7 +2,7 @@ import csv
 import math
 
 from lana.models.selection import Selection
-from lana.selection.measurement_log import LatencyLog, LossLog, pooled, repeatability
+from lana.selection.measurement_log import LatencyLog, LossLog, MeasuredLatency, pooled, repeatability
 from profilers import Comparison
 
 HALF, NONE = Selection({"a": "half"}), Selection({"a": "none", "b": "half"})
@@ -21,6 +21,7 @@ def test_latencies_are_written_and_read_again(tmp_path):
         "loop": "first, 1 ms",
         "ratio": "0.6",
         "ratios": "[0.5, 0.6, 0.7]",
+        "processes": "",
         "selection": '{"a": "half"}',
     }
     assert LatencyLog.read(tmp_path / "measured_students.csv").rows == log.rows
@@ -69,3 +70,54 @@ def test_a_student_without_finite_outputs_loses_most(tmp_path):
     read = LossLog.read(tmp_path / "losses.csv")
     assert read.get(Selection({"a": "half"})) == math.inf
     assert read.get(Selection({"a": "none"})) == 0.7
+
+
+CALM, SHARED = (0.50, 0.505, 0.495, 0.50, 0.50), (0.44, 0.45, 0.46, 0.45, 0.45)
+
+
+def measured(*parts):
+    """Of calm ratios and those that other work made too small."""
+    ratios = [(ratio, is_calm) for ratios, is_calm in parts for ratio in ratios]
+    return MeasuredLatency(
+        selection=HALF, ratios=tuple(ratio for ratio, _ in ratios), calm=tuple(is_calm for _, is_calm in ratios)
+    )
+
+
+def test_calm_processes_alone_count_where_there_are_enough():
+    alone = MeasuredLatency(selection=HALF, ratios=CALM)
+    both = measured((SHARED, False), (CALM, True))
+    assert (both.ratio, both.ratio_upper95) == (alone.ratio, alone.ratio_upper95)
+    assert not both.disturbed
+
+
+def test_the_bound_widens_to_what_was_seen_between_calm_and_disturbed():
+    some = measured((SHARED, False), (CALM[:3], True))
+    assert some.ratio == 0.5
+    assert not some.disturbed
+    assert some.ratio_upper95 >= 0.5 * (1 + 0.1)  # 0.45 for 0.50: a tenth
+
+
+def test_where_calm_never_came_nothing_is_known():
+    assert measured((SHARED, False)).disturbed
+    assert measured((SHARED, False), (CALM[:1], True)).disturbed
+    assert not measured((CALM, True)).disturbed
+    assert not MeasuredLatency(selection=HALF, ratios=SHARED).disturbed  # of a log of before
+
+
+def test_what_a_process_waited_is_kept(tmp_path):
+    log = LatencyLog.read(tmp_path / "measured_students.csv").replay("first")
+    log.add([HALF], [comparison(0.5, 0.6)])
+    given = {"calm": (True, False), "waited": (0.0, 0.7), "watched": "switches"}
+    log.add([HALF], [Comparison(ratios=(0.5, 0.45), reference_ms=(1.0, 1.0), **given)])
+    read = LatencyLog.read(tmp_path / "measured_students.csv")
+    assert read.rows == log.rows
+    assert vars(read.rows[1]) == {"selection": HALF, "ratios": (0.5, 0.45), **given}
+    both = read.get(HALF)
+    assert both.calm == (True, True, True, False)  # what a log does not tell counts as calm
+    assert both.waited == (0.0, 0.7)
+
+
+def test_a_log_of_before_is_read(tmp_path):
+    path = tmp_path / "measured_students.csv"
+    path.write_text('loop,ratio,ratios,selection\nfirst,0.5,[0.5],"{""a"": ""half""}"\n')
+    assert LatencyLog.read(path).get(HALF) == MeasuredLatency(selection=HALF, ratios=(0.5,))
