@@ -206,7 +206,7 @@ def verify(student: Path, json_output: bool, **options: Any) -> None:
 
     summary = pipeline.verify(student, **options)
     print_result(summary, json_output=json_output)
-    sys.exit(0 if summary.verified else 1)
+    click.get_current_context().exit(0 if summary.verified else 1)
 
 
 @main.command()
