@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lana.common.console import bounded
 from lana.common.files import explain_disk
 from lana.common.importing import place_of
 from lana.common.progress import reporting
@@ -38,7 +39,7 @@ class Group(Named):
             with explain_disk(), reporting():
                 return super().invoke(ctx)
         except (LanaError, ProfilerError, SolverError) as error:
-            click.echo(f"lana: {error}", err=True)
+            click.echo(f"lana: {bounded(str(error))}", err=True)
             ctx.exit(EXIT_UNEXPECTED if type(error) is LanaError else EXIT_USER_ERROR)
         except KeyboardInterrupt:
             click.echo("lana: interrupted. Finished work is kept: the same command resumes from there.", err=True)

@@ -152,7 +152,10 @@ def select(
         parse_budget(budget)
     elif max_loss is None:
         raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
-    pins = dict(_pin(text) for text in pin)
+    pins: dict[str, str] = {}
+    for layer, operation in map(_pin, pin):
+        if pins.setdefault(layer, operation) != operation:
+            raise UserError(f"--pin gives {layer} both {pins[layer]} and {operation}. Give one of them.")
     from lana import pipeline
 
     summary = pipeline.select(run, budget, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)

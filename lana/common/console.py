@@ -10,14 +10,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 120
+LONGEST_MESSAGE = 3000  # characters
 
 
 def make_console() -> Console:
-    """A terminal as wide as it is; a pipe wide enough for the tables."""
+    """A terminal as wide as it is; a pipe wide enough for the tables.
+
+    What is printed holds names of layers, files and students, so it is never read as markup.
+    """
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=PIPE_WIDTH)
+
+
+def bounded(message: str) -> str:
+    """A message of a length that people read: the middle of a longer one is left out.
+
+    >>> len(bounded("x" * 10_000)), bounded("short")
+    (3000, 'short')
+    """
+    half = LONGEST_MESSAGE // 2
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: half - 3]} … {message[-half:]}"
 
 
 def figure(metric: float | None) -> str:

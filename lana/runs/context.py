@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lana.common.suggestions import near
 from lana.config.options import ProfilingOptions
 from lana.config.recipe import Recipe
 from lana.data.loading import load_data
@@ -76,7 +79,14 @@ def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
 
 
 def layers_of(teacher: Teacher, options: ProfilingOptions) -> LayerScan:
-    """The layers and spans of a teacher that a recipe asks for."""
+    """The layers and spans of a teacher that a recipe asks for.
+
+    Raises:
+        UserError: a glob matches no part of the network.
+    """
+    names = [name for name, _ in teacher.module.named_modules() if name]
+    for option, globs in {"--layers": options.layers, "--exclude": options.exclude}.items():
+        _check_globs(option, globs.split(","), names)
     return find_layers(
         teacher.module,
         (teacher.example(),),
@@ -85,3 +95,17 @@ def layers_of(teacher: Teacher, options: ProfilingOptions) -> LayerScan:
         granularity=options.granularity,
         max_span=options.max_span,
     )
+
+
+def _check_globs(option: str, globs: Sequence[str], names: list[str]) -> None:
+    """Refuse a glob that matches no part of the network: a slip there would change the pool without a word.
+
+    Raises:
+        UserError: see above.
+    """
+    for glob in filter(None, map(str.strip, globs)):
+        if not any(fnmatch.fnmatchcase(name, glob) for name in ("", *names)):
+            raise UserError(
+                f"{option} {glob[:60]!r} matches no layer that can be replaced, nor another part of the network."
+                f"{near(glob, names)} List the layers with: lana layers MODEL"
+            )
