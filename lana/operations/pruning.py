@@ -69,7 +69,16 @@ def _groups_or_reason(layer: Layer, module: nn.Module) -> tuple[tuple[InnerGroup
         groups = _find_groups(layer, copy.deepcopy(module).cpu().eval())
     except Exception as error:  # the block's own code, or its dependency graph, may raise anything
         return (), f"its channels cannot be followed: {brief(error)}"
-    return groups, unless(bool(groups), "input and output fix all of its channels, or it does not run without some")
+    own = {type(part).__name__ for part in module.modules() if isinstance(part, LinearMap) and _has_own_forward(part)}
+    reason = "input and output fix all of its channels, or it does not run without some"
+    if own:
+        reason += f"; {', '.join(sorted(own))} may compute weights from all channels"
+    return groups, unless(bool(groups), reason)
+
+
+def _has_own_forward(part: LinearMap) -> bool:
+    """Whether it may compute its weights from others, as standardised convolutions do."""
+    return not type(part).forward.__module__.startswith("torch.")
 
 
 def _find_groups(layer: Layer, block: nn.Module) -> tuple[InnerGroup, ...]:

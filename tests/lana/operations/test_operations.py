@@ -7,6 +7,7 @@ import pytest
 import torch
 from kinds_of_layer import LAYERS, Block, Gated, layer_of, made
 from torch import nn
+from torch.nn import functional as F
 
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import onnx_parity
@@ -16,6 +17,7 @@ from lana.operations.closed_form import LinearMap
 from lana.operations.convolution import SqueezeExcite
 from lana.operations.families import FAMILIES, parse_operation
 from lana.operations.presets import offered, pool_names
+from lana.operations.pruning import why_not_pruned
 
 FEATURE_MAPS = (
     *("same", "odd size", "stride", "stride, odd size", "no padding", "channels", "gated", "channels last"),
@@ -245,6 +247,20 @@ def test_endless_groups_leave_the_other_parts_to_prune(features):
     assert pruned.mlp[0].out_channels == 32
     assert pruned.into.out_channels == 35
     assert pruned(inputs).shape == inputs.shape
+
+
+class Standardised(nn.Conv2d):
+    """Its weights depend on all channels that it reads."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+def test_a_convolution_that_computes_its_weights_is_named_where_nothing_is_pruned():
+    block = nn.Sequential(*(Standardised(16, 16, 3, padding=1) for _ in range(2)))
+    layer = Layer(name="1", members=("1",), input_shape=(16, 8, 8), output_shape=(16, 8, 8), layout="nchw", macs=1)
+    assert "Standardised may compute weights from all channels" in why_not_pruned(layer, block)
 
 
 def test_pruning_keeps_what_matters(features):
