@@ -59,10 +59,11 @@ def relative_error(module: nn.Module, inputs: Tensor, outputs: Sequence[np.ndarr
         expected = [tensor.numpy() for tensor in flat_tensors(module.eval()(inputs))]
     if len(outputs) != len(expected):
         raise ExportFailed(f"The file has {len(outputs)} outputs, the network has {len(expected)}.")
-    return float(np.max([0.0, *(_apart(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))]))
+    return float(np.max([0.0, *(apart(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))]))
 
 
-def _apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference, relative to the largest of `theirs`; NaN where only one of two is a number."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # infinities too, of masks
     largest = np.abs(theirs[np.isfinite(theirs)]).max(initial=1e-12)

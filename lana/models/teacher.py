@@ -83,10 +83,11 @@ def load_teacher(
     module, own = build_network(model, parse_arguments(model_args), pretrained=pretrained and weights is None)
     if weights is not None and pretrained:
         load_weights(module, weights)
-    preprocessing = make_preprocessing(own, **inputs, channels_taken=functools.partial(_channels_taken, module.eval()))
+    module = _in_evaluation(module, model)
+    preprocessing = make_preprocessing(own, **inputs, channels_taken=functools.partial(_channels_taken, module))
     input_shape = inputs.get("input_shape") if preprocessing is None else preprocessing.input_shape
     teacher = Teacher(
-        module=_trainable(module.eval()),
+        module=_trainable(module),
         reference=_absolute(model),
         weights=weights,
         input_shape=tuple(input_shape or ()),
@@ -132,14 +133,25 @@ def _channels_taken(module: nn.Module, image_size: int) -> tuple[int, ...]:
     return tuple(taken)
 
 
+def _in_evaluation(module: nn.Module, reference: str) -> nn.Module:
+    for part in module.modules():
+        if part.eval() is not part:
+            raise UserError(
+                f"{type(part).__name__} of {reference} overrides train() or eval() and does not return itself, as "
+                "PyTorch's own do. End the method with: return self."
+            )
+    return module.eval()
+
+
 def _trainable(module: nn.Module) -> nn.Module:
     """The module without what keeps its parts from being replaced or trained."""
     compute_weights(module)
     for part in module.modules():
         if isinstance(part, nn.TransformerEncoderLayer):  # its fused form reads the weights of what may be replaced
             part.activation_relu_or_gelu = 0
-    if not any(parameter.requires_grad for parameter in module.parameters()):  # frozen for use; a student learns
-        module.requires_grad_(True)
+    for parameter in module.parameters():  # frozen for use, or by transfer learning; a student learns in full
+        if parameter.is_floating_point() and not parameter.requires_grad:
+            parameter.requires_grad_(True)
     return module
 
 

@@ -13,6 +13,7 @@ from lana.data.loading import load_data
 from lana.data.split import Data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
+from lana.evaluation.network_checks import check_batches
 from lana.evaluation.task import Task, load_task
 from lana.models.student import own_module
 from lana.models.teacher import Teacher, teacher_of
@@ -46,6 +47,7 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
     teacher = teacher_of(recipe.teacher)
     task = load_task(recipe.teacher.task)
     data = load_data(recipe.teacher.data, teacher, seed=recipe.seed)
+    check_batches(teacher, data)
     check_labels(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
     run.begin(recipe)

@@ -193,15 +193,21 @@ def test_a_network_that_decides_by_values_is_refused(tmp_path):
         "    preprocessing = {'image_size': 16, 'mean': [0.5], 'std': [0.5]}\n"
         "    def __init__(self):\n        super().__init__()\n"
         "        self.one, self.two = nn.Conv2d(1, 10, 3), nn.Conv2d(1, 10, 3)\n"
-        "    def forward(self, x):\n"
+        "    def of(self, x):\n"
         "        return (self.one(x) if x.mean() > -0.4 else self.two(x)).mean((2, 3))\n"
+        "    def forward(self, x):\n"
+        "        return torch.cat([self.of(one) for one in x.split(1)])\n"
+        "class Together(Net):\n    forward = Net.of\n"
         "def net():\n    torch.manual_seed(0)\n    return Net()\n"
+        "def together():\n    torch.manual_seed(0)\n    return Together()\n"
     )
     recipe = Recipe(model=f"{tmp_path}/net.py:net", data="digits", budget="0.5x", max_span=1)
     with Run.open(tmp_path / "run", recipe) as run:
         context = prepare(run, recipe)
         with pytest.raises(UserError, match=r"net\.py:net gives other outputs on real examples .*branches on values"):
             check_file(context, teacher_computation(context).file)
+        with pytest.raises(UserError, match=r"together gives an example another output .*branches on values"):
+            prepare(run, recipe.replace(model=f"{tmp_path}/net.py:together"))
 
 
 def test_a_pin_stands(pool):

@@ -7,8 +7,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lana.common.importing import import_torchvision
+from lana.config.options import FineTuning
 from lana.errors import UserError
+from lana.models.student import assemble, count_parameters
 from lana.models.teacher import load_teacher
+from lana.networks.layers import find_layers
+from lana.training.optimizers import make_optimizer
 
 NET = """
 import torch
@@ -199,9 +203,22 @@ def test_a_teacher_that_was_frozen_can_teach_students_that_learn(tmp_path):
         "from torch import nn\ndef frozen():\n    return nn.Conv2d(3, 4, 3).requires_grad_(False)\n"
         "def half():\n    net = nn.Conv2d(3, 4, 3)\n    net.bias.requires_grad = False\n    return net\n"
     )
-    for name, learning in (("frozen", [True, True]), ("half", [True, False])):
+    for name in ("frozen", "half"):
         teacher = load_teacher(f"{tmp_path}/net.py:{name}", image_size=8)
-        assert [parameter.requires_grad for parameter in teacher.module.parameters()] == learning
+        assert all(parameter.requires_grad for parameter in teacher.module.parameters())
+
+
+def test_a_backbone_that_transfer_learning_froze_learns_in_fine_tuning(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from lana.models.teacher import load_teacher\n"
+        "def net():\n    net = load_teacher('digits-resnet').module.requires_grad_(False)\n"
+        "    net.classifier.requires_grad_(True)\n    return net\n"
+    )
+    teacher = load_teacher(f"{tmp_path}/net.py:net", image_size=16, mean=(0.305,), std=(0.345,))
+    scan = find_layers(teacher.module, (teacher.example(),))
+    student = assemble(teacher.module, scan.layers, {scan.layers[0].name: "identity"})
+    groups = make_optimizer(student, FineTuning()).param_groups
+    assert sum(p.numel() for group in groups for p in group["params"]) == count_parameters(student)
 
 
 def test_torchvision_builds_the_same_network_without_weights(monkeypatch):
@@ -234,6 +251,7 @@ def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
     ("name", "options", "message"),
     [
         ("raises", {}, r"net\.py:raises failed: RuntimeError: boom inside \(.*net\.py, line \d+\)"),
+        ("silent", {}, r"Silent of .*net\.py:silent overrides train\(\) or eval\(\) and does not return itself"),
         ("two", {}, "Wrap a network that takes more than one tensor"),
         ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is for inputs that are not images"),
         ("plain", {"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, "expected means of images in 0…1"),
@@ -245,6 +263,8 @@ def test_what_cannot_work_is_told(tmp_path, name, options, message):
         "def raises():\n    raise RuntimeError('boom inside')\n"
         "def plain():\n    return nn.Conv2d(3, 4, 3)\n"
         "def two():\n    return nn.Bilinear(3, 3, 4)\n"
+        "class Silent(nn.Identity):\n    def train(self, mode=True):\n        super().train(mode)\n"
+        "def silent():\n    return nn.Sequential(Silent(), nn.Conv2d(3, 4, 3))\n"
     )
     with pytest.raises(UserError, match=message):
         load_teacher(f"{tmp_path}/net.py:{name}", **options)
