@@ -109,6 +109,7 @@ def select(
     check_options(options, (*SELECTING, "device"), "Selecting")
     if max_loss is not None:
         check_number("--max-loss", max_loss, least=-1e-12)
+    _check_name(Run(Path(out)), name)
     with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
         search.model = dataclasses.replace(search.model, pins=pins or {})
         within = None
@@ -148,6 +149,7 @@ def select_for(
     check_options(options, (*SELECTING, "device"), "Selecting")
     for budget_ms in budgets_ms.values():
         check_number("--budget-ms", budget_ms)
+    _check_name(Run(Path(out)), name)
     devices.check_devices(list(budgets_ms), measured)
     with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
         opened = [devices.open_device(context, search.model, table, ms, measured) for table, ms in budgets_ms.items()]
@@ -176,10 +178,14 @@ def open_finished(
 
 def _new_name(context: RunContext, name: str | None, otherwise: str) -> str:
     """The name of a student that does not exist or is not delivered yet; the same command resumes the latter."""
-    run = context.run
-    if name and run.delivered(name):
+    _check_name(context.run, name)
+    return name or free_name(context.run, otherwise, context.recipe)
+
+
+def _check_name(run: Run, name: str | None) -> None:
+    """Refuse the name of a delivered student, or what is no name, before the work."""
+    if name is not None and run.delivered(name):
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
-    return name or free_name(run, otherwise, context.recipe)
 
 
 def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool = False, **options: Any) -> Summary:

@@ -79,19 +79,24 @@ def compare(
     done: list[ProcessFound] = []
     started_s = time.monotonic()
     while goes_on(done, processes):
-        result = run_job(
-            {"kind": "compare", "seconds": seconds_per_process, "seed": len(done)},
-            runtime=runtime,
-            settings=settings,
-            computations=everything,
-            timeout_s=TIMEOUT_S,
-        )
+        job = {"kind": "compare", "seconds": seconds_per_process, "seed": len(done)}
+        result = _measured(job, runtime, settings, everything)
         done.append(_found(result, everything))
         if progress is not None:
             total = max(processes, len(done) + goes_on(done, processes))
             left = (time.monotonic() - started_s) / len(done) * (total - len(done))
             progress(Progress(done=len(done), total=total, name=f"process {len(done)}", seconds_left=left))
     return [compared(done, index, processes) for index in range(len(candidates))]
+
+
+def _measured(
+    job: Mapping[str, Any], runtime: str, settings: RuntimeSettings, computations: Sequence[Computation]
+) -> dict[str, Any] | Blame:
+    """The result of one process; one that was killed is tried once more, for the memory may be free again."""
+    result = run_job(job, runtime=runtime, settings=settings, computations=computations, timeout_s=TIMEOUT_S)
+    if isinstance(result, Blame) and result.killed:
+        result = run_job(job, runtime=runtime, settings=settings, computations=computations, timeout_s=TIMEOUT_S)
+    return result
 
 
 def _found(result: Mapping[str, Any] | Blame, everything: Sequence[Computation]) -> ProcessFound:

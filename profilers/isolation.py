@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +17,17 @@ from typing import Any
 
 from profilers.computation import Computation
 from profilers.errors import MeasurementFailed
+from profilers.locks import held, is_held
 from profilers.runtime import RuntimeSettings, measuring_environment
 from profilers.worker import Status
 
 HOME = str(Path(__file__).resolve().parent.parent)
+PREFIX, ALIVE = "lana-measure-", "alive"  # of the folders of measuring processes; the file that its starter locks
+YOUNG_S = 60.0  # a folder's lock may not be taken yet
 POLL_S = 0.05
 START_TIMEOUT_S = 300.0  # of the imports, and of a first calibration on a slow device
+KILLED = getattr(signal, "SIGKILL", 9)
+MEMORY = ", as the system does where memory runs out (end other programs and repeat the command)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,7 @@ class Blame:
     item: int
     message: str
     hung: bool = False
+    killed: bool = False
 
 
 def run_job(
@@ -45,7 +53,8 @@ def run_job(
     Raises:
         MeasurementFailed: the process failed before any computation could be to blame.
     """
-    with tempfile.TemporaryDirectory(prefix="lana-measure-") as folder_name:
+    remove_left_behind(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder_name, held(Path(folder_name) / ALIVE):
         folder = Path(folder_name)
         path = folder / "job.json"
         fields = {
@@ -73,7 +82,8 @@ def run_job(
                     process.kill()
                 process.wait()
         how = f"no answer within {waited_s:g} s" if waited_s else ended(process.returncode)
-        return _result(folder, runtime, how, hung=bool(waited_s))
+        killed = not waited_s and process.returncode == -KILLED
+        return _result(folder, runtime, f"{how}{MEMORY if killed else ''}", hung=bool(waited_s), killed=killed)
 
 
 def _command(job: Path) -> list[str]:
@@ -90,7 +100,7 @@ def _command(job: Path) -> list[str]:
     ]
 
 
-def _result(folder: Path, runtime: str, how: str, *, hung: bool) -> dict[str, Any] | Blame:
+def _result(folder: Path, runtime: str, how: str, *, hung: bool, killed: bool) -> dict[str, Any] | Blame:
     """The result that a process left in its folder, or a message with `how` it ended."""
     result = folder / "result.json"
     if result.exists():
@@ -106,7 +116,7 @@ def _result(folder: Path, runtime: str, how: str, *, hung: bool) -> dict[str, An
             f"The measuring process for {runtime!r} failed before measuring anything: {how}. "
             f"Its output: {output[-1500:] or last}"
         )
-    return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung)
+    return Blame(item=item, message=f"the measuring process failed: {how}; {last}", hung=hung, killed=killed)
 
 
 def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> float:
@@ -124,6 +134,15 @@ def _watch(process: subprocess.Popen[bytes], status: Path, timeout_s: float) -> 
             count, changed_s = now, time.monotonic()
         elif time.monotonic() - changed_s > limit_s:
             return limit_s
+
+
+def remove_left_behind(place: Path) -> None:
+    """Remove the folders of measuring processes whose starter was killed: nobody holds their lock."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # of another user, or gone meanwhile
+            young = time.time() - folder.stat().st_mtime < YOUNG_S
+            if not young and (folder / ALIVE).is_file() and not is_held(folder / ALIVE):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def ended(code: int) -> str:

@@ -50,3 +50,22 @@ def lock(file: BinaryIO, *, exclusive: bool) -> Iterator[None]:
         file.flush()
         file.seek(place)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make a file and hold its lock until the end of the block, or of the process."""
+    with path.open("wb") as file, lock(file, exclusive=True):
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock of a file; where this cannot be seen, yes."""
+    if fcntl is None:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -107,8 +107,8 @@ class Run:
         Raises:
             UserError: the name is no name of a folder.
         """
-        if not name or Path(name).name != name or name == "..":
-            raise UserError(f"--name {name!r}: expected the name of a folder within {self.path / 'students'}.")
+        if not name or Path(name).name != name or name == ".." or not name.isprintable() or len(name.encode()) > 200:
+            raise UserError(f"--name {name[:60]!r}: expected the name of a folder within {self.path / 'students'}.")
         return self.path / "students" / name
 
     def delivered(self, name: str) -> bool:

@@ -24,9 +24,11 @@ from profilers import (
     RuntimeSettings,
     TensorSpec,
     compare,
+    comparison,
 )
 from profilers import profile as measure
-from profilers.isolation import Blame, run_job
+from profilers.isolation import Blame, remove_left_behind, run_job
+from profilers.locks import held
 from profilers.worker import Status
 
 pytestmark = pytest.mark.serial
@@ -370,3 +372,28 @@ def test_too_few_rounds_for_an_interval_are_a_row_all_the_same(tmp_path):
     )
     assert table.lookup("conv").interval == math.inf
     assert LatencyTable.read(tmp_path / "table.csv").lookup("conv").noisy
+
+
+def test_folders_of_dead_starters_are_removed(tmp_path):
+    dead, alive, young = (tmp_path / f"lana-measure-{name}" for name in ("dead", "alive", "young"))
+    for folder in (dead, alive, young):
+        folder.mkdir()
+        (folder / "alive").touch()
+    for folder in (dead, alive):
+        os.utime(folder, (0, 0))
+    with held(alive / "alive"):
+        os.utime(alive, (0, 0))
+        remove_left_behind(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [alive, young]
+
+
+def test_a_killed_process_is_tried_once_more(monkeypatch, tmp_path):
+    found = {"errors": {}, "ratios": [[0.5]], "reference_s": [1.0], "calm": [True], "waited": 0.0, "watched": True}
+    answers = [Blame(item=0, message="killed", killed=True), found]
+    monkeypatch.setattr(comparison, "run_job", lambda *_, **__: answers.pop(0))
+    network, more = onnx_convolution(tmp_path), {"runtime": "onnxruntime-cpu", "settings": RuntimeSettings()}
+    assert comparison.compare(network, [network], processes=1, **more)[0].ratios == (0.5,)
+    answers += [Blame(item=0, message="killed, where memory runs out", killed=True)] * 2
+    with pytest.raises(MeasurementFailed, match="where memory runs out"):
+        comparison.compare(network, [network], processes=1, **more)
+    assert not answers

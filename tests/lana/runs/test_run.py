@@ -126,3 +126,10 @@ def test_a_student_is_no_run(tmp_path):
         (folder / name).write_text("{}")
     with pytest.raises(UserError, match=f"is a student, not a run. Give its run: {tmp_path}/run"), Run.open(folder):
         pass
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "n" * 300, "a\nb", "\0"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="expected the name of a folder") as refused:
+        Run(tmp_path).student(name)
+    assert len(str(refused.value)) < 200 + len(str(tmp_path))
