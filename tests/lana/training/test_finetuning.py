@@ -8,7 +8,7 @@ from small_training import network, setup_of
 from torch import nn
 
 from lana.config.options import FineTuning
-from lana.config.recipe import FINETUNING, Recipe
+from lana.config.recipe import FINETUNING, OPTIONS, Recipe
 from lana.training import finetuning
 from lana.training.finetuning import epoch_batches, finetune
 
@@ -105,7 +105,7 @@ def test_every_option_has_an_effect_and_still_learns(teacher, plain, data, tmp_p
 
 def test_the_recipe_has_the_defaults_of_fine_tuning():
     assert Recipe().finetuning == FineTuning()
-    assert {*FINETUNING, "seed"} == set(vars(FineTuning()))
+    assert {OPTIONS[name].field for name in FINETUNING} | {"seed"} == set(vars(FineTuning()))
 
 
 def test_features_of_the_teacher_are_approached(teacher, data, tmp_path):
