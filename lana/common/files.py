@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,31 @@ def read_json(path: Path, default: Any = REQUIRED) -> Any:
         raise UserError(
             f"{path} is damaged: it is not JSON ({error}). Delete it and repeat the command that writes it."
         ) from error
+
+
+@contextlib.contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn what a reader stumbles over in a damaged file into a message that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Repeat the command that writes it.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:300]}). "
+            "Delete it and repeat the command that writes it, or begin another run."
+        ) from error
+
+
+def check_types(row: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    """Refuse a row of a file in which a figure is none.
+
+    Raises:
+        ValueError: names the column and the value.
+    """
+    for name, value in row.items():
+        if types.get(name) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{name} is {str(value)[:40]!r}, expected a number")
 
 
 def save_torch(path: Path, value: Any) -> Path:

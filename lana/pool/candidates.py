@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lana.common.files import read_json, write_atomically, write_json
+from lana.common.files import check_types, explain_damage, read_json, write_atomically, write_json
 from lana.errors import UserError
 from lana.models.selection import Pair
 from lana.models.student import own_module
@@ -130,17 +132,20 @@ def read_candidates(path: Path) -> list[Candidate]:
 
     layers = {name: Layer.from_json(fields) for name, fields in read_json(path.with_name("layers.json")).items()}
     text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
-    frame = pd.read_csv(
-        path, keep_default_na=False, na_values={name: ["", "nan"] for name in ("latency_ms", "cold_ms")}, dtype=text
-    )
+    missing = {name: ["", "nan"] for name in ("latency_ms", "cold_ms")}
+    with explain_damage(path):
+        frame = pd.read_csv(path, keep_default_na=False, na_values=missing, dtype=text)
     expected = {field.name for field in dataclasses.fields(Candidate)}
     if unlike := sorted(expected ^ set(frame.columns)):
         raise UserError(
             f"{path} was written by another version of lana: it differs in {', '.join(unlike)}. "
             "Make the run again with `lana compress` and another --out."
         )
-    rows = frame.to_dict("records")
-    return [Candidate(**{**row, "layer": layers[row["layer"]]}) for row in rows]  # type: ignore[arg-type]
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    with explain_damage(path):
+        for row in rows:
+            check_types(row, typing.get_type_hints(Candidate))
+        return [Candidate(**{**row, "layer": layers[row["layer"]]}) for row in rows]
 
 
 def pairs(candidates: Sequence[Candidate], *, trainable_only: bool = False) -> list[tuple[Layer, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lana.common.files import write_atomically
+from lana.common.files import check_types, explain_damage, write_atomically
 from lana.data.split import Data, Split
 from lana.errors import LanaError
 from lana.models.selection import Pair
@@ -250,9 +251,14 @@ def read_results(folder: Path) -> dict[Pair, Distilled]:
     if not path.is_file():
         return {}
     text = {"layer": str, "operation": str}
-    frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
-    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {result.pair: result for result in (Distilled(**row) for row in rows)}
+    with explain_damage(path):
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
+            raise ValueError("its rows are longer than its header")
+        rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+        for row in rows:
+            check_types(row, typing.get_type_hints(Distilled))
+        return {result.pair: result for result in (Distilled(**row) for row in rows)}
 
 
 def _write_results(folder: Path, results: dict[Pair, Distilled]) -> None:

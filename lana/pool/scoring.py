@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import write_atomically
+from lana.common.files import check_types, explain_damage, write_atomically
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.evaluation.metrics import evaluating
@@ -197,9 +198,15 @@ def _read(path: Path) -> dict[Pair, Score]:
         return {}
     figures = ("score", "standard_error", "task_loss", "feature_error")
     text = {"layer": str, "operation": str}  # a layer may be called "null"
-    frame = pd.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in figures}, dtype=text)
-    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-    return {score.pair: score for score in (Score(**row) for row in rows)}
+    missing = {name: ["", "nan"] for name in figures}
+    with explain_damage(path):
+        frame = pd.read_csv(path, keep_default_na=False, na_values=missing, dtype=text)
+        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
+            raise ValueError("its rows are longer than its header")
+        rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+        for row in rows:
+            check_types(row, typing.get_type_hints(Score))
+        return {score.pair: score for score in (Score(**row) for row in rows)}
 
 
 def _write(path: Path, scores: Mapping[Pair, Score]) -> None:

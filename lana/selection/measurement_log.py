@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from lana.common.files import write_atomically
+from lana.common.files import explain_damage, write_atomically
 from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.confidence import upper_bound_95
@@ -149,10 +149,11 @@ class ReplayLog(Generic[Row]):
         if not path.is_file():
             return cls(path)
         entries: list[tuple[str, Any]] = []
-        for row in pd.read_csv(path, keep_default_na=False).to_dict("records"):
-            columns = {str(name): value for name, value in row.items()}
-            selection = Selection(json.loads(columns["selection"]))
-            entries.append((str(columns["loop"]), cls.row_type.from_columns(selection, columns)))
+        with explain_damage(path):
+            for row in pd.read_csv(path, keep_default_na=False).to_dict("records"):
+                columns = {str(name): value for name, value in row.items()}
+                selection = Selection(json.loads(columns["selection"]))
+                entries.append((str(columns["loop"]), cls.row_type.from_columns(selection, columns)))
         return cls(path, [row for _, row in entries], _all=entries)
 
     def holds(self, search: str) -> bool:
