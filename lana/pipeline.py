@@ -29,6 +29,7 @@ from lana.config.fields import check_options
 from lana.config.folders import is_student
 from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
+from lana.delivery.again import deliver_within_budget
 from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student
 from lana.delivery.summary import Summary, nothing_to_do
@@ -45,10 +46,13 @@ from lana.selection.stage import WithinLoss, budget_of, make_search, select_stud
 logger = logging.getLogger(__name__)
 
 
-def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet: bool = False) -> Summary:
+def compress(
+    recipe: Recipe, *, out: Path | str, name: str | None = None, keep_over_budget: bool = False, quiet: bool = False
+) -> Summary:
     """A student of the recipe's model that measures within its budget, in `out`/students/NAME.
 
-    The same call resumes an interrupted run; with another budget it reuses the pool.
+    The same call resumes an interrupted run; with another budget it reuses the pool. A student that measures over the
+    budget once it is tuned is chosen again, unless `keep_over_budget`.
 
     Raises:
         UserError: anything that the user can correct; `BudgetUnreachable` where no selection is fast enough.
@@ -69,9 +73,8 @@ def compress(recipe: Recipe, *, out: Path | str, name: str | None = None, quiet:
         if budget_ms >= baseline.teacher_ms:
             return nothing_to_do(context, baseline, budget_ms)
         pool = make_pool(context)
-        student = select_student(context, baseline, pool, make_search(context, pool, baseline), name)
-        finetune_student(context, student)
-        return deliver(context, baseline, student)
+        search = make_search(context, pool, baseline)
+        return deliver_within_budget(context, baseline, pool, search, name, keep=keep_over_budget)
 
 
 def dry_run(recipe: Recipe) -> Plan:
@@ -93,6 +96,7 @@ def select(
     pins: Mapping[str, str] | None = None,
     name: str | None = None,
     verify: bool = True,
+    keep_over_budget: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> Summary:
@@ -124,6 +128,8 @@ def select(
             return nothing_to_do(context, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(context, name, otherwise)
+        if verify and within is None:
+            return deliver_within_budget(context, baseline, pool, search, name, keep=keep_over_budget)
         student = select_student(context, baseline, pool, search, name, verify=verify, within=within)
         return deliver(context, baseline, student, verify=verify)
 

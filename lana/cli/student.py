@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options on the command line override it.")
 @click.option("--out", type=PATH, help="The run directory.  [default: runs/MODEL]")
 @click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
 @quiet
 @as_json
@@ -55,6 +56,7 @@ def compress(
     recipe: str | None,
     out: Path | None,
     name: str | None,
+    keep_over_budget: bool,
     dry_run: bool,
     json_output: bool,
     **options: Any,
@@ -100,6 +102,7 @@ def compress(
 @click.option("--measured", type=PATH, multiple=True, help="measurements.json that came back from a device.")
 @recipe_options(*SELECTING, "device", of_run=True)
 @click.option("--name", help="Name of the student.  [default: the budget]")
+@click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
 @quiet
 @as_json
@@ -112,6 +115,7 @@ def select(
     table: tuple[Path, ...],
     measured: tuple[Path, ...],
     name: str | None,
+    keep_over_budget: bool,
     verify: bool,
     json_output: bool,
     **options: Any,

@@ -53,6 +53,14 @@ class WithinLoss:
     max_loss: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """A lower budget to search for, since what was chosen `turn` times before measured over the student's own."""
+
+    budget_ms: float
+    turn: int
+
+
 def select_student(
     context: RunContext,
     baseline: Baseline,
@@ -61,11 +69,11 @@ def select_student(
     name: str,
     *,
     verify: bool = True,
-    within: WithinLoss | None = None,
+    within: WithinLoss | Lowered | None = None,
 ) -> Path:
     """The best accepted selection for the budget, assembled and saved in `students/NAME`; done once per student.
 
-    With `within` it is the selection that a loss has chosen, and the budget its own.
+    With `within` it is the selection that a loss has chosen, and the budget its own; or one of a lowered budget.
     """
     run, recipe, start_s = context.run, context.recipe, time.monotonic()
     folder, path = run.student(name), run.student(name) / "selection.json"
@@ -73,10 +81,13 @@ def select_student(
         _check_same(folder, recipe, search.model.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
-    if within is not None:
+    if isinstance(within, WithinLoss):
         accepted = [search.model.measured.get(within.selection) or _unmeasured(within.selection)]
     elif verify:
-        accepted = search.select(budget_ms, proposals=recipe.selecting.proposals, name=f"{name}, {budget_ms:.6g} ms")
+        aimed_ms, loop = budget_ms, f"{name}, {budget_ms:.6g} ms"
+        if within is not None:
+            aimed_ms, loop = within.budget_ms, f"{loop}, chosen again {within.turn}"
+        accepted = search.select(aimed_ms, proposals=recipe.selecting.proposals, name=loop)
     else:
         selection = search.model.solve(budget_ms)
         if selection is None:
@@ -90,7 +101,7 @@ def select_student(
         path,
         {
             "budget_ms": budget_ms,
-            "max_loss": within and within.max_loss,
+            "max_loss": within.max_loss if isinstance(within, WithinLoss) else None,
             "predicted_ms": model.predicted_ms(best.selection),
             "expected_loss": model.expected_loss(best.selection, budget_ms),
             "prediction_error": vars(error) if (error := model.prediction_error()) else None,
