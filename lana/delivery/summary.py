@@ -178,24 +178,9 @@ def summarise(
     budget_ms = baseline.budget_ms(context.recipe)
     figures: dict[str, Any] = {"reason": "the student was not measured, its milliseconds are predicted"}
     if measured is not None:
-        upper_ms = measured.ratio_upper95 * baseline.teacher_ms
         if chosen.get("max_loss") is not None:  # the budget was only a means
-            budget_ms = max(budget_ms, upper_ms)
-        figures = {
-            "measured_ms": measured.ratio * baseline.teacher_ms,
-            "measured_ms_upper95": upper_ms,
-            "verified": upper_ms <= budget_ms and not measured.disturbed,
-            "reason": _reason(measured, upper_ms, budget_ms),
-            "measuring": {
-                "processes": len(measured.ratios),
-                "calm": len(measured.calm_ratios),
-                "waited": statistics.median(measured.waited) if measured.waited else None,
-                "noticed_by": measured.watched or None,
-                "disturbed": measured.disturbed,
-            },
-            "speedup": 1 / measured.ratio,
-            "budget_used": measured.ratio * baseline.teacher_ms / budget_ms,
-        }
+            budget_ms = max(budget_ms, measured.ratio_upper95 * baseline.teacher_ms)
+        figures = _measured_figures(measured, baseline.teacher_ms, budget_ms)
     tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
     metric = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device).metric
     return Summary(
@@ -216,6 +201,26 @@ def summarise(
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
+
+
+def _measured_figures(measured: MeasuredLatency, teacher_ms: float, budget_ms: float) -> dict[str, Any]:
+    """The figures of a student's measurement, and how calm the machine was."""
+    upper_ms = measured.ratio_upper95 * teacher_ms
+    return {
+        "measured_ms": measured.ratio * teacher_ms,
+        "measured_ms_upper95": upper_ms,
+        "verified": upper_ms <= budget_ms and not measured.disturbed,
+        "reason": _reason(measured, upper_ms, budget_ms),
+        "measuring": {
+            "processes": len(measured.ratios),
+            "calm": len(measured.calm_ratios),
+            "waited": statistics.median(measured.waited) if measured.waited else None,
+            "noticed_by": measured.watched or None,
+            "disturbed": measured.disturbed,
+        },
+        "speedup": 1 / measured.ratio,
+        "budget_used": measured.ratio * teacher_ms / budget_ms,
+    }
 
 
 def _reason(measured: MeasuredLatency, upper_ms: float, budget_ms: float) -> str | None:
