@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,6 @@ def select(
     pins: Mapping[str, str] | None = None,
     name: str | None = None,
     verify: bool = True,
-    keep_over_budget: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> Summary:
@@ -104,15 +104,17 @@ def select(
 
     With `max_loss` instead of a budget it is the fastest whose expected loss stays within that. `pins` maps layers to
     the operations that they must get. `options` are the recipe's options of selecting (`lana.config.recipe.SELECTING`)
-    and the device: refine=0, proposals=8, device="cpu". The run's own serve where none is given.
+    and the device: refine=0, proposals=8, device="cpu". The run's own serve where none is given. A student that
+    measures over the budget in the end is chosen again, unless keep_over_budget=True.
 
     Raises:
         UserError: the run is not finished as far as the scores, or the name belongs to a student already; an option
             that selecting does not have.
     """
+    keep = bool(options.pop("keep_over_budget", False))
     check_options(options, (*SELECTING, "device"), "Selecting")
     if max_loss is not None:
-        check_number("--max-loss", max_loss, least=-1e-12)
+        check_number("--max-loss", max_loss, least=-math.inf)
     _check_name(Run(Path(out)), name)
     with open_finished(out, quiet=quiet, **options) as (context, baseline, pool, search):
         search.model = dataclasses.replace(search.model, pins=pins or {})
@@ -129,7 +131,7 @@ def select(
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(context, name, otherwise)
         if verify and within is None:
-            return deliver_within_budget(context, baseline, pool, search, name, keep=keep_over_budget)
+            return deliver_within_budget(context, baseline, pool, search, name, keep=keep)
         student = select_student(context, baseline, pool, search, name, verify=verify, within=within)
         return deliver(context, baseline, student, verify=verify)
 

@@ -174,7 +174,7 @@ def choose(context: RunContext, pool: Pool, devices: Sequence[Device]) -> Chosen
         BudgetUnreachable: no selection is predicted within all budgets; the message names those that contradict each
         other.
     """
-    first, *others = [[one.selection for one in accepted(d.model, d.budget_ms)] for d in devices]
+    first, *others = [[one.selection for one in accepted(d.model, d.budget_ms) if not one.disturbed] for d in devices]
     if common := [selection for selection in first if all(selection in those for those in others)]:
         return Chosen(selection=common[0], verified=True, archives=())
     problem, candidates = joint_problem(devices)

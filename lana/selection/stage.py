@@ -81,18 +81,7 @@ def select_student(
         _check_same(folder, recipe, search.model.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
-    if isinstance(within, WithinLoss):
-        accepted = [search.model.measured.get(within.selection) or _unmeasured(within.selection)]
-    elif verify:
-        aimed_ms, loop = budget_ms, f"{name}, {budget_ms:.6g} ms"
-        if within is not None:
-            aimed_ms, loop = within.budget_ms, f"{loop}, chosen again {within.turn}"
-        accepted = search.select(aimed_ms, proposals=recipe.selecting.proposals, name=loop)
-    else:
-        selection = search.model.solve(budget_ms)
-        if selection is None:
-            raise search.unreachable(budget_ms)
-        accepted = [_unmeasured(selection)]
+    accepted = _accepted(search, recipe.selecting.proposals, budget_ms, f"{name}, {budget_ms:.6g} ms", verify, within)
     (best, student), model = _look(context, pool, accepted), search.model
     save_student(student, folder, context.teacher, pool.layers, best.selection)
     metric = evaluate_module(student, context.data.test, context.task, device=recipe.compute.device).metric
@@ -113,6 +102,22 @@ def select_student(
         },
     )
     return folder
+
+
+def _accepted(
+    search: BudgetSearch, proposals: int, budget_ms: float, loop: str, verify: bool, within: WithinLoss | Lowered | None
+) -> list[MeasuredLatency]:
+    """The selections to choose from: accepted by measurement, of a loss, or predicted only."""
+    if isinstance(within, WithinLoss):
+        return [search.model.measured.get(within.selection) or _unmeasured(within.selection)]
+    if verify:
+        if within is not None:
+            budget_ms, loop = within.budget_ms, f"{loop}, chosen again {within.turn}"
+        return search.select(budget_ms, proposals=proposals, name=loop)
+    selection = search.model.solve(budget_ms)
+    if selection is None:
+        raise search.unreachable(budget_ms)
+    return [_unmeasured(selection)]
 
 
 def _unmeasured(selection: Selection) -> MeasuredLatency:
