@@ -85,7 +85,7 @@ def compress(
             click.echo("\n".join(plan.lines()))
         return
     logger.info(f"Run directory: {folder}")
-    summary = pipeline.compress(full_recipe, out=folder, name=name)
+    summary = pipeline.compress(full_recipe, out=folder, name=name, keep_over_budget=keep_over_budget)
     print_result(summary, json_output=json_output)
     if not json_output and summary.changed:
         click.echo(f"Student: {folder / 'students' / summary.student}")
@@ -162,7 +162,9 @@ def select(
             raise UserError(f"--pin gives {layer} both {pins[layer]} and {operation}. Give one of them.")
     from lana import pipeline
 
-    summary = pipeline.select(run, budget, max_loss=max_loss, pins=pins, name=name, verify=verify, **chosen)
+    summary = pipeline.select(
+        run, budget, max_loss=max_loss, pins=pins, name=name, verify=verify, keep_over_budget=keep_over_budget, **chosen
+    )
     print_result(summary, json_output=json_output)
     click.get_current_context().exit(0 if summary.verified or not summary.changed or not verify else 1)
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from lana.cli import main
 from lana.config.recipe import FINETUNING, OPTIONS, SELECTING
+from lana.errors import UserError
 
 DIGITS = ["compress", "digits-resnet", "--data", "digits"]
 
@@ -308,3 +309,20 @@ def test_what_an_import_loads(package, forbidden):
     script = f"import sys, {package}; print([name for name in {forbidden} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["compress", "select"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_keep_over_budget_reaches_the_pipeline(monkeypatch, tmp_path, command, keep):
+    received = {}
+
+    def record(*_, **options):
+        received.update(options)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(f"lana.pipeline.{command}", record)
+    (tmp_path / "recipe.yaml").write_text("model: digits-resnet\n")
+    flag = ["--keep-over-budget"] if keep else []
+    first = DIGITS if command == "compress" else ("select", tmp_path)
+    run(*first, "--budget", "0.4x", *flag)
+    assert received["keep_over_budget"] is keep
