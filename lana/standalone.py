@@ -21,7 +21,7 @@ from lana.data.loading import load_data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
 from lana.evaluation.metrics import Evaluation, evaluate_module
-from lana.evaluation.network_checks import check_batches
+from lana.evaluation.network_checks import check_batches, check_logits
 from lana.evaluation.task import load_task
 from lana.exporters.formats import Exported, Options, export_as, format_of
 from lana.exporters.parity import onnx_session, relative_error, run_onnx
@@ -110,6 +110,7 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
         loaded, judged = load_data(data, network), load_task(task)
         check_batches(network, loaded)
         check_labels(network, loaded, judged)
+        check_logits(network, loaded, judged)
         evaluation = evaluate_module(network.module, loaded.test, judged, device=device)
         if not math.isfinite(evaluation.loss):
             logger.warning(

@@ -53,6 +53,11 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
             f"The model gives outputs of shape {tuple(output.shape)}. Expected (N, classes), or give another --task."
         )
     classes = output.shape[1]
+    if classes == 1:
+        raise UserError(
+            "The model gives one number an example, as of a single sigmoid. Expected a logit for each class: "
+            "return torch.cat([torch.zeros_like(x), x], 1) of the number x before the sigmoid, or give another --task."
+        )
     for name, split in _splits(data):
         if split.labels is None:
             one = split.read(split.indices[:1])[1]

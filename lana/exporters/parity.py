@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lana.exporters.tracing import ExportFailed
+from lana.exporters.tracing import ExportFailed, short_error
 from lana.networks.structure import flat_tensors
 
 if TYPE_CHECKING:
@@ -33,18 +33,32 @@ def onnx_parity(module: nn.Module, path: Path, examples: Iterable[Tensor], *, li
 
 
 def onnx_session(path: Path) -> InferenceSession:
-    """ONNX Runtime on one thread."""
+    """ONNX Runtime on one thread.
+
+    Raises:
+        ExportFailed: it does not load the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own have no common type
+        raise ExportFailed(f"ONNX Runtime does not load {path} ({short_error(error)}).") from error
 
 
 def run_onnx(session: InferenceSession, inputs: Tensor) -> list[np.ndarray]:
-    """The outputs of an ONNX file with one input."""
-    return session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    """The outputs of an ONNX file with one input.
+
+    Raises:
+        ExportFailed: the file does not run on it.
+    """
+    try:
+        return session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    except Exception as error:  # as above
+        raise ExportFailed(f"ONNX Runtime does not run the file ({short_error(error)}).") from error
 
 
 def relative_error(module: nn.Module, inputs: Tensor, outputs: Sequence[np.ndarray]) -> float:
@@ -56,10 +70,14 @@ def relative_error(module: nn.Module, inputs: Tensor, outputs: Sequence[np.ndarr
         ExportFailed: there are more or fewer outputs.
     """
     with torch.no_grad():
-        expected = [tensor.numpy() for tensor in flat_tensors(module.eval()(inputs))]
+        expected = [_as_array(tensor) for tensor in flat_tensors(module.eval()(inputs))]
     if len(outputs) != len(expected):
         raise ExportFailed(f"The file has {len(outputs)} outputs, the network has {len(expected)}.")
     return float(np.max([0.0, *(apart(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))]))
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
 
 
 def apart(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -79,8 +97,6 @@ def check_parity(path: Path, error: float, remedy: str) -> None:
     Raises:
         ExportFailed: `error`, relative to the largest output, is above `TOLERANCE`.
     """
-    from lana.exporters.tracing import ExportFailed
-
     if not error <= TOLERANCE:
         raise ExportFailed(
             f"{path} was written, but its outputs differ from PyTorch's by {error:.1e} of the largest: do not use it. "

@@ -21,6 +21,7 @@ from lana.evaluation.checks import check_teacher
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.computation import to_computation
 from lana.exporters.parity import TOLERANCE, onnx_parity
+from lana.exporters.tracing import ExportFailed
 from lana.runs.context import RunContext
 from profilers import Computation, RuntimeSettings, compare, create_runtime
 from profilers.sweep import device_of
@@ -114,7 +115,13 @@ def examples(context: RunContext) -> Iterator[Tensor]:
 
 def check_file(context: RunContext, file: Path) -> None:
     """Refuse a network that decides by values what it computes: a file holds one of its ways."""
-    error = onnx_parity(context.teacher.module, file, examples(context), limit_s=PARITY_S)
+    try:
+        error = onnx_parity(context.teacher.module, file, examples(context), limit_s=PARITY_S)
+    except ExportFailed as failed:
+        raise UserError(
+            f"The ONNX file of {context.recipe.teacher.model} cannot be used: {failed} Expected a forward of operators "
+            "that ONNX Runtime has at 32 bits: take out autocast and bfloat16, or give another --runtime (torch-cpu)."
+        ) from failed
     if not error <= TOLERANCE:
         raise UserError(
             f"The ONNX file of {context.recipe.teacher.model} gives other outputs on real examples than PyTorch does "
