@@ -74,7 +74,7 @@ class TestExhaustive(SearchContract):
         return exhaustive(problem, objective=objective)
 
     def test_refuses_what_is_too_large(self):
-        with pytest.raises(InvalidProblem, match=r"up to 2000000 can be. Use solve"):
+        with pytest.raises(InvalidProblem, match=r"the limit is 2000000. Use solve"):
             exhaustive(random_problem(20, 10, seed=0))
 
 
