@@ -122,7 +122,7 @@ def student(
 
 def correct_on_test(context: RunContext, module: nn.Module, device: str) -> np.ndarray:
     """For each test image, True if it is classified correctly."""
-    return np.array(evaluate_module(module, context.data.test, context.task, device=device).per_example) > 0.5
+    return np.array(evaluate_module(module, context.data.test, context.task, device=device).records) > 0.5
 
 
 def tune(

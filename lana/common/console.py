@@ -45,6 +45,15 @@ def figure(metric: float | None) -> str:
     return f"{metric:.2%}" if 0 <= metric <= 1 else f"{metric:.4g}"
 
 
+def change(difference: float) -> str:
+    """A difference of two of a task's metrics: shares in percentage points.
+
+    >>> change(-0.0123), change(2.5)
+    ('-1.23 points', '+2.5')
+    """
+    return f"{100 * difference:+.2f} points" if abs(difference) <= 1 else f"{difference:+.4g}"
+
+
 def milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 

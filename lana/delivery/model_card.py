@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lana.common.console import figure, milliseconds
+from lana.common.console import change, figure, milliseconds
 from lana.common.files import write_text
 from lana.common.progress import counted
 from lana.delivery.summary import Summary
@@ -25,16 +25,7 @@ def write_card(folder: Path, summary: Summary) -> Path:
 
 def card(summary: Summary) -> str:
     """The card as Markdown."""
-    rows = [
-        (f"{summary.metric} (test, {summary.test_examples} images)", figure(summary.teacher_accuracy),
-         figure(summary.student_accuracy)),
-        (f"{summary.metric} before fine-tuning", "", figure(summary.selected_accuracy)),
-        ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
-        ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),
-        ("milliseconds, predicted", "", milliseconds(summary.predicted_ms)),
-        ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
-    ]  # fmt: skip
-    table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in rows)
+    table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in _rows(summary))
     within = "within" if summary.verified else "NOT verified to be within"
     verdict = f"{within} its budget of {summary.budget_ms:.4g} ms"
     if summary.max_loss is not None:
@@ -45,9 +36,10 @@ def card(summary: Summary) -> str:
     parity, error = "", summary.onnx_max_relative_error
     if error is not None:
         parity = f"The ONNX file's outputs differ from PyTorch's by at most {error:.1e} of the largest.\n"
+    warning = f"\n**Warning**: {summary.ruin}\n" if summary.ruin else ""
     return f"""\
 # {summary.student}
-
+{warning}
 A student of `{summary.model}` by lana (Latency-Aware Network Acceleration), {verdict}
 on {summary.runtime}, {counted(summary.threads, "thread")}, batch {summary.batch}.
 
@@ -73,3 +65,18 @@ or `model.onnx` with any runtime (input `input`, output `output`).
 | --- | --- |
 {chr(10).join(replaced)}
 """
+
+
+def _rows(summary: Summary) -> list[tuple[str, str, str]]:
+    """Figures by name: the teacher's and the student's."""
+    return [
+        (f"{summary.metric} (test, {summary.test_examples} images)", figure(summary.teacher_accuracy),
+         figure(summary.student_accuracy)),
+        *([(f"{summary.metric}, less the teacher's (95% interval)", "", " to ".join(map(change, interval)))]
+          if (interval := summary.accuracy_change95) else []),
+        (f"{summary.metric} before fine-tuning", "", figure(summary.selected_accuracy)),
+        ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
+        ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),
+        ("milliseconds, predicted", "", milliseconds(summary.predicted_ms)),
+        ("parameters", f"{summary.teacher_parameters:,}", f"{summary.student_parameters or 0:,}"),
+    ]  # fmt: skip

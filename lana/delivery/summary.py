@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lana.common.console import figure, make_console, milliseconds
+from lana.common.console import change, figure, make_console, milliseconds
 from lana.common.files import read_json
 from lana.common.progress import counted
+from lana.evaluation.intervals import paired_interval
 from lana.evaluation.metrics import evaluate_module
 from lana.models.student import count_parameters
-from lana.runs.baseline import Baseline
+from lana.runs.baseline import Baseline, teacher_records
 from lana.runs.context import RunContext
 from lana.selection.measurement_log import MeasuredLatency
 from lana.version import __version__
@@ -30,7 +31,9 @@ from lana.version import __version__
 class Summary:
     """A delivered student compared with its teacher.
 
-    Accuracies are the task's metric on the test split. Where the device was not measured, `measured_ms` and its upper
+    Accuracies are the task's metric on the test split. `accuracy_change95` is the 95% interval of the student's less
+    the teacher's, by a bootstrap over images, paired. `metric_kept` is the share that the student keeps of what
+    the teacher has above a guess. Where the device was not measured, `measured_ms` and its upper
     95% bound are None. `verified` is true if the bound was measured, undisturbed, and lies within the budget; `reason`
     tells why it is not. `measuring` tells how many processes measured, and how many of them were calm. `changed` is
     false where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that
@@ -60,6 +63,8 @@ class Summary:
     budget_used: float | None = None
     selected_accuracy: float | None = None
     student_accuracy: float | None = None
+    accuracy_change95: Sequence[float] | None = None
+    metric_kept: float | None = None
     student_parameters: int | None = None
     onnx_max_relative_error: float | None = None
     prediction_error: Mapping[str, float] | None = None
@@ -67,6 +72,17 @@ class Summary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ruin(self) -> str | None:
+        """What to do about a student that computes next to nothing of use; None for any other."""
+        if self.metric_kept is None or self.metric_kept >= RUINED:
+            return None
+        return (
+            f"{self.student} keeps {max(self.metric_kept, 0.0):.1%} of the teacher's {self.metric} above a guess. "
+            "Give a higher --budget or more --epochs, more training images, or leave the layers "
+            "that matter most as they are (--exclude; lana report shows the loss of each)."
+        )
 
     @property
     def disturbed(self) -> bool:
@@ -92,6 +108,11 @@ class Summary:
             )
             return
         show_run([self], console)
+        if self.accuracy_change95:
+            low, high = self.accuracy_change95
+            console.print(f"{self.metric} less the teacher's, 95% interval: {change(low)} to {change(high)}.")
+        if self.ruin:
+            console.print(f"WARNING: {self.ruin}", style="bold red", soft_wrap=True)
         if self.measured_ms is None or self.disturbed:
             console.print(
                 f"Not verified: {self.reason or 'the student was not measured, its milliseconds are predicted'}. "
@@ -117,6 +138,7 @@ class Summary:
                 )
 
 
+RUINED = 0.1  # of the metric above a guess: less than a tenth is no student of its teacher
 DISTURBED = 1.05  # the upper 95% bound over the measurement; on a quiet machine it is about 1.01
 COLUMNS = (
     "",
@@ -182,14 +204,19 @@ def summarise(
             budget_ms = max(budget_ms, measured.ratio_upper95 * baseline.teacher_ms)
         figures = _measured_figures(measured, baseline.teacher_ms, budget_ms)
     tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
-    metric = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device).metric
+    own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
+    difference = paired_interval(context.task, own.records, teacher_records(context), seed=context.recipe.seed)
+    with torch.no_grad():
+        guess = context.task.chance(context.teacher.module(context.teacher.example()))
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
         max_loss=chosen.get("max_loss"),
         predicted_ms=chosen["predicted_ms"],
         selected_accuracy=chosen["selected_metric"],
-        student_accuracy=metric,
+        student_accuracy=own.metric,
+        accuracy_change95=difference,
+        metric_kept=(own.metric - guess) / (baseline.metric - guess),
         student_parameters=count_parameters(student),
         onnx_max_relative_error=parity,
         prediction_error=chosen.get("prediction_error"),

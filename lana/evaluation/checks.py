@@ -14,7 +14,7 @@ from lana.common.importing import fenced
 from lana.data.split import Data, Split
 from lana.errors import UserError
 from lana.evaluation.metrics import Evaluation
-from lana.evaluation.task import Classification, Task, tensor_of
+from lana.evaluation.task import Classification, Task, figure_of, records_of, tensor_of
 from lana.models.teacher import Teacher
 
 
@@ -103,9 +103,15 @@ def _judge(task: Task, inputs: Tensor, labels: Tensor, output: Any) -> None:
     Raises:
         ValueError: it does not give one figure an example.
     """
-    for judge, other in ((task.metric, labels), (task.loss, labels), (task.distance, output)):
-        if (judged := tuple(judge(output, other).shape)) != (len(inputs),):
-            raise ValueError(f"{judge.__name__} gives {judged} for {len(inputs)} examples, expected one each")
+    records = task.metric(output, labels)
+    for name, judged in (
+        ("metric", records.shape if isinstance(records, Tensor) else (len(records),)),
+        ("loss", task.loss(output, labels).shape),
+        ("distance", task.distance(output, output).shape),
+    ):
+        if tuple(judged) != (len(inputs),):
+            raise ValueError(f"{name} gives {tuple(judged)} for {len(inputs)} examples, expected one each")
+    figure_of(task, records_of(task, output, labels))
     task.chance(output)
 
 

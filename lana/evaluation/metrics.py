@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
 
 from lana.data.split import Split
 from lana.errors import UserError
-from lana.evaluation.task import Task
+from lana.evaluation.task import SetTask, Task, figure_of, records_of
 from lana.networks.mixed_precision import CPU_FP32, Compute
 
 EVALUATION_BATCH = 64  # fits a processor's caches: four times as many take a quarter longer an image
@@ -20,38 +21,39 @@ EVALUATION_BATCH = 64  # fits a processor's caches: four times as many take a qu
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over the examples of a split; `per_example` is the metric of each (nan where it has none)."""
+    """The metric of a split, and the mean of its losses; `records` is what the metric follows from, by example.
+
+    The records of a metric that is a mean are numbers (nan for an example without any).
+    """
 
     metric: float
     loss: float
     examples: int
-    per_example: tuple[float, ...] = ()
+    records: tuple[Any, ...] = ()
 
 
 def evaluate_module(
     module: nn.Module, split: Split, task: Task, *, device: str = "cpu", batch_size: int = EVALUATION_BATCH
 ) -> Evaluation:
     """The task's metric and loss of a network on a split, in evaluation mode."""
-    metrics, losses = [], []
+    records: list[Any] = []
+    losses = []
     with evaluating(module, Compute(device)), torch.no_grad():  # modules may keep tensors, which must serve training
         for inputs, labels in split.batches(batch_size, device=device):
             output = module(inputs)
             try:
-                metrics.append(task.metric(output, labels).float().cpu())
+                records += records_of(task, output, labels)
                 losses.append(task.loss(output, labels).float().cpu())
             except IndexError as error:
                 raise UserError(
                     f"A label lies outside the model's classes ({error}). "
                     "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
                 ) from error
-    metric, loss = torch.cat(metrics), torch.cat(losses)
-    shows = ~(metric.isnan() & loss.isfinite())  # where the loss is none either, the network computed no number
-    return Evaluation(
-        metric=float(metric[shows].mean()),
-        loss=float(loss.mean()),
-        examples=len(metric),
-        per_example=tuple(metric.tolist()),
-    )
+    loss = torch.cat(losses)
+    figure = figure_of(task, records)
+    if not isinstance(task, SetTask) and (torch.tensor(records).isnan() & ~loss.isfinite()).any():
+        figure = float("nan")  # where the loss is none either, the network computed no number
+    return Evaluation(metric=figure, loss=float(loss.mean()), examples=len(records), records=tuple(records))
 
 
 @contextlib.contextmanager

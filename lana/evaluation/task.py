@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,14 +16,17 @@ from lana.errors import UserError
 
 @runtime_checkable
 class Task(Protocol):
-    """One number an example from each method, shape (N,), so that means and standard errors can be taken."""
+    """One number an example from each method, shape (N,), so that means and standard errors can be taken.
+
+    A metric that is no mean over examples has a `figure` as well: see `SetTask`.
+    """
 
     metric_name: str
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
         """The loss against the labels."""
 
-    def metric(self, output: Any, labels: Tensor) -> Tensor:
+    def metric(self, output: Any, labels: Tensor) -> Any:
         """The reported figure, larger is better; nan with a finite loss for an example without any."""
 
     def distance(self, output: Any, teacher_output: Any) -> Tensor:
@@ -30,6 +34,28 @@ class Task(Protocol):
 
     def chance(self, output: Any) -> float:
         """The metric of a guess; a teacher near it has wrong inputs or labels."""
+
+
+@runtime_checkable
+class SetTask(Task, Protocol):
+    """A task whose metric is of a whole set: `metric` gives a record an example, of any kind, `figure` reads all."""
+
+    def figure(self, records: Sequence[Any]) -> float:
+        """The reported figure of the records of a set, larger is better."""
+
+
+def records_of(task: Task, output: Any, labels: Tensor) -> list[Any]:
+    """The records of a batch: a number an example, or whatever the `figure` of the task reads."""
+    records = task.metric(output, labels)
+    return records.float().tolist() if isinstance(records, Tensor) else list(records)
+
+
+def figure_of(task: Task, records: Sequence[Any]) -> float:
+    """The metric of the examples of these records: the task's own figure, or the mean of the numbers there are."""
+    if isinstance(task, SetTask):
+        return float(task.figure(records))
+    numbers = np.array(records, dtype=float)
+    return float(numbers[~np.isnan(numbers)].mean()) if not np.isnan(numbers).all() else float("nan")
 
 
 class Classification:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lana.common.files import read_json
 from lana.common.progress import counted
+from lana.delivery.summary import Summary
 from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.pool.candidates import Candidate, read_candidates
@@ -89,7 +90,12 @@ def _student(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = read_json(folder / "summary.json")
     curve = folder / "training.csv"
     rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
-    return {**summary, "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows]}
+    ruin = Summary(**summary).ruin
+    return {
+        **summary,
+        "ruin": ruin,
+        "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows],
+    }
 
 
 def _layer(model: SelectionModel, name: str) -> dict[str, Any]:

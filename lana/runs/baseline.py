@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lana.common.files import read_json, write_json
+from lana.common.files import read_json, save_torch, write_json
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
 from lana.evaluation.checks import check_teacher
@@ -83,6 +85,7 @@ def measure_baseline(context: RunContext) -> Baseline:
                 runtime_versions=runtime.versions(),
                 digest=now,
             )
+            _write_records(run.pool / "teacher_records.pt", evaluation.records)
             write_json(path, vars(baseline))
     kept = Baseline(**read_json(path))
     if kept.digest not in ("", now):
@@ -92,6 +95,25 @@ def measure_baseline(context: RunContext) -> Baseline:
         )
     _tell_other_device(context)
     return kept
+
+
+def _write_records(path: Path, records: Sequence[Any]) -> None:
+    """Keep the teacher's records, where they can be read back; a student's are compared with them, paired."""
+    path.unlink(missing_ok=True)
+    save_torch(path, list(records))
+    try:
+        torch.load(path, weights_only=True)
+    except pickle.UnpicklingError:  # the records of a user's own task may be of any class
+        path.unlink()
+
+
+def teacher_records(context: RunContext) -> Sequence[Any]:
+    """The teacher's records on the test split, by image: as they were kept, else computed again."""
+    path = context.run.pool / "teacher_records.pt"
+    if path.is_file():
+        return torch.load(path, weights_only=True)
+    device = context.recipe.compute.device
+    return evaluate_module(context.teacher.module, context.data.test, context.task, device=device).records
 
 
 def _tell_other_device(context: RunContext) -> None:

@@ -6,6 +6,8 @@ import pytest
 from made_summary import make_summary
 from rich.console import Console
 
+from lana.delivery.model_card import card
+
 
 def shown(**changes):
     console = Console(file=io.StringIO(), width=200)
@@ -21,6 +23,22 @@ def test_a_student_within_its_budget():
 
 def test_a_bound_far_above_the_measurement_is_told():
     assert "The bound lies 10% above the measurement: the machine was disturbed." in shown(measured_ms_upper95=0.99)
+
+
+def test_a_student_of_no_use_is_a_warning_with_what_to_do():
+    text = shown(metric_kept=0.04)
+    assert "WARNING: 0.5x keeps 4.0% of the teacher's accuracy above a guess" in text
+    assert "--exclude" in text
+    assert "**Warning**: 0.5x keeps" in card(make_summary(metric_kept=0.04))
+    assert "WARNING" not in shown(metric_kept=0.2)
+
+
+def test_the_interval_of_the_change_is_printed():
+    interval = (-0.06, -0.01)
+    assert "accuracy less the teacher's, 95% interval: -6.00 points to -1.00 points." in shown(
+        accuracy_change95=interval
+    )
+    assert "-6.00 points to -1.00 points" in card(make_summary(accuracy_change95=interval))
 
 
 @pytest.mark.parametrize(

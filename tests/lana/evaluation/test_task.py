@@ -59,6 +59,20 @@ def test_what_a_network_does_not_compute_is_not_left_out():
     assert math.isnan(found.metric)
 
 
+def test_the_metric_of_a_whole_set_reads_the_records_of_all_batches():
+    class Span(Classification):
+        def metric(self, output, labels):
+            return [{"largest": float(row.max())} for row in output]
+
+        def figure(self, records):
+            return max(record["largest"] for record in records) - min(record["largest"] for record in records)
+
+    logits = torch.arange(10.0).view(5, 2)
+    found = evaluate_module(nn.Identity(), from_arrays(logits, torch.zeros(5).long(), None), Span(), batch_size=2)
+    assert found.metric == 8
+    assert found.records[1] == {"largest": 3.0}
+
+
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match="Did you mean: segmentation"):
         load_task("segmentaton")
