@@ -2,12 +2,15 @@
 
     python benchmarks/solver.py [--plot cost_against_size.png]
     python benchmarks/solver.py --parts
+    python benchmarks/solver.py --credits
 
 Each figure is the median of several random problems, building included. The paper (section 3.3) reports 4.5
 CPU-minutes for 100 diverse solutions of 46 layers × 197 operations.
 
 `--parts` shows what each part of `solvers` saves in CPU time. It leaves out one part after the other, and all of them:
 then one program of PuLP and HiGHS holds all choices.
+
+`--credits` solves problems with a credit at each border, and the same problems without.
 """
 
 from __future__ import annotations
@@ -18,14 +21,28 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import click
 import numpy as np
 
-from solvers import Limit, SelectionProblem, Solution, Termination, frontier, ilp, solve, solve_diverse
+from solvers import (
+    Credit,
+    Limit,
+    SelectionProblem,
+    Solution,
+    Termination,
+    check,
+    fastest,
+    frontier,
+    ilp,
+    solve,
+    solve_diverse,
+)
 from solvers.cover import Cover
+from solvers.credits import columns_of
 from solvers.relaxation import Relaxation
 from solvers.rows import Rows, rows_of
 
@@ -40,6 +57,50 @@ def problem(layers: int, operations: int, seed: int, *, adversarial: bool = Fals
     return SelectionProblem.from_tables(loss, {"ms": latency}, limits={"ms": limit})
 
 
+def int8_problem(
+    layers: int, operations: int, seed: int, *, adversarial: bool = False, credits: bool = True
+) -> SelectionProblem:
+    """Half of the operations of a layer in int8: half the time, a conversion at its end, which int8 neighbours save."""
+    fp32, random = problem(layers, operations, seed, adversarial=adversarial), np.random.default_rng([seed, 1])
+    int8 = np.arange(fp32.size) % operations < operations // 2
+    conversions = random.uniform(0.0, 0.2, layers - 1)
+    at_end = np.append(conversions, 0.0)[fp32.first]
+    sides = [tuple(np.flatnonzero(int8 & (fp32.first == layer)).tolist()) for layer in range(layers)]
+    borders = zip(sides, sides[1:], conversions.tolist(), strict=False)
+    return replace(
+        fp32,
+        loss=fp32.loss + 0.02 * int8,
+        costs={"ms": np.where(int8, 0.5 * fp32.costs["ms"] + at_end, fp32.costs["ms"])},
+        limits={"ms": Limit(upper=0.15 * layers)},
+        credits=tuple(Credit(producers=a, consumers=b, amounts={"ms": saved}) for a, b, saved in borders if credits),
+    )
+
+
+def compare_credits() -> None:
+    def best(given: SelectionProblem) -> None:
+        found = solve(given)
+        check(given, found.chosen, costs=found.costs)
+
+    deep, wide = functools.partial(int8_problem, 50, 40), functools.partial(int8_problem, 46, 197)
+    cases: dict[str, tuple[Callable[[SelectionProblem], object], Callable[..., SelectionProblem]]] = {
+        "one, 50 × 40": (best, deep),
+        "one, 50 × 40, adversarial": (best, functools.partial(deep, adversarial=True)),
+        "one, 46 × 197": (best, wide),
+        "one, 46 × 197, adversarial": (best, functools.partial(wide, adversarial=True)),
+        "fastest, 50 × 40": (lambda given: fastest(given, "ms"), deep),
+        "10 diverse, 50 × 40": (lambda given: solve_diverse(given, count=10, overlap=0.7), deep),
+        "frontier of 20, 50 × 40": (lambda given: frontier(given, "ms", points=20), deep),
+    }
+
+    def run(seed: int, case: str, *, credits: bool) -> None:
+        call, make = cases[case]
+        call(make(seed, credits=credits))
+
+    for case in cases:
+        with_s, without_s = (seconds(functools.partial(run, case=case, credits=some), 3) for some in (True, False))
+        print(f"{case:28s} {with_s:7.2f} s   without credits {without_s:7.2f} s", flush=True)
+
+
 def seconds(call: Callable[[int], object], tries: int, clock: Callable[[], float] = time.perf_counter) -> float:
     durations = []
     for seed in range(tries):
@@ -51,9 +112,9 @@ def seconds(call: Callable[[int], object], tries: int, clock: Callable[[], float
 
 def plain(search: ilp._Search) -> None:
     """One integer program over all choices, in place of a search."""
-    problem, search.kept = search.problem, np.arange(search.problem.size)
-    cover, loss = Cover(problem.layers, problem.first, problem.span), problem.loss
-    outcome = search._integer(cover, loss, rows_of(problem, search.kept), search.kept)
+    search.kept, cover, loss = columns_of(search.problem, np.arange(search.problem.size))
+    columns = np.arange(len(search.kept))
+    outcome = search._integer(cover, loss, rows_of(search.problem, search.kept), columns)
     search.bound = outcome.bound
     search.exhausted = outcome.termination in (Termination.optimal, Termination.infeasible)
 
@@ -98,8 +159,12 @@ def compare_parts() -> None:
 @click.command()
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw seconds against the number of choices here.")
 @click.option("--parts", is_flag=True, help="Compare with PuLP and HiGHS alone, and with each part left out.")
-def main(plot: Path | None, parts: bool) -> None:
+@click.option("--credits", is_flag=True, help="Solve with a credit at each border, and without.")
+def main(plot: Path | None, parts: bool, credits: bool) -> None:
     solve(problem(4, 4, 0))  # imports and the solver's own start
+    if credits:
+        compare_credits()
+        return
     if parts:
         compare_parts()
         return

@@ -6,13 +6,14 @@ from .errors import InvalidProblem, InvalidSelection, SolverError, SolverUnavail
 from .feasibility import Explanation, explain, fastest
 from .frontier import frontier
 from .ilp import solve
-from .problem import CountLimit, DistanceLimit, Limit, SelectionProblem
+from .problem import CountLimit, Credit, DistanceLimit, Limit, SelectionProblem
 from .program import available_solvers
 from .solution import Solution, Termination
 from .verify import check, violations
 
 __all__ = [
     "CountLimit",
+    "Credit",
     "DistanceLimit",
     "Explanation",
     "InvalidProblem",

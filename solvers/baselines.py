@@ -5,18 +5,19 @@ them proves anything, save `exhaustive` and `single_shot` (which proves it for i
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 
 import numpy as np
 
+from .credits import Earnings, amount_of, optimistic
 from .errors import InvalidProblem
 from .ilp import solve
 from .problem import SelectionProblem
 from .reduction import reduced
 from .solution import Solution, Termination
-from .verify import totals, violations
+from .verify import earned, totals, violations
 
 Objective = Callable[[Sequence[int]], float]
 LARGEST = 2_000_000  # covers that `exhaustive` is ready to visit
@@ -27,7 +28,7 @@ class _Search:
 
     def __init__(self, problem: SelectionProblem, objective: Objective | None, seed: int, time_limit_s: float) -> None:
         self.problem, self.random = problem, np.random.default_rng(seed)
-        self.objective = objective or (lambda chosen: float(problem.loss[list(chosen)].sum()))
+        self.objective = objective or (lambda chosen: self.sum_of(None, chosen))
         self.start_s = time.monotonic()
         self.deadline_s = self.start_s + time_limit_s
         self.best: tuple[float, tuple[int, ...]] = (inf, ())
@@ -36,11 +37,25 @@ class _Search:
         self.at: list[list[int]] = [[] for _ in range(problem.layers)]
         for choice in self.kept.tolist():
             self.at[int(problem.first[choice])].append(choice)
-        self.least = {name: _least(problem, cost) for name, cost in problem.costs.items() if name in problem.limits}
+        self.least = {
+            name: _least(problem, optimistic(problem, name)) for name in problem.costs if name in problem.limits
+        }
+        self.earnings = Earnings(problem)
 
     @property
     def over(self) -> bool:
         return time.monotonic() > self.deadline_s
+
+    def sum_of(self, name: str | None, chosen: Sequence[int]) -> float:
+        """A cost of a selection, or its loss where `name` is None."""
+        values = self.problem.loss if name is None else self.problem.costs[name]
+        saved = sum(amount_of(credit, name) for credit in earned(self.problem, chosen))
+        return float(values[list(chosen)].sum()) - saved
+
+    def with_choice(self, name: str | None, choice: int, others: Collection[int]) -> float:
+        """How much a cost or the loss grows with one more choice beside `others`."""
+        values = self.problem.loss if name is None else self.problem.costs[name]
+        return float(values[choice]) - self.earnings.of(choice, others, name)
 
     def candidate(self, chosen: Sequence[int]) -> float:
         """The objective of a selection, infinite where it is not valid; the best is remembered."""
@@ -61,14 +76,14 @@ class _Search:
     def extend(self, chosen: tuple[int, ...], spent: dict[str, float], layer: int) -> Iterator[tuple]:
         """Partial selections with one choice more that may still fit: choices, costs, next layer."""
         for choice in self.at[layer]:
-            total = {name: spent[name] + float(self.problem.costs[name][choice]) for name in spent}
+            total = {name: spent[name] + self.with_choice(name, choice, chosen) for name in spent}
             after = layer + int(self.problem.span[choice])
             if self.may_fit(total, after):
                 yield (*chosen, choice), total, after
 
     def complete(self, chosen: tuple[int, ...] = (), layer: int = 0) -> tuple[int, ...] | None:
         """A random selection that begins with `chosen` and keeps its budgets, or None from a dead end."""
-        spent = {name: float(self.problem.costs[name][list(chosen)].sum()) for name in self.least}
+        spent = {name: self.sum_of(name, chosen) for name in self.least}
         while layer < self.problem.layers:
             options = list(self.extend(chosen, spent, layer))
             if not options:
@@ -143,13 +158,17 @@ def greedy(
     if not all(single):
         return search.solution()
     chosen = [min(options, key=lambda c: float(problem.loss[c])) for options in single]
+    # Rounding of credits must not lead round in a circle.
+    least = 1e-12 * float(np.abs(problem.costs[cost]).max()) if problem.credits else 0.0
     while search.candidate(chosen) == inf and not search.over:
-        swaps = [
-            ((float(problem.loss[c] - problem.loss[now])) / float(saved), layer, c)
-            for layer, now in enumerate(chosen)
-            for c in single[layer]
-            if (saved := problem.costs[cost][now] - problem.costs[cost][c]) > 0
-        ]
+        swaps = []
+        for layer, now in enumerate(chosen):
+            others = {*chosen} - {now}
+            for c in single[layer]:
+                saved = search.with_choice(cost, now, others) - search.with_choice(cost, c, others)
+                if saved > least:
+                    lost = search.with_choice(None, c, others) - search.with_choice(None, now, others)
+                    swaps.append((lost / saved, layer, c))
         if not swaps:
             break
         _, layer, choice = min(swaps)
@@ -183,7 +202,12 @@ def beam_search(
             for longer, total, after in search.extend(chosen, spent, layer):
                 choice = longer[-1]
                 beams[after].append(
-                    (longer, total, loss + float(problem.loss[choice]), paid + float(problem.costs[cost][choice]))
+                    (
+                        longer,
+                        total,
+                        loss + search.with_choice(None, choice, chosen),
+                        paid + search.with_choice(cost, choice, chosen),
+                    )
                 )
         if search.over:
             break

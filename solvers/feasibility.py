@@ -43,7 +43,16 @@ def fastest(
     limits = dict(within(problem, cost, None).limits)
     if max_loss is not None:
         limits[LOSS] = Limit(upper=max_loss)
-    turned = replace(problem, loss=problem.costs[cost], costs={**problem.costs, LOSS: problem.loss}, limits=limits)
+    turned = replace(
+        problem,
+        loss=problem.costs[cost],
+        costs={**problem.costs, LOSS: problem.loss},
+        limits=limits,
+        credits=tuple(
+            replace(credit, loss=credit.amounts.get(cost, 0.0), amounts={**credit.amounts, LOSS: credit.loss})
+            for credit in problem.credits
+        ),
+    )
     return solve(turned, solver=solver, time_limit_s=time_limit_s, gap=gap, seed=seed)
 
 

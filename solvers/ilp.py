@@ -7,6 +7,7 @@ from math import inf
 import numpy as np
 
 from .cover import Cover
+from .credits import columns_of
 from .problem import SelectionProblem
 from .program import Outcome, Settings, require_solver, run_program
 from .reduction import reduced
@@ -74,10 +75,8 @@ class _Search:
         if not len(self.kept):
             self.bound, self.exhausted = inf, True
             return
-        problem = self.problem
-        cover = Cover(problem.layers, problem.first[self.kept], problem.span[self.kept])
-        loss = problem.loss[self.kept]
-        rows = rows_of(problem, self.kept)
+        self.kept, cover, loss = columns_of(self.problem, self.kept)
+        rows = rows_of(self.problem, self.kept)
         self.largest = float(np.abs(loss).max()) or 1.0
         relaxation = relax(cover, loss, rows, visit=self._consider, deadline_s=self.deadline)
         self.bound = relaxation.bound
@@ -132,12 +131,13 @@ class _Search:
             self.message = outcome.message
             if not outcome.chosen or self._consider(outcome.chosen):
                 return outcome
-            self.cuts.append(outcome.chosen)
+            self.cuts.append([c for c in outcome.chosen if self.kept[c] < self.problem.size])
         check(self.problem, self._original(outcome.chosen))
         return outcome
 
     def _original(self, chosen: Sequence[int]) -> tuple[int, ...]:
-        return tuple(sorted((int(self.kept[c]) for c in chosen), key=lambda c: int(self.problem.first[c])))
+        choices = [int(self.kept[c]) for c in chosen if self.kept[c] < self.problem.size]
+        return tuple(sorted(choices, key=lambda c: int(self.problem.first[c])))
 
     def _consider(self, chosen: list[int]) -> bool:
         """Keep a selection if it is valid and the best so far; whether it is valid."""

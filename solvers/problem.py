@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, isnan
+from math import inf, isfinite, isnan
 from typing import Self
 
 import numpy as np
@@ -63,6 +63,47 @@ class DistanceLimit:
             raise InvalidProblem(f"Expected distinct choices and minimum >= 0, got {self}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """What a selection saves, once, if it holds one of `producers` and one of `consumers`.
+
+    Example: an int8 operation's cost includes a quantise at its input and a dequantise at its output. Between two int8
+    neighbours neither happens, so the pair costs less than its parts. The two sides may lie anywhere in the network.
+
+    Attributes:
+        producers, consumers: choices. Those of one side share a layer, so a selection holds one of them at most.
+        amounts: name of a cost → by how much its sum falls, in the cost's unit, at least 0.
+        loss: by how much the summed loss falls, at least 0.
+        name: for messages only.
+
+    >>> Credit(producers=(0, 2), consumers=(5,), amounts={"ms": 0.1}).loss
+    0.0
+    """
+
+    producers: tuple[int, ...]
+    consumers: tuple[int, ...]
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    name: str = "credit"
+
+    def __post_init__(self) -> None:
+        for name in ("producers", "consumers"):
+            object.__setattr__(self, name, tuple(int(choice) for choice in getattr(self, name)))
+        object.__setattr__(self, "amounts", {name: float(amount) for name, amount in self.amounts.items()})
+        members = [*self.producers, *self.consumers]
+        if len(set(members)) != len(members):
+            twice = next(choice for choice in members if members.count(choice) > 1)
+            raise InvalidProblem(
+                f"Credit {self.name!r} names choice {twice} twice. Name each once; what a choice saves alone belongs "
+                f"in its own cost."
+            )
+        for name, amount in {"loss": self.loss, **self.amounts}.items():
+            if not (isfinite(amount) and amount >= 0):
+                raise InvalidProblem(
+                    f"Credit {self.name!r} lowers {name} by {amount:g}; expected a finite number of at least 0."
+                )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SelectionProblem:
     """Cover `layers` positions exactly once with choices of least total loss, within limits.
@@ -76,7 +117,7 @@ class SelectionProblem:
         limits: name of a cost → bounds on its sum over the selection.
         fixed, forbidden: choices that a selection must, or must not, hold.
         ties: groups of choices taken together or not at all.
-        counts, distances: see `CountLimit` and `DistanceLimit`.
+        counts, distances, credits: see `CountLimit`, `DistanceLimit` and `Credit`.
         names: one name per choice, for messages only.
 
     Raises:
@@ -100,6 +141,7 @@ class SelectionProblem:
     ties: tuple[tuple[int, ...], ...] = ()
     counts: tuple[CountLimit, ...] = ()
     distances: tuple[DistanceLimit, ...] = ()
+    credits: tuple[Credit, ...] = ()
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -107,10 +149,11 @@ class SelectionProblem:
             object.__setattr__(self, name, _frozen_array(name, getattr(self, name), kind))
         costs = {name: _frozen_array(f"costs[{name!r}]", values, np.float64) for name, values in self.costs.items()}
         object.__setattr__(self, "costs", costs)
-        for name in ("fixed", "forbidden", "ties", "counts", "distances"):
+        for name in ("fixed", "forbidden", "ties", "counts", "distances", "credits"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_arrays()
         self._check_indices()
+        self._check_credits()
 
     @property
     def size(self) -> int:
@@ -183,6 +226,7 @@ class SelectionProblem:
         groups += [("ties", tie) for tie in self.ties]
         groups += [("counts", count.choices) for count in self.counts]
         groups += [("distances", distance.chosen) for distance in self.distances]
+        groups += [(f"Credit {credit.name!r}", credit.producers + credit.consumers) for credit in self.credits]
         for name, indices in groups:
             wrong = [index for index in indices if not 0 <= index < self.size]
             if wrong:
@@ -190,6 +234,21 @@ class SelectionProblem:
         both = set(self.fixed) & set(self.forbidden)
         if both:
             raise InvalidProblem(f"{self.name_of(min(both))} is both fixed and forbidden.")
+
+    def _check_credits(self) -> None:
+        for credit in self.credits:
+            for name in credit.amounts:
+                if name not in self.costs:
+                    raise InvalidProblem(
+                        f"Credit {credit.name!r} lowers {name!r}, but the costs are: {', '.join(self.costs) or 'none'}."
+                    )
+            for side, choices in (("producers", credit.producers), ("consumers", credit.consumers)):
+                members = list(choices)
+                if members and self.first[members].max() >= (self.first + self.span)[members].min():
+                    raise InvalidProblem(
+                        f"The {side} of credit {credit.name!r} share no layer; expected choices that cover the same "
+                        "one. Split the credit."
+                    )
 
 
 def _frozen_array(name: str, values: object, kind: type) -> np.ndarray:

@@ -142,10 +142,8 @@ def run_program(
     integer = penalty is None
     scale = float(np.abs(loss[columns]).max(initial=0.0)) or 1.0
     model = pulp.LpProblem("selection", pulp.LpMinimize)
-    category = pulp.LpInteger if integer else pulp.LpContinuous
-    indices = columns.tolist()
-    z = {c: model.add_variable(f"z{c}", 0, 1 if integer else None, category) for c in indices}
-    objective = [(z[c], weight) for c, weight in zip(indices, (loss[columns] / scale).tolist(), strict=True)]
+    z = _variables(model, cover, columns, integer=integer)
+    objective = [(z[c], weight) for c, weight in zip(z, (loss[columns] / scale).tolist(), strict=True)]
     bounded = _bounds(model, rows, z, columns, None if penalty is None else penalty / scale, objective)
     model += expression(objective)
     for constraint in [*_covered_once(cover, columns, z), *(constraint for _, constraint in bounded)]:
@@ -163,7 +161,7 @@ def run_program(
     if not integer:
         numbers = [number for number, _ in bounded]
         return _linear_outcome(model, termination, cover.layers, len(rows), numbers, scale)
-    chosen = [c for c in indices if (z[c].varValue or 0.0) > 0.5]
+    chosen = [c for c, variable in z.items() if (variable.varValue or 0.0) > 0.5]
     value = float(loss[chosen].sum())
     return Outcome(
         termination=termination,
@@ -171,6 +169,18 @@ def run_program(
         value=value,
         bound=_proven_bound(model, scale, value, settings.gap, termination),
     )
+
+
+def _variables(
+    model: pulp.LpProblem, cover: Cover, columns: np.ndarray, *, integer: bool
+) -> dict[int, pulp.LpVariable]:
+    """One a column. In the linear program its layers bound a choice by 1 already, but nothing bounds a credit."""
+    category = pulp.LpInteger if integer else pulp.LpContinuous
+    bounded = integer | (cover.end == cover.first)[columns]
+    return {
+        column: model.add_variable(f"z{column}", 0, 1 if most else None, category)
+        for column, most in zip(columns.tolist(), bounded.tolist(), strict=True)
+    }
 
 
 def _covered_once(cover: Cover, columns: np.ndarray, z: Mapping[int, pulp.LpVariable]) -> list[pulp.LpConstraint]:

@@ -4,9 +4,12 @@ Dominance saves little time (× 1.4 at most in `benchmarks/solver.py --parts`). 
 nearly equal selections comes out.
 """
 
+from math import inf
+
 import numpy as np
 
 from .cover import Cover
+from .credits import missing, optimistic
 from .problem import SelectionProblem, bounds_of
 from .verify import TOLERANCE
 
@@ -46,19 +49,23 @@ def _possible(problem: SelectionProblem) -> np.ndarray:
         return nothing
 
     cover = Cover(problem.layers, problem.first, problem.span)
-    bounded = [(problem.costs[name], *bounds_of(limit)) for name, limit in problem.limits.items()]
+    bounded = []
+    for name, limit in problem.limits.items():
+        (lower, upper), cost, least = bounds_of(limit), problem.costs[name], optimistic(problem, name)
+        size = np.abs(cost) + (cost - least)
+        bounded += [(least, size, -inf, upper), (cost, size, lower, inf)]
     for count in problem.counts:
         member = np.zeros(problem.size)
         member[list(count.choices)] = 1.0
-        bounded.append((member, *bounds_of(count)))
+        bounded.append((member, member, *bounds_of(count)))
     while True:
         before = int(allowed.sum())
         for tie in ties:
             allowed[tie] &= bool(allowed[tie].all())
         allowed &= np.isfinite(cover.through(np.where(allowed, 0.0, np.inf)))
-        for cost, lower, upper in bounded:
+        for cost, size, lower, upper in bounded:
             # Twice the tolerance of the final check, on the largest sum there can be: never removes what it accepts.
-            slack = 2 * TOLERANCE * problem.layers * float(np.abs(cost[allowed]).max(initial=0.0))
+            slack = 2 * TOLERANCE * problem.layers * float(size[allowed].max(initial=0.0))
             for sign, bound in ((1.0, upper), (-1.0, -lower)):
                 if np.isfinite(bound):
                     allowed &= cover.through(np.where(allowed, sign * cost, np.inf)) <= bound + slack
@@ -75,18 +82,19 @@ def _dominated(problem: SelectionProblem, allowed: np.ndarray) -> np.ndarray:
 
     Only among choices that nothing but the limits on costs speaks of: swapping one of these for another can break
     no tie, count, distance or pin. A lower limit asks for more of a cost, so then more is better; both bounds: equal.
+    The better one stays so even if the other earns all credits that only one of them can earn.
     """
     plain = allowed.copy()
     named = [problem.fixed, *problem.ties]
     named += [count.choices for count in problem.counts] + [distance.chosen for distance in problem.distances]
     for group in named:
         plain[list(group)] = False
-    sides = [problem.loss]
+    sides: list[tuple[np.ndarray, str | None, bool]] = [(problem.loss, None, True)]
     for name, limit in problem.limits.items():
         if limit.upper is not None:
-            sides.append(problem.costs[name])
+            sides.append((problem.costs[name], name, True))
         if limit.lower is not None:
-            sides.append(-problem.costs[name])
+            sides.append((-problem.costs[name], name, False))
     dominated = np.zeros(problem.size, dtype=bool)
     choices = np.flatnonzero(plain)
     if not len(choices):
@@ -95,10 +103,10 @@ def _dominated(problem: SelectionProblem, allowed: np.ndarray) -> np.ndarray:
     for segment in cover.segments():
         members = choices[segment]
         # In lexicographic order a choice can be beaten only by an earlier one; of equals the first stays.
-        members = members[np.lexsort((members, *(side[members] for side in reversed(sides))))]
+        members = members[np.lexsort((members, *(side[members] for side, *_ in reversed(sides))))]
         beaten = np.tri(len(members), k=-1, dtype=bool)
-        for side in sides[1:]:
-            values = side[members]
-            beaten &= values[None, :] <= values[:, None]
+        for side, cost, less in sides:
+            values, lost = side[members], missing(problem, members, cost)
+            beaten &= values[None, :] <= values[:, None] - (lost if less else lost.T)
         dominated[members] = beaten.any(axis=1)
     return dominated

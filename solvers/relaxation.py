@@ -46,6 +46,7 @@ class _Dual:
         self.best = -np.inf
         self.multipliers = np.zeros(len(rows))
         self.pool = np.zeros(len(loss), dtype=bool)
+        self.pool[cover.optional] = True
 
     def evaluate(self, multipliers: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """Try multipliers (≤ 0 price an upper bound, ≥ 0 a lower one): the weights and the lightest path."""

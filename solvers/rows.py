@@ -1,4 +1,7 @@
-"""Every limit of a problem as linear rows `lower ≤ A z ≤ upper` over the choices, scaled to coefficients of size 1."""
+"""Every limit of a problem as linear rows `lower ≤ A z ≤ upper` over its columns, scaled to coefficients of size 1.
+
+The columns are the choices and, after them, the credits (see `solvers.credits`).
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,7 +9,8 @@ from math import inf
 
 import numpy as np
 
-from .problem import SelectionProblem, bounds_of
+from .credits import with_credits
+from .problem import Credit, SelectionProblem, bounds_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,9 +40,9 @@ class Rows:
 
 
 def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
-    everything = np.arange(problem.size)
+    everything = np.arange(problem.size + len(problem.credits))
     raw = [
-        (everything, problem.costs[name], *bounds_of(limit))
+        (everything, with_credits(problem, name), *bounds_of(limit))
         for name, limit in problem.limits.items()
     ]  # fmt: skip
     for count in problem.counts:
@@ -46,6 +50,8 @@ def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, f
     for tie in problem.ties:
         for one, other in pairwise(tie):
             raw.append((np.array([one, other]), np.array([1.0, -1.0]), 0.0, 0.0))
+    for column, credit in enumerate(problem.credits, start=problem.size):
+        raw += _credit_rows(problem, column, credit)
     # Distances come last, so that multipliers of earlier rows keep their places when a problem gains distances.
     for distance in problem.distances:
         chosen = np.array(distance.chosen, dtype=np.int64)
@@ -54,12 +60,25 @@ def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, f
     return raw
 
 
+def _credit_rows(
+    problem: SelectionProblem, column: int, credit: Credit
+) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
+    """y ≤ Σ producers, y ≤ Σ consumers and, where a lower limit would rather have y = 0, y ≥ both sums − 1."""
+    rows = []
+    for side in (credit.producers, credit.consumers):
+        rows.append((np.array([column, *side]), np.array([1.0] + [-1.0] * len(side)), -inf, 0.0))
+    if any(limit.lower is not None and credit.amounts.get(name) for name, limit in problem.limits.items()):
+        both = (*credit.producers, *credit.consumers)
+        rows.append((np.array([column, *both]), np.array([1.0] + [-1.0] * len(both)), -1.0, inf))
+    return rows
+
+
 def rows_of(problem: SelectionProblem, kept: np.ndarray) -> Rows:
-    """The rows of a problem over the choices `kept` (indices, ascending), renumbered 0 … len(kept) − 1.
+    """The rows of a problem over the columns `kept` (ascending), renumbered 0 … len(kept) − 1.
 
     A row is divided by its largest coefficient, so milliseconds of 1e-3 and parameters of 1e8 reach a solver alike.
     """
-    place = np.full(problem.size, -1)
+    place = np.full(problem.size + len(problem.credits), -1)
     place[kept] = np.arange(len(kept))
     row, column, value, lower, upper = [], [], [], [], []
     for number, (choices, coefficients, low, high) in enumerate(_raw_rows(problem)):

@@ -26,9 +26,9 @@ class Solution:
 
     Attributes:
         chosen: indices of the choices, in the order of the layers they cover; empty where there is none.
-        objective: the summed loss of `chosen`; `inf` where there is none.
+        objective: the summed loss of `chosen`, less its credits; `inf` where there is none.
         bound: no selection whatsoever has a loss below this; `-inf` where nothing was proven.
-        costs: the sum of every cost over `chosen`, by name; empty where there is no selection.
+        costs: the sum of every cost over `chosen` less its credits, by name; empty where there is no selection.
         runtime_s: wall time in seconds, building included.
         message: the message of a solver that failed; empty otherwise.
 

@@ -1,10 +1,10 @@
 """The check of a selection against its problem: plain Python on purpose, sharing nothing with the solvers it checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import fsum
 
 from .errors import InvalidSelection
-from .problem import SelectionProblem
+from .problem import Credit, SelectionProblem
 
 # A sum of floats may miss its limit by rounding alone. Relative to the size of what is summed; a millisecond budget
 # is thereby held to a picosecond, far below anything that can be measured.
@@ -35,7 +35,7 @@ def violations(problem: SelectionProblem, chosen: Sequence[int]) -> list[str]:
     broken += [f"layer {i} is covered {times} times, expected once" for i, times in enumerate(covered) if times != 1]
 
     for name, limit in problem.limits.items():
-        parts = [float(problem.costs[name][choice]) for choice in selected]
+        parts = _parts(problem, name, selected)
         total, slack = fsum(parts), TOLERANCE * fsum(abs(part) for part in parts)
         if limit.upper is not None and total > limit.upper + slack:
             broken.append(f"{name} sums to {total:.9g}, above its limit {limit.upper:.9g}")
@@ -61,18 +61,44 @@ def violations(problem: SelectionProblem, chosen: Sequence[int]) -> list[str]:
     return broken
 
 
-def check(problem: SelectionProblem, chosen: Sequence[int]) -> None:
+def check(problem: SelectionProblem, chosen: Sequence[int], *, costs: Mapping[str, float] | None = None) -> None:
     """Raise unless `chosen` is a valid selection of `problem`.
+
+    Args:
+        costs: claimed sums by name, which are added again.
 
     Raises:
         InvalidSelection: naming everything that is broken.
     """
     broken = violations(problem, chosen)
+    for name, claimed in ({} if broken or costs is None else costs).items():
+        problem.require_cost(name)
+        parts = _parts(problem, name, chosen)
+        if not abs(claimed - fsum(parts)) <= TOLERANCE * fsum(abs(part) for part in parts):
+            broken.append(f"{name} sums to {fsum(parts):.9g}, not to {claimed:.9g}")
     if broken:
         raise InvalidSelection(f"The selection {list(chosen)} does not solve its problem: {'; '.join(broken)}.")
 
 
 def totals(problem: SelectionProblem, chosen: Sequence[int]) -> tuple[float, dict[str, float]]:
-    """Summed loss, and every summed cost by name."""
-    loss = fsum(float(problem.loss[choice]) for choice in chosen)
-    return loss, {name: fsum(float(cost[c]) for c in chosen) for name, cost in problem.costs.items()}
+    """Summed loss, and every summed cost by name, less what credits save."""
+    return fsum(_parts(problem, None, chosen)), {name: fsum(_parts(problem, name, chosen)) for name in problem.costs}
+
+
+def earned(problem: SelectionProblem, chosen: Sequence[int]) -> list[Credit]:
+    """The credits of which a selection holds a producer and a consumer."""
+    taken = {int(choice) for choice in chosen}
+    return [
+        credit
+        for credit in problem.credits
+        if not taken.isdisjoint(credit.producers) and not taken.isdisjoint(credit.consumers)
+    ]
+
+
+def _parts(problem: SelectionProblem, name: str | None, chosen: Sequence[int]) -> list[float]:
+    """The summands of a cost, or of the loss where `name` is None."""
+    if name is None:
+        own, saved = problem.loss, [credit.loss for credit in earned(problem, chosen)]
+    else:
+        own, saved = problem.costs[name], [credit.amounts.get(name, 0.0) for credit in earned(problem, chosen)]
+    return [*(float(own[choice]) for choice in chosen), *(-amount for amount in saved)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import strategies as st
 
-from solvers import CountLimit, DistanceLimit, Limit, SelectionProblem, violations
+from solvers import CountLimit, Credit, DistanceLimit, Limit, SelectionProblem, violations
 
 
 def covers(problem: SelectionProblem, layer: int = 0) -> Iterator[tuple[int, ...]]:
@@ -22,26 +22,65 @@ def covers(problem: SelectionProblem, layer: int = 0) -> Iterator[tuple[int, ...
 
 def best_by_enumeration(problem: SelectionProblem) -> tuple[float, tuple[int, ...]] | None:
     """The least loss of any valid selection and one that has it; None where nothing is valid."""
-    valid = ((float(sum(problem.loss[list(c)])), c) for c in covers(problem) if not violations(problem, c))
+    valid = ((sums(problem, c)["loss"], c) for c in covers(problem) if not violations(problem, c))
     return min(valid, default=None)
 
 
+def sums(problem: SelectionProblem, chosen: tuple[int, ...]) -> dict[str, float]:
+    """The loss and every cost of a selection, its credits subtracted."""
+    found = {name: float(sum(cost[c] for c in chosen)) for name, cost in problem.costs.items()}
+    found["loss"] = float(sum(problem.loss[c] for c in chosen))
+    for credit in problem.credits:
+        if set(credit.producers) & set(chosen) and set(credit.consumers) & set(chosen):
+            for name, amount in {**credit.amounts, "loss": credit.loss}.items():
+                found[name] -= amount
+    return found
+
+
 def random_problem(
-    layers: int, operations: int, *, seed: int, costs: int = 1, share: float = 0.5, adversarial: bool = False
+    layers: int,
+    operations: int,
+    *,
+    seed: int,
+    costs: int = 1,
+    share: float = 0.5,
+    adversarial: bool = False,
+    credit: float = 0.0,
 ) -> SelectionProblem:
-    """A table of random losses and costs; limits at `share` of the sum of the median costs."""
+    """A table of random losses and costs; limits at `share` of the sum of the median costs.
+
+    With a `credit`, neighbours of odd number save so much of every cost, as do those of two layers further.
+    """
     random = np.random.default_rng(seed)
     tables = {f"cost{k}": random.uniform(0.05, 1.0, (layers, operations)) for k in range(costs)}
     loss = random.uniform(0.0, 1.0, (layers, operations))
     if adversarial:
         loss = 1.0 - tables["cost0"] + random.normal(0.0, 1e-3, (layers, operations))
     limits = {name: Limit(upper=share * float(np.median(t, axis=1).sum())) for name, t in tables.items()}
-    return SelectionProblem.from_tables(loss, tables, limits=limits)
+    odd = [tuple(range(i * operations + 1, (i + 1) * operations, 2)) for i in range(layers)]
+    pairs = [(i, i + step) for step in (1, 3) for i in range(layers - step)] if credit else []
+    credits = [Credit(producers=odd[i], consumers=odd[j], amounts=dict.fromkeys(tables, credit)) for i, j in pairs]
+    return SelectionProblem.from_tables(loss, tables, limits=limits, credits=credits)
+
+
+@st.composite
+def _credits(draw: st.DrawFn, places: list[tuple[int, int]], costs: list[tuple[str, float]]) -> Credit:
+    """Sides that share a layer each, anywhere in the network."""
+    sides: list[tuple[int, ...]] = []
+    for _ in range(2):
+        layer = draw(st.sampled_from([first for first, _ in places]))
+        there = [
+            c for c, (first, span) in enumerate(places) if first <= layer < first + span and c not in sum(sides, ())
+        ]
+        sides.append(tuple(draw(st.lists(st.sampled_from(there), max_size=4, unique=True))) if there else ())
+    amount = st.one_of(st.integers(0, 6).map(float), st.floats(0.0, 3.0).map(lambda x: round(x, 3)))
+    amounts = {name: scale * draw(amount) for name, scale in costs if draw(st.booleans())}
+    return Credit(producers=sides[0], consumers=sides[1], amounts=amounts, loss=draw(amount))
 
 
 @st.composite
 def small_problems(draw: st.DrawFn) -> SelectionProblem:
-    """At most 4 layers and 14 choices: 0–3 budgets, spans, ties, pins, counts and distances; often infeasible."""
+    """At most 4 layers and 14 choices: budgets, spans, ties, pins, counts, distances, credits; often infeasible."""
     layers = draw(st.integers(1, 4))
     places = [(first, 1) for first in range(layers)]
     spans = [(first, span) for first in range(layers) for span in range(1, layers - first + 1)]
@@ -94,4 +133,5 @@ def small_problems(draw: st.DrawFn) -> SelectionProblem:
         ties=tuple(tuple(sorted(tie)) for tie in draw(st.lists(st.sets(indices, min_size=2, max_size=3), max_size=2))),
         counts=tuple(draw(st.lists(count, max_size=2))),
         distances=tuple(draw(st.lists(distance, max_size=2))),
+        credits=tuple(draw(st.lists(_credits(places, list(zip(costs, scales, strict=True))), max_size=4))),
     )

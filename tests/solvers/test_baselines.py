@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from selection_problems import best_by_enumeration, random_problem
+from selection_problems import best_by_enumeration, random_problem, sums
 
 from solvers import (
     InvalidProblem,
@@ -37,6 +37,15 @@ class SearchContract:
         truth = best_by_enumeration(problem)
         check(problem, solution.chosen)
         assert solution.objective == pytest.approx(problem.loss[list(solution.chosen)].sum())
+        assert truth[0] - 1e-9 <= solution.objective <= truth[0] * (1 + self.slack) + 1e-9
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_credits_count(self, seed):
+        problem = random_problem(6, 5, seed=seed, share=0.6, credit=0.15)
+        solution = self.search(problem)
+        truth = best_by_enumeration(problem)
+        check(problem, solution.chosen, costs=solution.costs)
+        assert solution.objective == pytest.approx(sums(problem, solution.chosen)["loss"])
         assert truth[0] - 1e-9 <= solution.objective <= truth[0] * (1 + self.slack) + 1e-9
 
     def test_nothing_is_chosen_where_nothing_fits(self):
@@ -76,6 +85,13 @@ class TestExhaustive(SearchContract):
     def test_refuses_what_is_too_large(self):
         with pytest.raises(InvalidProblem, match=r"the limit is 2000000. Use solve"):
             exhaustive(random_problem(20, 10, seed=0))
+
+
+class TestProgram(SearchContract):
+    slack = 1e-4
+
+    def search(self, problem, objective=None):
+        return solve(problem)
 
 
 class TestRandom(SearchContract, CustomObjective):

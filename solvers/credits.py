@@ -1,0 +1,92 @@
+"""Credits inside the solvers: each becomes a column of the program, and bounds what a choice may save.
+
+The column y of a credit lies in 0 … 1 and has negative costs. The rows y ≤ Σ producers and y ≤ Σ consumers
+(`solvers.rows`) make it exact, since a selection holds one choice of each side at most.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from .cover import Cover
+from .problem import Credit, SelectionProblem
+
+
+def amount_of(credit: Credit, name: str | None) -> float:
+    """By how much a credit lowers a cost, or the loss where `name` is None."""
+    return credit.loss if name is None else credit.amounts.get(name, 0.0)
+
+
+def with_credits(problem: SelectionProblem, name: str | None) -> np.ndarray:
+    """A cost (None: the loss) of every column: of the choices, then of the credits, which are negative."""
+    values = problem.loss if name is None else problem.costs[name]
+    return np.concatenate([values, [-amount_of(credit, name) for credit in problem.credits]])
+
+
+def columns_of(problem: SelectionProblem, kept: np.ndarray) -> tuple[np.ndarray, Cover, np.ndarray]:
+    """The columns of a program over the choices `kept`: their numbers, their cover, their losses.
+
+    The choices come first, then the credits that they can earn, numbered from `problem.size` on, with span 0.
+    """
+    offered = set(kept.tolist())
+    limited = [None, *problem.limits]
+    live = [
+        column
+        for column, credit in enumerate(problem.credits, start=problem.size)
+        if not offered.isdisjoint(credit.producers) and not offered.isdisjoint(credit.consumers)
+        if any(amount_of(credit, name) for name in limited)
+    ]
+    columns = np.concatenate([kept, np.array(live, dtype=np.int64)])
+    nothing = np.zeros(len(live), dtype=np.int64)
+    first, span = (np.concatenate([values[kept], nothing]) for values in (problem.first, problem.span))
+    return columns, Cover(problem.layers, first, span), with_credits(problem, None)[columns]
+
+
+def optimistic(problem: SelectionProblem, name: str) -> np.ndarray:
+    """A cost of every choice as if it earned every credit whose other side lies before it.
+
+    The sum over a selection is never above its true cost, since each credit is counted at one of its sides.
+    """
+    cost = problem.costs[name]
+    if problem.credits:
+        cost = cost.copy()
+    for credit in problem.credits:
+        cost[list(_later_side(problem, credit))] -= amount_of(credit, name)
+    return cost
+
+
+def _later_side(problem: SelectionProblem, credit: Credit) -> tuple[int, ...]:
+    """All choices of a side share a layer, so the sides lie in the same order in every selection that holds both."""
+    starts = [int(problem.first[list(side)].max(initial=-1)) for side in (credit.producers, credit.consumers)]
+    return credit.consumers if starts[1] >= starts[0] else credit.producers
+
+
+def missing(problem: SelectionProblem, members: np.ndarray, name: str | None) -> np.ndarray:
+    """Entry i, j: the most that member i can earn and member j, in its place, cannot."""
+    credits = [credit for credit in problem.credits if amount_of(credit, name)]
+    if not credits:
+        return np.zeros((1, 1))
+    sides = [side for credit in credits for side in (credit.producers, credit.consumers)]
+    held = np.stack([np.isin(members, side) for side in sides], axis=1).astype(float)
+    amounts = np.repeat([amount_of(credit, name) for credit in credits], 2)
+    lost: np.ndarray = (held * amounts) @ (1.0 - held).T
+    return lost
+
+
+class Earnings:
+    """What a choice earns beside others, for searches that build a selection step by step."""
+
+    def __init__(self, problem: SelectionProblem) -> None:
+        self._other_sides: dict[int, list[tuple[frozenset[int], Credit]]] = {}
+        for credit in problem.credits:
+            for side, other in ((credit.producers, credit.consumers), (credit.consumers, credit.producers)):
+                for choice in side:
+                    self._other_sides.setdefault(choice, []).append((frozenset(other), credit))
+
+    def of(self, choice: int, others: Collection[int], name: str | None) -> float:
+        """By how much `choice` lowers a cost (None: the loss), since it stands beside `others`."""
+        return sum(
+            amount_of(credit, name)
+            for other_side, credit in self._other_sides.get(choice, ())
+            if not other_side.isdisjoint(others)
+        )
