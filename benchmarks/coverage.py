@@ -99,7 +99,7 @@ def families() -> dict[str, str]:
     return {module: min(names, key=size) for module, names in sorted(variants.items())}
 
 
-def _smaller_input(reference: str) -> int | None:
+def smaller_input(reference: str) -> int | None:
     import timm
 
     kind, _, name = reference.partition(":")
@@ -118,7 +118,7 @@ def examine(reference: str) -> dict[str, Any]:
             reference,
             pretrained=False,
             model_args=FEWER_BLOCKS.get(reference),
-            image_size=_smaller_input(reference),
+            image_size=smaller_input(reference),
             input_shape={**VIDEOS, **TRANSFORMERS}.get(reference),
         )
         module, example = teacher.module, teacher.example()

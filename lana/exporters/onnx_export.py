@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lana.common.files import write_atomically
 from lana.errors import LanaError
-from lana.exporters.tracing import ExportFailed, in_a_tuple, quiet_export, short_error
+from lana.exporters.folding import readable
+from lana.exporters.tracing import INNER, ExportFailed, in_a_tuple, quiet_export, short_error
 from lana.networks.structure import flat_tensors
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
@@ -24,7 +25,7 @@ def export_onnx(
 
     The TorchScript exporter is used: it takes a hundredth of the newer one's time, and a table needs hundreds of
     exports. The newer one exports modules that it fails on. It also exports those that TorchScript writes with branches
-    and loops, which it does where shapes are unknown; runtimes refuse such files.
+    and loops, which it does where shapes are unknown; runtimes refuse such files. What depends on no input is folded.
 
     Raises:
         ExportFailed: neither exporter can write this module.
@@ -32,7 +33,8 @@ def export_onnx(
     module.eval()
     with quiet_export(), torch.no_grad():
         try:
-            module = in_a_tuple(module, found := module(example))
+            found = module(example)
+            network, module = module, in_a_tuple(module, found)
             outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
         except Exception as error:  # the network's own code
             raise ExportFailed(f"{type(module).__name__} fails on an example: {short_error(error)}") from error
@@ -52,6 +54,8 @@ def export_onnx(
                         f"{type(module).__name__} cannot be exported to ONNX: {amiss}; "
                         f"and by the newer exporter: {short_error(error)}"
                     ) from error
+    names = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    content = readable(content, names, inner=INNER if module is not network else "")
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 

@@ -20,6 +20,9 @@ class ExportFailed(LanaError):
     """A module could not be written in the format that a runtime takes."""
 
 
+INNER = "module"  # the name of a network in `_InATuple`
+
+
 class _InATuple(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -301,3 +301,18 @@ def test_a_calibration_reference_that_cannot_be_becomes_no_table(tmp_path, value
     path.write_text(json.dumps({"reference_s": reference_s}))
     with pytest.raises(ProfilerError, match="holds no calibration reference"):
         read_reference(path)
+
+
+@pytest.mark.parametrize(("runtime", "mixed"), [("onnxruntime-cpu", True), ("openvino", False)])
+def test_folded_files_share_a_table_where_the_runtime_folds_itself(tmp_path, runtime, mixed):
+    plain, folded = (
+        dataclasses.replace(HEADER, runtime=runtime, versions={"exporter": version})
+        for version in ("pytorch 2.13.0", "pytorch 2.13.0 folded")
+    )
+    append(tmp_path / "table.csv", plain, [row("aa")])
+    if mixed:
+        assert len(append(tmp_path / "table.csv", folded, [row("bb")])) == 2
+        assert read(tmp_path / "table.csv")[0] == plain
+    else:
+        with pytest.raises(TableMismatch, match="folded"):
+            append(tmp_path / "table.csv", folded, [row("bb")])
