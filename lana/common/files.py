@@ -6,15 +6,20 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lana.errors import UserError
 
 WRITING_PREFIX = ".writing-"
+Record = TypeVar("Record")
+NUMBERS = "row"  # the column of a record's number, as "3 of 12"
 REQUIRED = object()  # no default: the file must exist
 
 
@@ -97,15 +102,102 @@ def explain_damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def check_types(row: Mapping[str, Any], types: Mapping[str, type]) -> None:
-    """Refuse a row of a file in which a figure is none.
+def check_types(row: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Refuse a record of a file in which a value is of another type than its field.
 
     Raises:
-        ValueError: names the column and the value.
+        ValueError: names the field and the value.
     """
     for name, value in row.items():
-        if types.get(name) in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"{name} is {str(value)[:40]!r}, expected a number")
+        if name in hints and not _fits(value, hints[name]):
+            expected = {int: "a number", float: "a number"}.get(hints[name], str(hints[name]).split(".")[-1])
+            raise ValueError(f"{name} is {str(value)[:40]!r}, expected {expected}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(hint))
+    if hint in (int, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if typing.get_origin(hint) is Mapping:
+        return isinstance(value, Mapping) and all(_fits(one, typing.get_args(hint)[1]) for one in value.values())
+    return not isinstance(hint, type) or hint not in (bool, str, type(None)) or isinstance(value, hint)
+
+
+def read_record(path: Path, record: type[Record], *, positive: Collection[str] = ()) -> Record:
+    """The dataclass that a JSON file holds; the figures `positive` are finite and above zero.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    content = read_json(path)
+    with explain_damage(path):
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}, expected names with values")
+        check_types(content, typing.get_type_hints(record))
+        for name in positive:
+            if content.get(name) is not None and not 0 < content[name] < math.inf:
+                raise ValueError(f"{name} is {content[name]}, expected a number above 0")
+        return record(**content)
+
+
+def read_records(path: Path, record: type, missing: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a CSV file that holds one dataclass `record` a row, by name and checked; none where there is no file.
+
+    A column of text is read as text: a layer may be called "0" or "null". In the columns `missing` nothing is nan.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    hints = typing.get_type_hints(record)
+    text = {name: str for name, hint in hints.items() if hint not in (int, float, bool)}
+    with explain_damage(path):
+        empty = {name: ["", "nan"] for name in missing}
+        rows = _csv_rows(path, na_values=empty, dtype={**text, NUMBERS: str})
+        for row in rows:
+            row.pop(NUMBERS, None)
+            check_types(row, hints)
+    return rows
+
+
+def missing_rows(path: Path) -> str:
+    """The rows that a file of `write_records` lacks, in words; empty where it is whole, or of before rows had numbers.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with explain_damage(path):
+        rows = _csv_rows(path, dtype={NUMBERS: str})
+        if rows and NUMBERS not in rows[0]:
+            return ""
+        places = [row[NUMBERS].split(" of ") for row in rows]
+        numbers, total = {int(number) for number, _ in places}, max((int(total) for _, total in places), default=0)
+        lost = [str(number) for number in range(1, total + 1) if number not in numbers]
+    if not rows:
+        return "all rows"
+    return f"{len(lost)} of its {total} rows (no. {', '.join(lost[:10])}{' …' if lost[10:] else ''})" if lost else ""
+
+
+def _csv_rows(path: Path, **how: Any) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    frame = pd.read_csv(path, keep_default_na=False, **how)
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
+        raise ValueError("its rows are longer than its header")
+    rows: list[dict[str, Any]] = frame.to_dict("records")
+    return rows
+
+
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """A CSV file of these rows, each with its number, so that a lost one is noticed."""
+    import pandas as pd
+
+    listed = list(rows)
+    numbered = [{NUMBERS: f"{number} of {len(listed)}", **row} for number, row in enumerate(listed, 1)]
+    frame = pd.DataFrame(numbered)
+    return write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False, na_rep="nan"))
 
 
 def save_torch(path: Path, value: Any) -> Path:

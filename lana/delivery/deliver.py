@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lana.common.files import read_json, write_json
+from lana.common.files import write_json
 from lana.common.progress import Progress
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
@@ -21,7 +21,7 @@ from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
 from lana.exporters.tracing import ExportFailed
 from lana.models.selection import Selection
-from lana.models.student_files import WEIGHTS, load_student_as_teacher
+from lana.models.student_files import WEIGHTS, Selected, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.measurement import compared
@@ -86,9 +86,9 @@ def _checked_parity(context: RunContext, student: nn.Module, folder: Path, forma
 
 def _measured(context: RunContext, baseline: Baseline, folder: Path, delivered: Computation) -> MeasuredLatency | None:
     """Measure the delivered file, again where noise hides whether it is within the budget."""
-    chosen, log = read_json(folder / "selection.json"), LatencyLog(folder / "measurements.csv")
-    limit = baseline.budget_ms(context.recipe) / baseline.teacher_ms if chosen.get("max_loss") is None else math.inf
-    selection, measured = Selection(chosen["selection"]), None
+    chosen, log = Selected.read(folder), LatencyLog(folder / "measurements.csv")
+    limit = baseline.budget_ms(context.recipe) / baseline.teacher_ms if chosen.max_loss is None else math.inf
+    selection, measured = Selection(chosen.selection), None
     for turn in range(1, MORE_MEASUREMENTS + 1):
         with Progress("Measuring the delivered file") as progress:
             log.add([selection], compared(context, [delivered], PROCESSES))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lana.common.console import figure
-from lana.common.files import read_json, write_atomically, write_json, write_text
+from lana.common.files import explain_damage, read_json, write_atomically, write_json, write_text
 from lana.common.progress import Progress
 from lana.config.options import FineTuning
 from lana.delivery.summary import Summary
@@ -50,9 +50,10 @@ def finetune_student(context: RunContext, folder: Path, *, replace_better: bool 
 
 
 def _settings_in(done: Path) -> FineTuning:
-    kept = read_json(done)["settings"]
-    kept.pop("device", None)  # earlier runs keep it among the settings
-    return FineTuning(**kept)
+    kept = read_json(done)
+    with explain_damage(done):
+        kept["settings"].pop("device", None)  # earlier runs keep it among the settings
+        return FineTuning(**kept["settings"])
 
 
 def metric_before(folder: Path) -> float | None:

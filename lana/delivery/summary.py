@@ -16,11 +16,12 @@ from rich.table import Table
 from torch import nn
 
 from lana.common.console import change, figure, make_console, milliseconds
-from lana.common.files import read_json
+from lana.common.files import read_json, read_record
 from lana.common.progress import counted
 from lana.evaluation.intervals import paired_interval
 from lana.evaluation.metrics import evaluate_module
 from lana.models.student import count_parameters
+from lana.models.student_files import Selected
 from lana.runs.baseline import Baseline, teacher_records
 from lana.runs.context import RunContext
 from lana.selection.measurement_log import MeasuredLatency
@@ -96,7 +97,12 @@ class Summary:
 
     @classmethod
     def read(cls, path: Path) -> Summary:
-        return cls(**read_json(path))
+        """The summary of a student's folder.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return read_record(path, cls, positive=("budget_ms", "teacher_ms", "measured_ms", "measured_ms_upper95"))
 
     def show(self, console: Console | None = None) -> None:
         """Print teacher and student side by side."""
@@ -195,15 +201,15 @@ def summarise(
     begun_s: float,
 ) -> Summary:
     """Gather a student's figures; its delivery began at `begun_s`."""
-    chosen: dict[str, Any] = read_json(folder / "selection.json")
+    chosen = Selected.read(folder)
     finetuned = folder / "finetuned.json"
     budget_ms = baseline.budget_ms(context.recipe)
     figures: dict[str, Any] = {"reason": "the student was not measured, its milliseconds are predicted"}
     if measured is not None:
-        if chosen.get("max_loss") is not None:  # the budget was only a means
+        if chosen.max_loss is not None:  # the budget was only a means
             budget_ms = max(budget_ms, measured.ratio_upper95 * baseline.teacher_ms)
         figures = _measured_figures(measured, baseline.teacher_ms, budget_ms)
-    tuning = read_json(finetuned)["seconds"] if finetuned.is_file() else 0.0
+    tuning: dict[str, Any] = read_json(finetuned, {"seconds": 0.0})
     own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
     difference = paired_interval(context.task, own.records, teacher_records(context), seed=context.recipe.seed)
     with torch.no_grad():
@@ -211,20 +217,20 @@ def summarise(
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
-        max_loss=chosen.get("max_loss"),
-        predicted_ms=chosen["predicted_ms"],
-        selected_accuracy=chosen["selected_metric"],
+        max_loss=chosen.max_loss,
+        predicted_ms=chosen.predicted_ms,
+        selected_accuracy=chosen.selected_metric,
         student_accuracy=own.metric,
         accuracy_change95=difference,
         metric_kept=(own.metric - guess) / (baseline.metric - guess),
         student_parameters=count_parameters(student),
         onnx_max_relative_error=parity,
-        prediction_error=chosen.get("prediction_error"),
-        selection=chosen["selection"],
+        prediction_error=chosen.prediction_error,
+        selection=chosen.selection,
         seconds={
             **context.run.seconds(),
-            "select": chosen["seconds"],
-            "finetune": tuning,
+            "select": chosen.seconds,
+            "finetune": tuning["seconds"],
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )

@@ -14,14 +14,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_model
 from torch import nn
 
-from lana.common.files import read_json, write_atomically, write_json
+from lana.common.files import explain_damage, read_json, read_record, write_atomically, write_json
 from lana.config.folders import student_folder
-from lana.errors import LanaError, UserError
+from lana.errors import UserError
+from lana.models.selection import Selection
 from lana.models.student import assemble, build_operation
 from lana.models.teacher import Teacher, load_teacher, tell_no_numbers
 from lana.networks.layers import Layer
 
 WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # a student's; the same before fine-tuning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What selecting a student found, as `selection.json` in its folder."""
+
+    budget_ms: float
+    predicted_ms: float
+    selected_metric: float
+    selection: Mapping[str, str]
+    seconds: float
+    max_loss: float | None = None
+    expected_loss: float | None = None
+    prediction_error: Mapping[str, float] | None = None
+    pins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    verify: bool | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Selected:
+        """That of a student's folder.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return read_record(folder / "selection.json", cls, positive=("budget_ms",))
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "selection.json", dataclasses.asdict(self))
 
 
 def save_operation(module: nn.Module, path: Path) -> None:
@@ -34,13 +63,16 @@ def load_operation(layer: Layer, teacher: nn.Module, operation: str, path: Path)
     """A trained operation from its file.
 
     Raises:
-        LanaError: the file does not fit the operation (made by another version).
+        UserError: the file does not fit the operation: damaged, or made by another version.
     """
     module = build_operation(layer, teacher, operation)
     try:
         module.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
-        raise LanaError(f"{path} does not fit the operation {operation} at {layer.name}: {error}") from error
+        raise UserError(
+            f"{path} does not fit the operation {operation} at {layer.name}: {str(error)[:300]}. Delete it and repeat "
+            "the command: it is trained again."
+        ) from error
     return module.eval()
 
 
@@ -97,16 +129,13 @@ def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher
     """A student with its preprocessing and input shape, and the weights of one of its files."""
     folder = student_folder(path)
     architecture: dict[str, Any] = read_json(folder / "architecture.json")
-    described = architecture["teacher"]
-    preprocessing = described["preprocessing"]
-    teacher = load_teacher(
-        described["reference"],
-        model_args=described["model_args"],
-        pretrained=False,
-        **(preprocessing or {"input_shape": tuple(described["input_shape"])}),
-    )
-    layers = [Layer.from_json(layer) for layer in architecture["layers"]]
-    student = assemble(teacher.module, layers, architecture["selection"])
+    with explain_damage(folder / "architecture.json"):
+        described, selection = architecture["teacher"], Selection(architecture["selection"])
+        preprocessing = described["preprocessing"] or {"input_shape": tuple(described["input_shape"])}
+        reference, model_args = str(described["reference"]), described["model_args"]
+        layers = [Layer.from_json(layer) for layer in architecture["layers"]]
+    teacher = load_teacher(reference, model_args=model_args, pretrained=False, **preprocessing)
+    student = assemble(teacher.module, layers, selection)
     try:
         _load_in_full(student, folder / weights)
     except (OSError, RuntimeError, SafetensorError) as error:

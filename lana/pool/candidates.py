@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lana.common.files import check_types, explain_damage, read_json, write_atomically, write_json
+from lana.common.files import explain_damage, read_json, read_records, write_json, write_records
 from lana.errors import UserError
 from lana.models.selection import Pair
 from lana.models.student import own_module
@@ -114,12 +112,10 @@ def is_trainable(candidate: Candidate) -> bool:
 
 def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
     """The pool as CSV: one row a candidate, layers by name."""
-    import pandas as pd
-
     rows = [{**vars(candidate), "layer": candidate.layer.name} for candidate in candidates]
     layers = {candidate.layer.name: dataclasses.asdict(candidate.layer) for candidate in candidates}
-    write_atomically(path, lambda temporary: pd.DataFrame(rows).to_csv(temporary, index=False))
     write_json(path.with_name("layers.json"), layers)
+    write_records(path, rows)
 
 
 def read_candidates(path: Path) -> list[Candidate]:
@@ -128,23 +124,17 @@ def read_candidates(path: Path) -> list[Candidate]:
     Raises:
         UserError: another version of lana wrote it.
     """
-    import pandas as pd
-
-    layers = {name: Layer.from_json(fields) for name, fields in read_json(path.with_name("layers.json")).items()}
-    text = dict.fromkeys(("layer", "operation", "family", "key", "reason"), str)  # a layer may be called "0"
-    missing = {name: ["", "nan"] for name in ("latency_ms", "cold_ms")}
-    with explain_damage(path):
-        frame = pd.read_csv(path, keep_default_na=False, na_values=missing, dtype=text)
+    place = path.with_name("layers.json")
+    described, rows = read_json(place), read_records(path, Candidate, missing=("latency_ms", "cold_ms"))
+    with explain_damage(place):
+        layers = {name: Layer.from_json(fields) for name, fields in described.items()}
     expected = {field.name for field in dataclasses.fields(Candidate)}
-    if unlike := sorted(expected ^ set(frame.columns)):
+    if unlike := sorted(expected ^ {name for row in rows for name in row}):
         raise UserError(
-            f"{path} was written by another version of lana: it differs in {', '.join(unlike)}. "
+            f"{path} was written by another version of lana: it differs in {', '.join(unlike)[:200]}. "
             "Make the run again with `lana compress` and another --out."
         )
-    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     with explain_damage(path):
-        for row in rows:
-            check_types(row, typing.get_type_hints(Candidate))
         return [Candidate(**{**row, "layer": layers[row["layer"]]}) for row in rows]
 
 

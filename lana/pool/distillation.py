@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from lana.common.files import check_types, explain_damage, write_atomically
+from lana.common.files import explain_damage, read_records, write_records
 from lana.data.split import Data, Split
 from lana.errors import LanaError
 from lana.models.selection import Pair
@@ -98,7 +96,7 @@ def distill(
     """
     groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
     teacher.to(device)
-    results: dict[Pair, Distilled] = read_results(folder)
+    results: dict[Pair, Distilled] = whole_results(folder)
     split = data.train.subset(settings.images, settings.seed)
     check = data.validation.subset(CHECK_IMAGES, settings.seed)
     total, checkpoint = len(pool) or 1, folder / "training.pt"
@@ -118,7 +116,7 @@ def distill(
             if not block.dropped:
                 save_operation(block.module.cpu(), operation_path(folder, *block.pair))
             results[block.pair] = Distilled.from_block(block)
-        _write_results(folder, results)
+        write_records(folder / "distilled.csv", map(vars, results.values()))
         checkpoint.unlink(missing_ok=True)
     teacher.cpu()
     return [results[layer.name, name] for layer, name in pool]
@@ -245,24 +243,13 @@ def load_pool(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], folder: Pat
 
 def read_results(folder: Path) -> dict[Pair, Distilled]:
     """The finished results by (layer, operation)."""
-    import pandas as pd
-
     path = folder / "distilled.csv"
-    if not path.is_file():
-        return {}
-    text = {"layer": str, "operation": str}
+    rows = read_records(path, Distilled, missing=("start_error", "end_error", "peak_lr"))
     with explain_damage(path):
-        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=text)
-        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
-            raise ValueError("its rows are longer than its header")
-        rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-        for row in rows:
-            check_types(row, typing.get_type_hints(Distilled))
         return {result.pair: result for result in (Distilled(**row) for row in rows)}
 
 
-def _write_results(folder: Path, results: dict[Pair, Distilled]) -> None:
-    import pandas as pd
-
-    frame = pd.DataFrame([vars(result) for result in results.values()])
-    write_atomically(folder / "distilled.csv", lambda temporary: frame.to_csv(temporary, index=False, na_rep="nan"))
+def whole_results(folder: Path) -> dict[Pair, Distilled]:
+    """The finished results whose weights are there."""
+    results = read_results(folder)
+    return {pair: one for pair, one in results.items() if one.dropped or operation_path(folder, *pair).is_file()}

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lana.common.files import check_types, explain_damage, write_atomically
+from lana.common.files import explain_damage, read_records, write_records
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.evaluation.metrics import evaluating
@@ -100,7 +98,7 @@ class Scorer:
             names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in scores]
             if names:
                 scores.update(self._score_layer(layers, layer, names, operations))
-                _write(path, scores)
+                write_records(path, map(vars, scores.values()))
             on_progress((position + 1) / len(layers), layer.name)
         return [scores[layer.name, name] for layer, name in pool]
 
@@ -191,26 +189,12 @@ def read_scores(path: Path) -> list[Score]:
     return list(_read(path).values())
 
 
+def scored(path: Path) -> set[Pair]:
+    """The pairs whose scores a run holds."""
+    return set(_read(path))
+
+
 def _read(path: Path) -> dict[Pair, Score]:
-    import pandas as pd
-
-    if not path.is_file():
-        return {}
-    figures = ("score", "standard_error", "task_loss", "feature_error")
-    text = {"layer": str, "operation": str}  # a layer may be called "null"
-    missing = {name: ["", "nan"] for name in figures}
+    rows = read_records(path, Score, missing=("score", "standard_error", "task_loss", "feature_error"))
     with explain_damage(path):
-        frame = pd.read_csv(path, keep_default_na=False, na_values=missing, dtype=text)
-        if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
-            raise ValueError("its rows are longer than its header")
-        rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
-        for row in rows:
-            check_types(row, typing.get_type_hints(Score))
         return {score.pair: score for score in (Score(**row) for row in rows)}
-
-
-def _write(path: Path, scores: Mapping[Pair, Score]) -> None:
-    import pandas as pd
-
-    frame = pd.DataFrame([vars(score) for score in scores.values()])
-    write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))

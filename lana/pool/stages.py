@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 
 import lana.pool.distillation as distilling
 import lana.pool.scoring as scoring
-from lana.common.files import write_text
+from lana.common.files import missing_rows, write_text
 from lana.common.progress import Progress
 from lana.config.options import ProfilingOptions
 from lana.config.recipe import fingerprint
@@ -41,6 +42,8 @@ from lana.runs.run import POOL
 from profilers import LatencyTable
 from profilers import profile as measure_table
 from profilers.library import search_path
+
+logger = logging.getLogger(__name__)
 
 Operations = Mapping[Pair, nn.Module]
 Pairs = Sequence[tuple[Layer, str]]
@@ -72,7 +75,7 @@ def profile_pool(context: RunContext) -> list[Candidate]:
     """The pool with measured latencies, in `pool/candidates.csv`; the table in `pool/table.csv`."""
     run, recipe = context.run, context.recipe
     path, stage_key = run.pool / "candidates.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
-    if not run.finished("profile", stage_key):
+    if not run.finished("profile", stage_key) or _is_lacking(path):
         with run.stage("profile", stage_key):
             folder, libraries = run.pool / "computations", search_path()
             candidates, table = measured_candidates(
@@ -130,7 +133,8 @@ def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[
     run, recipe, pool = context.run, context.recipe, pairs(candidates, trainable_only=True)
     folder, how = run.pool / "operations", run.parts(recipe, *POOL[:3])
     stage_key = fingerprint([how, [(p[0].name, p[1]) for p in pool]])
-    if not run.finished("distill", stage_key):
+    finished = run.finished("distill", stage_key)
+    if not finished or _lacks(folder, pool, distilling.whole_results(folder)):
         _begin_alike(folder, fingerprint([how]))
         with (
             run.stage("distill", stage_key),
@@ -148,6 +152,23 @@ def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[
     plain = {(layer.name, name): build_operation(layer, context.teacher.module, name) for layer, name in identities}
     trained = distilling.load_pool(context.teacher.module, pairs(candidates, trainable_only=True), folder)
     return candidates, {**plain, **trained}
+
+
+def _is_lacking(path: Path) -> bool:
+    """Whether a finished file lost rows, or is gone; it is told, since the stage is done again then."""
+    lost = missing_rows(path) if path.is_file() else "all rows"
+    if lost:
+        logger.warning("%s lacks %s. The stage that writes it is done again; what was measured is kept.", path, lost)
+    return bool(lost)
+
+
+def _lacks(path: Path, pool: Pairs, held: Collection[Pair]) -> bool:
+    """Whether a finished stage lacks some of the pool; they are told, since the stage does them again."""
+    lost = [f"{name} at {layer.name}" for layer, name in pool if (layer.name, name) not in held]
+    if lost:
+        some = ", ".join(lost[:5]) + (" …" if lost[5:] else "")
+        logger.warning("%s lacks %s. The stage does them again.", path, some)
+    return bool(lost)
 
 
 def _begin_alike(folder: Path, how: str) -> None:
@@ -184,7 +205,7 @@ def score_pool(context: RunContext, candidates: Sequence[Candidate], operations:
     """Score each operation by the network's expected loss with it, in `pool/scores.csv`."""
     run, recipe, pool = context.run, context.recipe, pairs(candidates)
     stage_key = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
-    if not run.finished("score", stage_key):
+    if not run.finished("score", stage_key) or _lacks(run.scores, pool, scoring.scored(run.scores)):
         with run.stage("score", stage_key), Progress("Scoring") as progress:
             score_operations(context, pool, operations, run.scores, progress.update)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.selecting.score_by)

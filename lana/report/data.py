@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lana.common.files import read_json
+from lana.common.files import explain_damage, read_json
 from lana.common.progress import counted
 from lana.delivery.summary import Summary
 from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.pool.candidates import Candidate, read_candidates
 from lana.pool.scoring import losses_of, read_scores
+from lana.runs.baseline import read_baseline
 from lana.runs.run import Run
 from lana.selection.measurement_log import MeasurementLog
 from lana.selection.program import SelectionModel
@@ -68,7 +70,7 @@ def read_model(run: Run) -> SelectionModel:
         ),
         candidates=[candidate for candidate in candidates if candidate.pair in scores],
         scores=scores,
-        teacher_ms=read_json(run.pool / "teacher.json")["teacher_ms"],
+        teacher_ms=read_baseline(run).teacher_ms,
         correct_scores=bool(run.recipe().selecting.refine),
     )
     return model.informed_by(MeasurementLog.read(run.pool))
@@ -87,15 +89,11 @@ def _finished(folder: Path) -> bool:
 
 
 def _student(folder: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = read_json(folder / "summary.json")
-    curve = folder / "training.csv"
-    rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
-    ruin = Summary(**summary).ruin
-    return {
-        **summary,
-        "ruin": ruin,
-        "curve": [{name: float(value or "nan") for name, value in row.items()} for row in rows],
-    }
+    summary, curve = Summary.read(folder / "summary.json"), folder / "training.csv"
+    with explain_damage(curve):
+        rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
+        learnt = [{name: float(value or "nan") for name, value in row.items()} for row in rows]
+    return {**dataclasses.asdict(summary), "ruin": summary.ruin, "curve": learnt}
 
 
 def _layer(model: SelectionModel, name: str) -> dict[str, Any]:

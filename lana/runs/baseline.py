@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lana.common.files import read_json, save_torch, write_json
+from lana.common.files import read_record, save_torch, write_json
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
 from lana.evaluation.checks import check_teacher
@@ -25,6 +25,7 @@ from lana.exporters.computation import to_computation
 from lana.exporters.parity import TOLERANCE, onnx_parity
 from lana.exporters.tracing import ExportFailed
 from lana.runs.context import RunContext
+from lana.runs.run import Run
 from profilers import Computation, RuntimeSettings, compare, create_runtime
 from profilers.sweep import device_of
 from profilers.table_file import read_begun
@@ -62,7 +63,7 @@ def measure_baseline(context: RunContext) -> Baseline:
     run, recipe, teacher = context.run, context.recipe, context.teacher
     path, stage_key = run.pool / "teacher.json", fingerprint(run.parts(recipe, "teacher", "profile"))
     now = digest(context)
-    if not run.finished("teacher", stage_key):
+    if not (run.finished("teacher", stage_key) and path.is_file()):
         runtime = create_runtime(recipe.profiling.runtime, context.runtime_settings)  # not installed? then fail at once
         with run.stage("teacher", stage_key):
             evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.compute.device)
@@ -87,7 +88,7 @@ def measure_baseline(context: RunContext) -> Baseline:
             )
             _write_records(run.pool / "teacher_records.pt", evaluation.records)
             write_json(path, vars(baseline))
-    kept = Baseline(**read_json(path))
+    kept = read_baseline(run)
     if kept.digest not in ("", now):
         raise UserError(
             f"The run directory {run.path} was made with other weights of {recipe.teacher.model} or other examples of "
@@ -114,6 +115,15 @@ def teacher_records(context: RunContext) -> Sequence[Any]:
         return torch.load(path, weights_only=True)
     device = context.recipe.compute.device
     return evaluate_module(context.teacher.module, context.data.test, context.task, device=device).records
+
+
+def read_baseline(run: Run) -> Baseline:
+    """The figures of a run's teacher.
+
+    Raises:
+        UserError: the file of them is missing or damaged.
+    """
+    return read_record(run.pool / "teacher.json", Baseline, positive=("teacher_ms", "examples"))
 
 
 def _tell_other_device(context: RunContext) -> None:

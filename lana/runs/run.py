@@ -16,7 +16,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lana.common.files import WRITING_PREFIX, explain_disk, read_json, write_json, write_text
+from lana.common.files import (
+    WRITING_PREFIX,
+    check_types,
+    explain_damage,
+    explain_disk,
+    read_json,
+    write_json,
+    write_text,
+)
 from lana.config.folders import run_folder
 from lana.config.recipe import Recipe
 from lana.errors import UserError
@@ -116,8 +124,18 @@ class Run:
         return any((self.student(name) / file).exists() for file in DELIVERED)
 
     def stages(self) -> dict[str, dict[str, Any]]:
+        """The finished stages, each with its fingerprint and seconds.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.path / "stages.json"
-        return read_json(path, {})
+        stages: dict[str, dict[str, Any]] = read_json(path, {})
+        with explain_damage(path):
+            for entry in stages.values():
+                check_types(entry, {"fingerprint": str, "seconds": float})
+                entry["fingerprint"], entry["seconds"]  # both are there
+        return stages
 
     def finished(self, stage: str, fingerprint: str) -> bool:
         """True if the stage was finished for this fingerprint."""

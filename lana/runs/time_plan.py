@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from lana.common.files import read_json, write_json
+from lana.common.files import check_types, explain_damage, read_json, write_json
 from lana.common.progress import duration
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
@@ -112,7 +114,7 @@ def fit_to_time(context: RunContext) -> Recipe:
             path.unlink(missing_ok=True)  # of an attempt that had less time, and got nowhere
         return recipe
     asked = fingerprint([run.parts(context.recipe, *POOL), recipe.finetuning.epochs, recipe.compute.max_minutes])
-    kept = read_json(path, {})
+    kept = _kept(path)
     if kept.get("asked") != asked:
         plan = estimate(replace(context, recipe=recipe))
         left_s = {name: 0.0 if name in done else getattr(plan, f"{name}_s") for name in ("profile", "distill", "score")}
@@ -134,5 +136,19 @@ def fit_to_time(context: RunContext) -> Recipe:
 
 def as_distilled(run: Run, recipe: Recipe) -> Recipe:
     """The recipe with as many epochs of distilling as the run's pool had, where time was short."""
-    path = run.path / "plan.json"
-    return recipe.replace(distill_epochs=read_json(path)["distill_epochs"]) if path.is_file() else recipe
+    kept = _kept(run.path / "plan.json")
+    return recipe.replace(distill_epochs=kept["distill_epochs"]) if kept else recipe
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The plan that a run keeps; empty where it has none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    kept: dict[str, Any] = read_json(path, {})
+    with explain_damage(path):
+        if kept:
+            check_types(kept, {"distill_epochs": float, "epochs": float, "asked": str})
+            Recipe(distill_epochs=kept["distill_epochs"], epochs=kept["epochs"])
+        return kept

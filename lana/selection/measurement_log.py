@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from lana.common.files import explain_damage, write_atomically
+from lana.common.files import explain_damage, missing_rows, read_records, write_records
+from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.confidence import upper_bound_95
 from profilers import Comparison
+from profilers.table_columns import is_positive
 
 LEAST_CALM = 2  # calm processes; with fewer nothing is known of the machine without its disturbance
 
@@ -100,13 +102,18 @@ class MeasuredLatency:
 
     @classmethod
     def from_columns(cls, selection: Selection, columns: dict[str, Any]) -> Self:
-        known = json.loads(columns.get("processes") or "{}")
+        known, ratios = json.loads(columns.get("processes") or "{}"), json.loads(columns["ratios"])
+        calm, waited = known.get("calm", []), known.get("waited", [])
+        if not ratios or not all(map(is_positive, ratios)):
+            raise ValueError(f"ratios are {columns['ratios'][:60]}, expected numbers above 0")
+        if len(calm) not in (0, len(ratios)) or not all(isinstance(flag, bool) for flag in calm):
+            raise ValueError(f"calm is {str(calm)[:60]}, expected true or false for each ratio")
         return cls(
             selection=selection,
-            ratios=tuple(json.loads(columns["ratios"])),
-            calm=tuple(known.get("calm", ())),
-            waited=tuple(known.get("waited", ())),
-            watched=known.get("watched", ""),
+            ratios=tuple(ratios),
+            calm=tuple(calm),
+            waited=tuple(map(float, waited)),
+            watched=str(known.get("watched", "")),
         )
 
 
@@ -121,7 +128,30 @@ class MeasuredLoss(NamedTuple):
 
     @classmethod
     def from_columns(cls, selection: Selection, columns: dict[str, Any]) -> Self:
-        return cls(selection, float(columns["loss"]))
+        loss = float(columns["loss"])
+        if not loss >= 0:
+            raise ValueError(f"loss is {loss}, expected a number of at least 0")
+        return cls(selection, loss)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a log that are text; the others are of its kind."""
+
+    loop: str
+    selection: str
+
+
+def _operations(text: str) -> dict[str, str]:
+    """A selection as a log holds it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(operation, str) for operation in found.values()):
+        raise ValueError(f"selection is {text[:60]}, expected operations by layer")
+    return found
 
 
 Row = TypeVar("Row", bound=Measurement)
@@ -144,16 +174,19 @@ class ReplayLog(Generic[Row]):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        import pandas as pd
-
         if not path.is_file():
             return cls(path)
+        if lost := missing_rows(path):
+            raise UserError(
+                f"{path} lacks {lost}, and selections depend on each. Restore the file from a copy, or delete it: "
+                "what it held is measured again."
+            )
         entries: list[tuple[str, Any]] = []
+        columns_of_all = read_records(path, _Columns)
         with explain_damage(path):
-            for row in pd.read_csv(path, keep_default_na=False).to_dict("records"):
-                columns = {str(name): value for name, value in row.items()}
-                selection = Selection(json.loads(columns["selection"]))
-                entries.append((str(columns["loop"]), cls.row_type.from_columns(selection, columns)))
+            for columns in columns_of_all:
+                selection = Selection(_operations(columns["selection"]))
+                entries.append((columns["loop"], cls.row_type.from_columns(selection, columns)))
         return cls(path, [row for _, row in entries], _all=entries)
 
     def holds(self, search: str) -> bool:
@@ -168,13 +201,11 @@ class ReplayLog(Generic[Row]):
         return type(self)(self.path, [row for _, row in self._all[:begin]], search, self._all, own)
 
     def _append(self, rows: Sequence[Row]) -> None:
-        import pandas as pd
-
         self._all += [(self.search, row) for row in rows]
-        frame = pd.DataFrame(
+        columns = (
             {"loop": name, **row.columns(), "selection": json.dumps(dict(row.selection))} for name, row in self._all
         )
-        write_atomically(self.path, lambda temporary: frame.to_csv(temporary, index=False))
+        write_records(self.path, columns)
 
 
 @dataclass
@@ -229,7 +260,7 @@ class LossLog(ReplayLog[MeasuredLoss]):
 
     def add(self, selections: Sequence[Selection], losses: Sequence[float]) -> None:
         """Take in measured losses and write those that are new."""
-        finite = [round(loss, 6) if math.isfinite(loss) else math.inf for loss in losses]  # nothing is worse than nan
+        finite = [max(0.0, round(loss, 6)) if math.isfinite(loss) else math.inf for loss in losses]  # also nan
         new = [MeasuredLoss(selection, loss) for selection, loss in zip(selections, finite, strict=True)]
         self.rows += new
         if fresh := [row for row in new if self.get_any(row.selection) is None]:

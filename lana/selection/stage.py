@@ -10,12 +10,12 @@ from pathlib import Path
 
 from torch import nn
 
-from lana.common.files import read_json, write_json, write_text
+from lana.common.files import write_text
 from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.models.selection import Selection
-from lana.models.student_files import save_student
+from lana.models.student_files import Selected, save_student
 from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
@@ -76,8 +76,8 @@ def select_student(
     With `within` it is the selection that a loss has chosen, and the budget its own; or one of a lowered budget.
     """
     run, recipe, start_s = context.run, context.recipe, time.monotonic()
-    folder, path = run.student(name), run.student(name) / "selection.json"
-    if path.is_file():
+    folder = run.student(name)
+    if (folder / "selection.json").is_file():
         _check_same(folder, recipe, search.model.pins, verify)
         return folder
     budget_ms = baseline.budget_ms(recipe)
@@ -86,21 +86,18 @@ def select_student(
     save_student(student, folder, context.teacher, pool.layers, best.selection)
     metric = evaluate_module(student, context.data.test, context.task, device=recipe.compute.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
-    write_json(
-        path,
-        {
-            "budget_ms": budget_ms,
-            "max_loss": within.max_loss if isinstance(within, WithinLoss) else None,
-            "predicted_ms": model.predicted_ms(best.selection),
-            "expected_loss": model.expected_loss(best.selection, budget_ms),
-            "prediction_error": vars(error) if (error := model.prediction_error()) else None,
-            "pins": dict(model.pins),
-            "verify": verify,
-            "selected_metric": metric,
-            "selection": best.selection.in_full(model.layers),
-            "seconds": round(time.monotonic() - start_s, 2),
-        },
-    )
+    Selected(
+        budget_ms=budget_ms,
+        max_loss=within.max_loss if isinstance(within, WithinLoss) else None,
+        predicted_ms=model.predicted_ms(best.selection),
+        expected_loss=model.expected_loss(best.selection, budget_ms),
+        prediction_error=vars(error) if (error := model.prediction_error()) else None,
+        pins=dict(model.pins),
+        verify=verify,
+        selected_metric=metric,
+        selection=best.selection.in_full(model.layers),
+        seconds=round(time.monotonic() - start_s, 2),
+    ).write(folder)
     return folder
 
 
@@ -163,15 +160,15 @@ def preferred(distances: Sequence[float], latencies: Sequence[float]) -> int:
 
 def _check_same(folder: Path, recipe: Recipe, pins: Mapping[str, str], verify: bool) -> None:
     """Refuse to take a student for one of other options: selecting again never overwrites."""
-    then = read_json(folder / "selection.json")
-    before, changed = then.get("pins", {}), changed_options(folder, recipe)
+    then = Selected.read(folder)
+    before, changed = then.pins, changed_options(folder, recipe)
     changed += [
         f"{layer}: {before.get(layer, 'nothing')} pinned there, {pins.get(layer, 'nothing')} pinned now"
         for layer in sorted({*before, *pins})
         if before.get(layer) != pins.get(layer)
     ]
-    if then.get("verify", verify) != verify:
-        changed.append("measured there, --no-verify now" if then["verify"] else "--no-verify there, measured now")
+    if then.verify not in (None, verify):
+        changed.append("measured there, --no-verify now" if then.verify else "--no-verify there, measured now")
     if changed:
         raise UserError(
             f"There is a student {folder.name!r} of other options already ({'; '.join(changed)}). "

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,25 @@ def test_a_run_that_was_measured_elsewhere_is_told_of(pool, tmp_path, capsys):
     assert f"measured on a processor of old, and this is {ours.header.device}: its budgets hold there" in told(moved)
     table.write_text(table.read_text()[:-40])  # killed while it was written
     assert "measured on a processor of old" in told(moved)
+
+
+def test_what_a_finished_pool_lost_is_told_and_made_again(pool, capsys):
+    """Rows of its files, and the weights of an operation: the selection would change without a word."""
+    files = {name: pool / "pool" / name for name in ("candidates.csv", "operations/distilled.csv", "scores.csv")}
+    weights = next((pool / "pool" / "operations").glob("blocks.3/*.safetensors"))
+    read = lambda: [sorted(csv.reader(path.open())) for path in files.values()]  # noqa: E731
+    before, learnt = [[row[1:] for row in rows] for rows in read()], weights.read_bytes()
+    for path in files.values():
+        header, _, *others = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([header, *others]))
+    weights.unlink()
+    with open_finished(pool):
+        told = capsys.readouterr().err
+    for name in files:
+        assert re.search(rf"{name.removesuffix('/distilled.csv')} lacks ", told.replace("\n", " "))
+    assert "candidates.csv lacks 1 of its" in told
+    assert [sorted(row[1:] for row in rows) for rows in read()] == [sorted(rows) for rows in before]
+    assert weights.read_bytes() == learnt
 
 
 def test_the_digest_is_of_weights_and_labels(pool):

@@ -1,11 +1,24 @@
 import errno
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 
-from lana.common.files import explain_disk, read_json, save_torch, write_atomically, write_json, write_text
+from lana.common.files import (
+    explain_disk,
+    missing_rows,
+    read_json,
+    read_record,
+    read_records,
+    save_torch,
+    write_atomically,
+    write_json,
+    write_records,
+    write_text,
+)
 from lana.errors import UserError
 
 
@@ -73,3 +86,52 @@ def test_tensors_are_read_back(tmp_path):
     path = save_torch(tmp_path / "a" / "b.pt", {"x": torch.ones(2)})
     assert torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(2))
     assert os.listdir(path.parent) == ["b.pt"]
+
+
+@dataclass
+class Record:
+    name: str
+    count: int
+    figure: float | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+def test_a_record_is_read_back(tmp_path):
+    path = write_json(tmp_path / "a.json", {"name": "x", "count": 3, "figure": 0.5, "parts": {"a": "half"}})
+    assert read_record(path, Record, positive=("figure",)) == Record("x", 3, 0.5, {"a": "half"})
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        ("[]", "it holds list"),
+        ("3", "it holds int"),
+        ('{"name": "x"}', "count"),
+        ('{"name": "x", "count": true}', "count is 'True', expected a number"),
+        ('{"name": 1, "count": 1}', "name is '1'"),
+        ('{"name": "x", "count": 1, "figure": NaN}', "figure is nan, expected a number above 0"),
+        ('{"name": "x", "count": 1, "parts": {"a": 1}}', "parts is"),
+        ('{"name": "x", "count": 1, "other": 1}', "other"),
+    ],
+)
+def test_a_record_of_another_shape_names_its_file(tmp_path, content, wrong):
+    path = write_text(tmp_path / "a.json", content)
+    with pytest.raises(UserError, match=rf"a\.json is damaged \(.*{wrong}.*Delete it and repeat the command"):
+        read_record(path, Record, positive=("figure",))
+
+
+def test_records_are_read_back_and_a_lost_row_is_noticed(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [{"name": name, "count": count, "figure": float("nan")} for count, name in enumerate(("0", "null", ""))]
+    write_records(path, rows)
+    assert missing_rows(path) == ""
+    assert [(row["name"], row["count"]) for row in read_records(path, Record, missing=("figure",))] == [
+        ("0", 0),
+        ("null", 1),
+        ("", 2),
+    ]
+    header, _, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *others]))
+    assert missing_rows(path) == "1 of its 3 rows (no. 1)"
+    path.write_text(header)
+    assert missing_rows(path) == "all rows"

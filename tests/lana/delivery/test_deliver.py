@@ -1,6 +1,5 @@
 """Of a student's delivery: how often its file is measured, on simulated processes."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import pytest
 from lana.config.recipe import Recipe
 from lana.delivery import deliver
 from lana.delivery.summary import _reason
+from lana.models.student_files import Selected
 from profilers import Comparison
 
 
@@ -30,7 +30,8 @@ def batch(calm, ratio=0.4):
     ],
 )
 def test_calm_is_waited_for(tmp_path, monkeypatch, batches, taken, disturbed, within):
-    (tmp_path / "selection.json").write_text(json.dumps({"selection": {"a": "half"}, "max_loss": None}))
+    found = {"budget_ms": 1.0, "predicted_ms": 0.9, "selected_metric": 0.5, "seconds": 0.0}
+    Selected(**found, selection={"a": "half"}).write(tmp_path)
     left = iter(batches)
     monkeypatch.setattr(deliver, "compared", lambda *_: [next(left)])
     baseline = SimpleNamespace(budget_ms=lambda recipe: 0.5, teacher_ms=1.0)

@@ -31,3 +31,25 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} is damaged \(.*Delete it and repeat"):
         READERS[name](tmp_path / name)
+
+
+ROWS = {
+    "losses.csv": b'1 of 2,first,%s,"{""a"": ""half""}"',
+    "measured_students.csv": b'1 of 2,first,0.5,%s,"{""a"": ""half""}"',
+}
+FIGURES = {"losses.csv": [b"nan", b"-0.5"], "measured_students.csv": [b"[0.0]", b"[-0.5]", b"[NaN]", b"[]"]}
+
+
+@pytest.mark.parametrize(("name", "figure"), [(name, figure) for name in FIGURES for figure in FIGURES[name]])
+def test_figures_that_cannot_be_are_refused(tmp_path, name, figure):
+    (tmp_path / name).write_bytes(b"row," + HEADERS[name] + b"\n" + ROWS[name].replace(b"1 of 2", b"1 of 1") % figure)
+    with pytest.raises(UserError, match=rf"{name} is damaged \(.*expected .*Delete it and repeat"):
+        READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_that_a_log_lost_is_told(tmp_path, name):
+    figure = b"0.5" if name == "losses.csv" else b"[0.5]"
+    (tmp_path / name).write_bytes(b"row," + HEADERS[name] + b"\n" + ROWS[name] % figure + b"\n")
+    with pytest.raises(UserError, match=rf"{name} lacks 1 of its 2 rows \(no. 2\).* Restore the file .*, or delete it"):
+        READERS[name](tmp_path / name)

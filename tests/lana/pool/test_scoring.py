@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from lana.common.files import write_records
 from lana.errors import UserError
 from lana.evaluation.distance import DistanceToTeacher
 from lana.evaluation.task import Classification
 from lana.models.student import assemble, build_operation
 from lana.networks.layers import find_layers
 from lana.networks.mixed_precision import CPU_FP32, Compute
-from lana.pool.scoring import Score, Scorer, _write, losses_of, read_scores
+from lana.pool.scoring import Score, Scorer, losses_of, read_scores
 
 
 def score(teacher, pool, operations, split, path, compute=CPU_FP32):
@@ -153,14 +154,8 @@ def test_an_operation_that_makes_the_outputs_no_numbers_is_left_out(scored):
 
 @pytest.mark.parametrize("name", ["null", "NA", "None", "0", "nan"])
 def test_a_layer_may_be_called_as_if_it_were_nothing(name, tmp_path):
-    _write(
-        tmp_path / "scores.csv",
-        {
-            (name, "identity"): Score(
-                layer=name, operation="identity", score=0.5, standard_error=math.nan, task_loss=0.1, images=1
-            )
-        },
-    )
+    score = Score(layer=name, operation="identity", score=0.5, standard_error=math.nan, task_loss=0.1, images=1)
+    write_records(tmp_path / "scores.csv", [vars(score)])
     (found,) = read_scores(tmp_path / "scores.csv")
     assert (found.layer, found.score) == (name, 0.5)
     assert math.isnan(found.standard_error)

@@ -34,7 +34,9 @@ def run(tmp_path_factory):
     recipe = Recipe(model="digits-resnet", data="digits")
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     write_json(folder / "stages.json", {"score": {"fingerprint": "x", "seconds": 1.0}})
-    write_json(pool / "teacher.json", {"teacher_ms": 3.5})
+    write_json(
+        pool / "teacher.json", {"metric": 0.9, "examples": 100, "teacher_ms": 3.5, "runtime_versions": {"onnx": "1"}}
+    )
     candidates, scores = [], ["layer,operation,score,standard_error,task_loss,images"]
     for name in ("<!--</script>one", "two", "three"):  # a name that would end the data, were it not escaped
         layer = Layer(name=name, input_shape=(4, 8, 8), output_shape=(4, 8, 8), layout="nchw", macs=1, members=(name,))

@@ -18,6 +18,7 @@ def test_latencies_are_written_and_read_again(tmp_path):
     with (tmp_path / "measured_students.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {
+        "row": "1 of 2",
         "loop": "first, 1 ms",
         "ratio": "0.6",
         "ratios": "[0.5, 0.6, 0.7]",
