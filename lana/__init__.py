@@ -15,6 +15,7 @@ from lana.version import __version__ as __version__
 from profilers import telemetry as _telemetry
 
 if TYPE_CHECKING:
+    from lana.common.importing import trust_code
     from lana.config.recipe import Recipe
     from lana.errors import BudgetUnreachable, LanaError, UserError
     from lana.evaluation.task import Task
@@ -52,6 +53,7 @@ _HOME = {
     "verify": "pipeline",
     "write_report": "report.page",
     "Recipe": "config.recipe",
+    "trust_code": "common.importing",
     "load_student": "models.student_files",
     "load_teacher": "models.teacher",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "profile",
     "select",
     "select_for",
+    "trust_code",
     "verify",
     "write_report",
 ]

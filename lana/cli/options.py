@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from lana.common.console import to_json
+from lana.common.importing import barred, trust_code
 from lana.common.progress import silence
 from lana.config.budget import check_number
 from lana.config.fields import flag
-from lana.config.folders import run_folder, student_folder
+from lana.config.folders import run_folder, run_of, student_folder
 from lana.config.recipe import OPTIONS, Recipe
 from lana.config.references import check
 from lana.errors import UserError
@@ -84,6 +85,13 @@ PATH = click.Path(path_type=Path)
 run_argument = click.argument("run", type=PATH, callback=lambda ctx, param, path: run_folder(path))
 student_argument = click.argument("student", type=PATH, callback=lambda ctx, param, path: student_folder(path))
 quiet = click.option("--quiet", is_flag=True, expose_value=False, callback=_results_only, help="Print results only.")
+trust = click.option(
+    "--trust",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, param, value: ctx.with_resource(trust_code()) if value else None,
+    help="Run the Python files within the folder of a run or student.",
+)
 as_json = click.option("--json", "json_output", is_flag=True, callback=_results_only, help="Print the result as JSON.")
 budget_ms = click.option("--budget-ms", type=float, help="Latency budget in milliseconds.")
 budget = click.option("--budget", help="Latency budget as a share of the teacher's, e.g. 0.4x.")
@@ -104,6 +112,8 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 def recipe_of(recipe: str | None, *, measured_here: bool = True, **options: Any) -> Recipe:
     """The recipe file with the options on top (without a file, the options), what it names being there."""
+    if recipe and any((Path(recipe).parent / name).exists() for name in ("stages.json", "architecture.json")):
+        click.get_current_context().with_resource(barred(run_of(Path(recipe).parent)))
     made = Recipe.from_yaml(recipe, **given(options)) if recipe else Recipe(**given(options))
     return check(made, measured_here=measured_here)
 

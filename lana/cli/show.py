@@ -24,6 +24,7 @@ from lana.cli.options import (
     recipe_of,
     recipe_options,
     run_argument,
+    trust,
 )
 from lana.common.console import figure
 from lana.config.budget import parse_budget
@@ -157,6 +158,7 @@ def _explain(recipe: Recipe, *, json_output: bool) -> None:
 @main.command()
 @click.argument("model")
 @recipe_options("data", "task", *LOADING, "device")
+@trust
 @as_json
 def evaluate(
     model: str, data: str | None, task: str | None, device: str | None, json_output: bool, **options: Any
@@ -190,6 +192,7 @@ def evaluate(
 @click.option(
     "--budget", multiple=True, help="Band of latency, e.g. 0.5x; may be repeated.  [default: 0.7x 0.5x 0.35x]"
 )
+@trust
 @quiet
 @as_json
 def validate_scores(run: Path, validate: int, budget: tuple[str, ...], json_output: bool) -> None:
@@ -212,6 +215,7 @@ def validate_scores(run: Path, validate: int, budget: tuple[str, ...], json_outp
 @run_argument
 @budget_ms
 @budget
+@trust
 @quiet
 @as_json
 def compare(run: Path, budget: str | None, budget_ms: float | None, json_output: bool) -> None:

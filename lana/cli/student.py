@@ -26,6 +26,7 @@ from lana.cli.options import (
     recipe_options,
     run_argument,
     student_argument,
+    trust,
 )
 from lana.config.budget import check_number, parse_budget
 from lana.config.folders import is_student
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done and how long it would take, and stop.")
+@trust
 @quiet
 @as_json
 def compress(
@@ -104,6 +106,7 @@ def compress(
 @click.option("--name", help="Name of the student.  [default: the budget]")
 @click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @click.option("--verify/--no-verify", default=True, help="Measure the student, or trust the prediction.")
+@trust
 @quiet
 @as_json
 def select(
@@ -180,6 +183,7 @@ def _pin(text: str) -> tuple[str, str]:
 @student_argument
 @recipe_options(*FINETUNING, "device", "processes", of_run=True)
 @click.option("--replace-better", is_flag=True, help="Replace the student even by one that is worse on the test split.")
+@trust
 @quiet
 @as_json
 def finetune(student: Path, replace_better: bool, json_output: bool, **options: Any) -> None:
@@ -201,6 +205,7 @@ def finetune(student: Path, replace_better: bool, json_output: bool, **options: 
 
 @main.command()
 @student_argument
+@trust
 @quiet
 @as_json
 def verify(student: Path, json_output: bool, **options: Any) -> None:
@@ -228,6 +233,7 @@ def verify(student: Path, json_output: bool, **options: Any) -> None:
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
 @click.option("--runtime-precision", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
+@trust
 @as_json
 def export(model: str, out: Path, precisions: str, data: str | None, json_output: bool, **options: Any) -> None:
     """Write a student's folder, or MODEL, to the file OUT, run the file again and compare it with PyTorch.

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from lana.common.suggestions import near
 from lana.errors import UserError
 
+_BARRED: ContextVar[tuple[Path, ...]] = ContextVar("_BARRED", default=())  # folders whose Python files do not run
+_TRUSTED: ContextVar[bool] = ContextVar("_TRUSTED", default=False)
 _LONGEST = 500  # characters of a foreign message that are repeated
 
 
@@ -28,6 +31,38 @@ def python_file(path: str, *, what: str) -> Path:
     if not file.is_file():
         raise UserError(f"{path} should hold {what}, but there is no file {file}. Check the path.")
     return file
+
+
+@contextlib.contextmanager
+def barred(folder: Path | str) -> Iterator[None]:
+    """While open, no Python file within the folder is imported: whoever made a run or a student may have put it there.
+
+    A user's own code lies outside, since a run begins in an empty folder.
+    """
+    token = _BARRED.set((*_BARRED.get(), Path(folder).resolve()))
+    try:
+        yield
+    finally:
+        _BARRED.reset(token)
+
+
+@contextlib.contextmanager
+def trust_code() -> Iterator[None]:
+    """While open, Python files within the folders of runs and students are imported too, as by `--trust`."""
+    token = _TRUSTED.set(True)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def _check_trusted(file: Path) -> None:
+    for folder in () if _TRUSTED.get() else _BARRED.get():
+        if file.is_relative_to(folder):
+            raise UserError(
+                f"{file} lies within {folder} and would run as a program. Read it. If you trust it, give --trust "
+                "(in Python: with lana.trust_code(): …)."
+            )
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -107,6 +142,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
         UserError: no such file, or it fails to import.
     """
     file = python_file(path, what=what)
+    _check_trusted(file)
     module_name = f"lana_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:

@@ -43,6 +43,11 @@ def student_folder(path: Path | str) -> Path:
     return folder
 
 
+def run_of(student: Path) -> Path:
+    """The run that a student's folder lies in; the folder itself, where it was taken out of its run."""
+    return student.resolve().parent.parent if student.resolve().parent.name == "students" else student
+
+
 def students_in(run: Path) -> str:
     """A sentence that names the students of a run; empty where there is none."""
     within = sorted(place.parent for place in run.glob("students/*/architecture.json"))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save, save_model
 from torch import nn
 
 from lana.common.files import explain_damage, read_json, read_record, write_atomically, write_json
-from lana.config.folders import student_folder
+from lana.common.importing import barred
+from lana.config.folders import run_of, student_folder
 from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.models.student import assemble, build_operation
@@ -134,8 +135,9 @@ def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher
         preprocessing = described["preprocessing"] or {"input_shape": tuple(described["input_shape"])}
         reference, model_args = str(described["reference"]), described["model_args"]
         layers = [Layer.from_json(layer) for layer in architecture["layers"]]
-    teacher = load_teacher(reference, model_args=model_args, pretrained=False, **preprocessing)
-    student = assemble(teacher.module, layers, selection)
+    with barred(run_of(folder)):
+        teacher = load_teacher(reference, model_args=model_args, pretrained=False, **preprocessing)
+        student = assemble(teacher.module, layers, selection)
     try:
         _load_in_full(student, folder / weights)
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -25,6 +25,7 @@ from lana.common.files import (
     write_json,
     write_text,
 )
+from lana.common.importing import barred
 from lana.config.folders import run_folder
 from lana.config.recipe import Recipe
 from lana.errors import UserError
@@ -64,7 +65,8 @@ class Run:
                     run._check(recipe)
                 for left in run.path.rglob(f"{WRITING_PREFIX}*"):  # of a process that was killed
                     left.unlink()
-                yield run
+                with barred(run.path):
+                    yield run
             finally:
                 lock.release()
 

@@ -4,7 +4,15 @@ import pytest
 from click.testing import CliRunner
 
 from lana.cli import main
-from lana.common.importing import EndedProgram, explain_function, fenced, function_from_file, import_file
+from lana.common.importing import (
+    EndedProgram,
+    barred,
+    explain_function,
+    fenced,
+    function_from_file,
+    import_file,
+    trust_code,
+)
 from lana.errors import UserError
 
 ENDS = ["import sys; sys.exit(0)", "raise SystemExit", "raise type('Own', (BaseException,), {})('an end')"]
@@ -70,3 +78,18 @@ def test_code_that_ends_the_command_deep_inside_is_a_mistake_too(monkeypatch):
     result = CliRunner().invoke(main, ["compress", "digits-resnet", "--data", "digits", "--budget", "0.5x"])
     assert result.exit_code == 2
     assert "code of yours ended the command by SystemExit(0) in " in result.output
+
+
+def test_code_within_a_barred_folder_is_asked_for(tmp_path):
+    (tmp_path / "run" / "code").mkdir(parents=True)
+    for file in (tmp_path / "run" / "code" / "net.py", tmp_path / "own.py"):
+        file.write_text("def build():\n    return 3\n")
+    (tmp_path / "link.py").symlink_to(tmp_path / "run" / "code" / "net.py")
+    with barred(tmp_path / "run"):
+        assert function_from_file(str(tmp_path / "own.py"), "build", what="a model")() == 3
+        for within in ("run/code/net.py", "link.py"):
+            with pytest.raises(UserError, match=r"net\.py lies within .*run and would run as a program.*give --trust"):
+                function_from_file(str(tmp_path / within), "build", what="a model")
+        with trust_code():
+            assert function_from_file(str(tmp_path / "run/code/net.py"), "build", what="a model")() == 3
+    assert function_from_file(str(tmp_path / "run/code/net.py"), "build", what="a model")() == 3

@@ -1,5 +1,6 @@
 """Assembling, saving, loading and exporting a student."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -7,9 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import SafetensorError
 from torch import nn
 
+from lana.cli import main
+from lana.common.importing import trust_code
 from lana.errors import UserError
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import onnx_parity, relative_error
@@ -246,3 +250,22 @@ def test_outputs_are_named_in_order_and_leave_the_batch_open(tmp_path):
     outputs = onnx.load(tmp_path / "s.onnx").graph.output
     assert [output.name for output in outputs] == ["output", "output_1", "output_2"]
     assert {output.type.tensor_type.shape.dim[0].dim_param for output in outputs} == {"batch"}
+
+
+def test_a_student_with_code_in_its_folder_runs_it_only_where_it_is_trusted(tmp_path, digits_teacher):
+    folder, ran = tmp_path / "students" / "x", tmp_path / "ran"
+    folder.mkdir(parents=True)
+    (folder / "net.py").write_text(
+        f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nfrom lana.models.bundled import DigitsResNet as build\n"
+    )
+    own = dataclasses.replace(digits_teacher, reference=f"{folder / 'net.py'}:build")
+    save_student(own.module, folder, own, [], {})
+    refused = CliRunner().invoke(main, ["evaluate", str(folder), "--data", "digits"])
+    assert refused.exit_code == 2
+    assert "net.py lies within" in refused.output
+    assert "--trust" in refused.output
+    assert not ran.exists()
+    trusted = CliRunner().invoke(main, ["evaluate", str(folder), "--data", "digits", "--trust"])
+    assert trusted.exit_code == 0, trusted.output
+    with trust_code():
+        assert load_student(folder)
