@@ -30,7 +30,6 @@ from lana.models.student import build_operation
 from lana.networks.mixed_precision import Compute
 from lana.pool.block_training import BlockTraining, Distillation, train
 from lana.pool.candidates import pairs, read_candidates
-from lana.pool.distillation import GROUP_BYTES
 from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 
@@ -131,9 +130,8 @@ def main(run: Path, steps: int, rounds: int, threads: int, also_batched: bool) -
         took = statistics.median(times)
         print(f"{name:26} {BATCH / took:8.0f} operations × images a second; lana is {took / ours:5.2f} times faster")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"peak memory of the process {peak:.2f} GiB; the setting for what is in training {GROUP_BYTES / 2**30:.0f} GiB"
-    )
+    setting = Distillation.group_bytes / 2**30
+    print(f"peak memory of the process {peak:.2f} GiB; the setting for what is in training {setting:.0f} GiB")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,14 @@ class DistillingOptions(Options):
     images: int = option(10_000, "Training images to distil on, at most.", name="distill_images", least=1, most=10**9)
     batch_size: int = option(64, "Images a distilling step.", name="distill_batch", least=1, most=10**6)
     seed: int = option(0, "Seed of every random choice.", least=0, most=2**32 - 1)
+    unit_operations: int = option(
+        24,
+        "Operations that are trained together, one pass of the teacher a step; fewer let more workers help.",
+        least=1,
+        added=True,
+        most=10**6,
+    )
+    unit_memory: float = option(2.0, "GiB that operations trained together may take.", above=0, added=True, most=10**4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,5 +227,13 @@ class ComputeOptions(Options):
     device: str = option("cpu", "Device of training (not of the latencies): cpu or cuda.")
     processes: int = option(
         1, "Processes that fine-tune together, one a GPU; needs Accelerate.", least=1, added=True, most=1024
+    )
+    engine: str = option(
+        "auto",
+        "Computes the units of work: local, processes, ray or ray://HOST:PORT; auto: processes where it is worth it.",
+        added=True,
+    )
+    workers: int | None = option(
+        None, "Units at a time (default: as many as processors, or GPUs with cuda).", least=1, added=True, most=100_000
     )
     max_minutes: float | None = option(None, "Fit the work to this many minutes.", above=0, most=10**7)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from lana.engines.base import Outcome, Unit, Value, attempt
+from lana.engines.base import Outcome, Unit, Value, Watch, attempt, nothing_stalls
 
 
 class LocalEngine:
-    def map(self, function: Callable[[Unit], Value], units: Sequence[Unit]) -> Iterator[Outcome[Value]]:
+    def map(
+        self, function: Callable[[Unit], Value], units: Sequence[Unit], watch: Watch = nothing_stalls
+    ) -> Iterator[Outcome[Value]]:
         for index, unit in enumerate(units):
             yield attempt(function, index, unit)

@@ -34,12 +34,17 @@ CONVERGED_MIN_STEPS = 40  # a running mean over ten steps is too noisy before
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """How operations are trained: passes over the images, the most images in all and a step, the seed, the device."""
+    """How operations are trained: passes over the images, the most images in all and a step, the seed, the device.
+
+    A group, which is trained together, ends with the layer at which it has `group_operations`, or at `group_bytes`.
+    """
 
     epochs: float = 2.0
     images: int = 10_000
     batch_size: int = 64
     seed: int = 0
+    group_operations: int = 1_000_000
+    group_bytes: int = 2 << 30
     compute: Compute
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lana.common.files import explain_damage, read_records, write_records
+from lana.config.recipe import fingerprint
 from lana.data.split import Data, Split
 from lana.errors import LanaError
 from lana.models.selection import Pair
@@ -38,7 +39,6 @@ from lana.pool.block_training import (
 START_IMAGES = 256  # whose features the closed-form starts are solved on
 CHECK_IMAGES = 256  # of the validation part, on which start and end are compared
 MIN_TRAINING_PER_SEARCH = 10  # steps of a training to those of a learning rate that is tried; shorter ones do without
-GROUP_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,32 +94,51 @@ def distill(
     again; a group in training writes a checkpoint every half minute. An interrupted and repeated call has the result
     of an uninterrupted one. `on_progress` takes the share done.
     """
-    groups, device = _groups(teacher, pool, settings.batch_size), settings.compute.device
-    teacher.to(device)
-    results: dict[Pair, Distilled] = whole_results(folder)
-    split = data.train.subset(settings.images, settings.seed)
-    check = data.validation.subset(CHECK_IMAGES, settings.seed)
-    total, checkpoint = len(pool) or 1, folder / "training.pt"
-    for all_of_group in groups:
+    results, total = whole_results(folder), len(pool) or 1
+    for all_of_group in groups_of(teacher, pool, settings):
         group = [(layer, name) for layer, name in all_of_group if (layer.name, name) not in results]
         if not group:
             continue
         done = sum((layer.name, name) in results for layer, name in pool)
-        blocks = _start(teacher, group, split, check, latency_ms or {}, settings)
 
-        def on_share(share: float, blocks: list[BlockTraining] = blocks, done: int = done) -> None:
-            on_progress((done + len(blocks) * share) / total, f"{blocks[0].layer.name} …")
+        def on_share(share: float, group: list[tuple[Layer, str]] = group, done: int = done) -> None:
+            on_progress((done + len(group) * share) / total, f"{group[0][0].name} …")
 
-        _train_group(teacher, blocks, split, settings, checkpoint, on_share)
-        _finish(teacher, blocks, check, device)
-        for block in blocks:
-            if not block.dropped:
-                save_operation(block.module.cpu(), operation_path(folder, *block.pair))
-            results[block.pair] = Distilled.from_block(block)
-        write_records(folder / "distilled.csv", map(vars, results.values()))
-        checkpoint.unlink(missing_ok=True)
-    teacher.cpu()
+        found = distill_group(teacher, group, data, folder, settings, latency_ms=latency_ms, on_share=on_share)
+        add_results(folder, found)
+        results = {**results, **{result.pair: result for result in found}}
     return [results[layer.name, name] for layer, name in pool]
+
+
+def distill_group(
+    teacher: nn.Module,
+    group: Sequence[tuple[Layer, str]],
+    data: Data,
+    folder: Path,
+    settings: Distillation,
+    *,
+    latency_ms: Mapping[Pair, float] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> list[Distilled]:
+    """Train the operations of one group; the result depends on nothing but these arguments."""
+    device = settings.compute.device
+    teacher.to(device)
+    split = data.train.subset(settings.images, settings.seed)
+    check = data.validation.subset(CHECK_IMAGES, settings.seed)
+    checkpoint = folder / f"training-{digest_of(group)}.pt"
+    blocks = _start(teacher, group, split, check, latency_ms or {}, settings)
+    _train_group(teacher, blocks, split, settings, checkpoint, on_share)
+    _finish(teacher, blocks, check, device)
+    for block in blocks:
+        if not block.dropped:
+            save_operation(block.module.cpu(), operation_path(folder, *block.pair))
+    checkpoint.unlink(missing_ok=True)
+    teacher.cpu()
+    return [Distilled.from_block(block) for block in blocks]
+
+
+def digest_of(group: Sequence[tuple[Layer, str]]) -> str:
+    return fingerprint([(layer.name, name) for layer, name in group])
 
 
 def _train_group(
@@ -154,8 +173,10 @@ def _train_group(
     )
 
 
-def _groups(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: int) -> list[list[tuple[Layer, str]]]:
-    """Consecutive operations that are trained together: as many as fit in memory.
+def groups_of(
+    teacher: nn.Module, pool: Sequence[tuple[Layer, str]], settings: Distillation
+) -> list[list[tuple[Layer, str]]]:
+    """Consecutive operations that are trained together: whole layers, about `group_operations`, that fit in memory.
 
     An operation needs its weights four times (with gradient and Adam's two moments); while it is the one being
     differentiated, its activations too, about eight times its layer's output.
@@ -164,9 +185,10 @@ def _groups(teacher: nn.Module, pool: Sequence[tuple[Layer, str]], batch_size: i
     used, last = math.inf, ""
     for layer, name in pool:
         weights = 16 * sum(p.numel() for p in build_operation(layer, teacher, name).parameters())
-        features = 4 * batch_size * (math.prod(layer.input_shape) + 9 * math.prod(layer.output_shape))
+        features = 4 * settings.batch_size * (math.prod(layer.input_shape) + 9 * math.prod(layer.output_shape))
         need = weights + (features if layer.name != last else 0)
-        if used + need > GROUP_BYTES:
+        full = layer.name != last and bool(groups) and len(groups[-1]) >= settings.group_operations
+        if full or used + need > settings.group_bytes:
             groups.append([])
             used, need = 0, weights + features
         groups[-1].append((layer, name))
@@ -253,3 +275,9 @@ def whole_results(folder: Path) -> dict[Pair, Distilled]:
     """The finished results whose weights are there."""
     results = read_results(folder)
     return {pair: one for pair, one in results.items() if one.dropped or operation_path(folder, *pair).is_file()}
+
+
+def add_results(folder: Path, results: Sequence[Distilled]) -> None:
+    """Add finished results to those of the folder, in the order of their names, whichever came first."""
+    by_pair = {**read_results(folder), **{result.pair: result for result in results}}
+    write_records(folder / "distilled.csv", (vars(result) for _, result in sorted(by_pair.items())))

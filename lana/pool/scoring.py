@@ -97,18 +97,19 @@ class Scorer:
         for position, layer in enumerate(layers):
             names = [name for other, name in pool if other.name == layer.name and (layer.name, name) not in scores]
             if names:
-                scores.update(self._score_layer(layers, layer, names, operations))
-                write_records(path, map(vars, scores.values()))
+                add_scores(path, self.score_layer(layers, layer, names, operations))
+                scores = _read(path)
             on_progress((position + 1) / len(layers), layer.name)
         return [scores[layer.name, name] for layer, name in pool]
 
-    def _score_layer(
+    def score_layer(
         self,
         layers: Sequence[Layer],
         layer: Layer,
         names: Sequence[str],
         operations: Mapping[Pair, nn.Module],
-    ) -> dict[Pair, Score]:
+    ) -> list[Score]:
+        """The scores of operations at one of the `layers` that a selection chooses at."""
         teacher, task, device, power = self.teacher, self.task, self.compute.device, 0.0
         sums = {name: _Sums() for name in names}
         modules = {name: operations[layer.name, name].to(device).eval() for name in names if name != "teacher"}
@@ -143,7 +144,7 @@ class Scorer:
                         found.add(task.distance(output, expected), task.loss(output, labels) - expected_loss, error)
         for module in modules.values():
             module.cpu()  # students are assembled there
-        return {(layer.name, name): found.score(layer.name, name, power) for name, found in sums.items()}
+        return [found.score(layer.name, name, power) for name, found in sums.items()]
 
 
 @dataclass(eq=False)
@@ -198,3 +199,9 @@ def _read(path: Path) -> dict[Pair, Score]:
     rows = read_records(path, Score, missing=("score", "standard_error", "task_loss", "feature_error"))
     with explain_damage(path):
         return {score.pair: score for score in (Score(**row) for row in rows)}
+
+
+def add_scores(path: Path, scores: Sequence[Score]) -> None:
+    """Add scores to those of a file, in the order of their names, whichever came first."""
+    by_pair = {**_read(path), **{score.pair: score for score in scores}}
+    write_records(path, (vars(score) for _, score in sorted(by_pair.items())))

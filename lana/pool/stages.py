@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,8 @@ from lana.models.selection import Pair
 from lana.models.student import build_operation
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
-from lana.networks.mixed_precision import Compute
 from lana.operations.families import Operation
 from lana.pool.ascending import measure_ascending
-from lana.pool.block_training import Distillation
 from lana.pool.builder import Builder
 from lana.pool.candidates import (
     Candidate,
@@ -35,6 +33,7 @@ from lana.pool.candidates import (
     with_latencies,
     write_candidates,
 )
+from lana.pool.parallel import distill_in_units, score_in_units
 from lana.pool.shortlist import shortlist
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
@@ -46,8 +45,6 @@ from profilers.library import search_path
 logger = logging.getLogger(__name__)
 
 Operations = Mapping[Pair, nn.Module]
-Pairs = Sequence[tuple[Layer, str]]
-OnProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +63,7 @@ class Pool:
 def make_pool(context: RunContext) -> Pool:
     """Profile, distil and score: everything that is shared by all students of the run."""
     candidates, operations = distill_pool(context, profile_pool(context))
-    scores = score_pool(context, candidates, operations)
+    scores = score_pool(context, candidates)
     kept = [candidate for candidate in candidates if candidate.kept and candidate.pair in scores]
     return Pool(candidates=kept, operations=operations, scores=scores)
 
@@ -136,11 +133,8 @@ def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[
     finished = run.finished("distill", stage_key)
     if not finished or _lacks(folder, pool, distilling.whole_results(folder)):
         _begin_alike(folder, fingerprint([how]))
-        with (
-            run.stage("distill", stage_key),
-            Progress(f"Distilling {len(pool)} operations") as progress,
-        ):
-            train_operations(context, pool, candidates, folder, progress.update)
+        with run.stage("distill", stage_key):
+            distill_in_units(context, pool, candidates, folder)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     candidates = [
         dataclasses.replace(candidate, kept=False, reason=given_up[candidate.pair])
@@ -162,7 +156,7 @@ def _is_lacking(path: Path) -> bool:
     return bool(lost)
 
 
-def _lacks(path: Path, pool: Pairs, held: Collection[Pair]) -> bool:
+def _lacks(path: Path, pool: Sequence[tuple[Layer, str]], held: Collection[Pair]) -> bool:
     """Whether a finished stage lacks some of the pool; they are told, since the stage does them again."""
     lost = [f"{name} at {layer.name}" for layer, name in pool if (layer.name, name) not in held]
     if lost:
@@ -179,47 +173,11 @@ def _begin_alike(folder: Path, how: str) -> None:
     write_text(kept, how)
 
 
-def train_operations(
-    context: RunContext, pool: Pairs, candidates: Sequence[Candidate], folder: Path, on_progress: OnProgress
-) -> None:
-    """Distil a part of the pool by the recipe, into `folder`."""
-    recipe = context.recipe
-    distilling.distill(
-        context.teacher.module,
-        pool,
-        context.data,
-        folder,
-        Distillation(
-            epochs=recipe.distilling.epochs,
-            images=recipe.distilling.images,
-            batch_size=recipe.distilling.batch_size,
-            seed=recipe.seed,
-            compute=Compute(recipe.compute.device, recipe.finetuning.precision),
-        ),
-        latency_ms={candidate.pair: candidate.latency_ms for candidate in candidates if candidate.kept},
-        on_progress=on_progress,
-    )
-
-
-def score_pool(context: RunContext, candidates: Sequence[Candidate], operations: Operations) -> dict[Pair, float]:
+def score_pool(context: RunContext, candidates: Sequence[Candidate]) -> dict[Pair, float]:
     """Score each operation by the network's expected loss with it, in `pool/scores.csv`."""
     run, recipe, pool = context.run, context.recipe, pairs(candidates)
     stage_key = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
     if not run.finished("score", stage_key) or _lacks(run.scores, pool, scoring.scored(run.scores)):
-        with run.stage("score", stage_key), Progress("Scoring") as progress:
-            score_operations(context, pool, operations, run.scores, progress.update)
+        with run.stage("score", stage_key):
+            score_in_units(context, pool, run.pool / "operations", run.scores)
     return scoring.losses_of(scoring.read_scores(run.scores), recipe.selecting.score_by)
-
-
-def score_operations(
-    context: RunContext, pool: Pairs, operations: Operations, path: Path, on_progress: OnProgress
-) -> None:
-    """Score a part of the pool by the recipe, into the file `path`."""
-    recipe = context.recipe
-    scorer = scoring.Scorer(
-        teacher=context.teacher.module,
-        split=context.data.train.subset(recipe.scoring.images, recipe.seed),
-        task=context.task,
-        compute=Compute(recipe.compute.device, recipe.finetuning.precision),
-    )
-    scorer.score(pool, operations, path=path, on_progress=on_progress)

@@ -19,7 +19,7 @@ from lana.pool.block_training import (
     stop_dominated,
     train,
 )
-from lana.pool.distillation import _groups, distill, load_pool, read_results
+from lana.pool.distillation import distill, groups_of, load_pool, read_results
 
 ON_CPU = Distillation(batch_size=32, compute=CPU_FP32)
 AUTO = Compute("cpu", "auto")
@@ -190,7 +190,7 @@ def test_dropped_operations_have_no_file_and_say_why(digits_teacher, digits_data
     assert read_results(tmp_path)[dropped[0].layer, dropped[0].operation].dropped == dropped[0].dropped
 
 
-def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teacher, pool, monkeypatch):
+def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teacher, pool):
     """What is in one group fits, whichever layer it begins within: a call that is repeated makes the same groups."""
     batch = 64
 
@@ -201,8 +201,8 @@ def test_groups_count_the_features_of_a_layer_that_a_border_divides(digits_teach
         return features + 16 * sum(p.numel() for module in built for p in module.parameters())
 
     limit = bytes_of(pool) - 1
-    monkeypatch.setattr("lana.pool.distillation.GROUP_BYTES", limit)
-    groups = _groups(digits_teacher.module, pool, batch)
+    settings = Distillation(batch_size=batch, group_bytes=limit, compute=CPU_FP32)
+    groups = groups_of(digits_teacher.module, pool, settings)
     assert [pair for group in groups for pair in group] == list(pool)
     assert len(groups) > 1
     assert all(bytes_of(group) <= limit for group in groups)
