@@ -101,7 +101,7 @@ class RayEngine:
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here, faults = versions(self.shared), []
+        here, faults, lost = versions(self.shared), [], []
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         check, asked = ray.remote(_versions_by_value()), {}
         for node in nodes:
@@ -111,12 +111,15 @@ class RayEngine:
         for task, node in asked.items():
             try:
                 found = ray.get(task, timeout=CHECK_S)
+            except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+                lost.append(node)  # meanwhile
+                continue
             except ray.exceptions.RayError as error:
                 faults.append(f"{node['NodeManagerAddress']}: {str(error).strip().splitlines()[-1][:200]}")
                 continue
             unlike = [f"{name} {found[name]} there, {here[name]} here" for name in here if found[name] != here[name]]
             faults += [f"{node['NodeManagerAddress']}: {', '.join(unlike)}"] if unlike else []
-        if faults or not nodes:
+        if faults or len(lost) == len(nodes):
             reasons = "; ".join(dict.fromkeys(faults)) or "there is no host with a processor"
             raise UserError(
                 f"Hosts of the Ray cluster do not fit ({reasons}). Every host needs the same Python, torch and lana, "
