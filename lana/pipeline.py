@@ -33,7 +33,7 @@ from lana.delivery import remote_devices as devices
 from lana.delivery.again import deliver_within_budget
 from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student
-from lana.delivery.summary import Summary, nothing_to_do
+from lana.delivery.summary import Summary, meets_budgets, nothing_to_do
 from lana.errors import UserError
 from lana.pool.stages import Pool, make_pool
 from lana.runs.baseline import Baseline, measure_baseline
@@ -71,7 +71,7 @@ def compress(
             f"Teacher: {context.task.metric_name} {figure(baseline.metric)} on {baseline.examples} test examples, "
             f"{baseline.teacher_ms:.4g} ms. Budget: {budget_ms:.4g} ms."
         )
-        if budget_ms >= baseline.teacher_ms:
+        if meets_budgets(context, baseline):
             return nothing_to_do(context, baseline, budget_ms)
         pool = make_pool(context)
         search = make_search(context, pool, baseline)
@@ -126,7 +126,7 @@ def select(
             raise UserError("No budget was given. Give --budget 0.3x, --budget-ms 2.5 or --max-loss 0.2.")
         context = dataclasses.replace(context, recipe=context.recipe.replace(budget=budget))
         budget_ms = baseline.budget_ms(context.recipe)
-        if budget_ms >= baseline.teacher_ms:
+        if meets_budgets(context, baseline):
             return nothing_to_do(context, baseline, budget_ms)
         otherwise = budget if max_loss is None else f"loss-{max_loss:g}"
         name = _new_name(context, name, otherwise)

@@ -168,13 +168,13 @@ def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> E
     return dataclasses.replace(exported, bytes=size, precisions="int8", max_relative_error=error)
 
 
-def measure(target: str, *, runtime: str, settings: RuntimeSettings, processes: int = 5) -> Comparison:
-    """Measure an ONNX file, or the one in a student's folder, in fresh processes; a size left open is the batch.
+def measure(*targets: str, runtime: str, settings: RuntimeSettings, processes: int = 5) -> list[Comparison]:
+    """Measure ONNX files, or those in students' folders, side by side in fresh processes; an open size is the batch.
 
-    It is measured against itself: its latency is `reference_ms`, and the ratios show how well that repeats.
+    Each is measured beside the first, so the ratios of the first show how well it repeats.
 
     Raises:
-        UserError: the target is neither.
+        UserError: a target is neither.
     """
-    computation = Computation.from_onnx(onnx_file(target), batch=settings.batch)
-    return compare(computation, [computation], runtime=runtime, settings=settings, processes=processes)[0]
+    computations = [Computation.from_onnx(onnx_file(target), batch=settings.batch) for target in targets]
+    return compare(computations[0], computations, runtime=runtime, settings=settings, processes=processes)

@@ -135,30 +135,44 @@ def profile(
 
 
 @main.command()
-@click.argument("target")
+@click.argument("targets", metavar="FILE...", nargs=-1, required=True)
 @recipe_options(*TARGET)
 @click.option("--processes", type=click.IntRange(min=1), default=5, help="Fresh processes to measure in.  [default: 5]")
 @as_json
-def measure(target: str, processes: int, json_output: bool, **options: Any) -> None:
+def measure(targets: tuple[str, ...], processes: int, json_output: bool, **options: Any) -> None:
     """Measure the latency of FILE.onnx or of a student's folder in fresh processes.
+
+    Several files are measured side by side: each as its ratio to the first, with the 95% interval.
 
     \b
     lana measure runs/mine/students/8ms/model.onnx --runtime openvino --threads 2
     lana measure net.onnx --processes 9 --json
+    lana measure net.onnx runs/mine/students/8ms
     """
     profiling = recipe_of(None, **options).profiling
-    onnx_file(target)
+    for target in targets:
+        onnx_file(target)
     from lana import standalone
+    from lana.selection.confidence import interval_95
 
-    result = standalone.measure(
-        target, runtime=profiling.runtime, settings=profiling.runtime_settings, processes=processes
+    results = standalone.measure(
+        *targets, runtime=profiling.runtime, settings=profiling.runtime_settings, processes=processes
     )
-    each_ms = result.reference_ms
-    latency_ms = statistics.median(each_ms)
+    each_ms = results[0].reference_ms
+    first_ms = statistics.median(each_ms)
+    rows: list[dict[str, Any]] = [{"file": targets[0], "latency_ms": first_ms, "processes_ms": each_ms}]
+    for target, one in zip(targets[1:], results[1:], strict=True):
+        compared = {"ratio": one.ratio, "ratio_interval95": interval_95(one.ratios), "ratios": one.ratios}
+        rows.append({"file": target, "latency_ms": one.ratio * first_ms, **compared})
     if json_output:
-        print_json({"latency_ms": latency_ms, "processes_ms": each_ms})
-    else:
+        print_json({**rows[0], **({"beside": rows[1:]} if rows[1:] else {})})
+        return
+    click.echo(
+        f"{first_ms:.4f} ms (median of {len(each_ms)} processes, "
+        f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {profiling.runtime}, {counted(profiling.threads, 'thread')}"
+    )
+    for row in rows[1:]:
+        low, high = row["ratio_interval95"]
         click.echo(
-            f"{latency_ms:.4f} ms (median of {len(each_ms)} processes, "
-            f"{min(each_ms):.4f} to {max(each_ms):.4f}) on {profiling.runtime}, {counted(profiling.threads, 'thread')}"
+            f"{row['latency_ms']:.4f} ms: {row['ratio']:.3f} ({low:.3f} to {high:.3f}) of the first: {row['file']}"
         )

@@ -145,6 +145,9 @@ class SelectingOptions(Options):
         added=True,
         most=1_000_000,
     )
+    max_size_mb: float | None = option(
+        None, "Largest file of a student, in megabytes of 10^6 bytes (default: any).", above=0, most=10**9, added=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

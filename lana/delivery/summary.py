@@ -20,12 +20,13 @@ from lana.common.files import read_json, read_record
 from lana.common.progress import counted
 from lana.evaluation.intervals import paired_interval
 from lana.evaluation.metrics import evaluate_module
-from lana.models.student import count_parameters
+from lana.models.student import count_parameters, parameter_bytes
 from lana.models.student_files import Selected
-from lana.runs.baseline import Baseline, teacher_records
+from lana.runs.baseline import Baseline, runtime_format, teacher_records
 from lana.runs.context import RunContext
 from lana.selection.measurement_log import MeasuredLatency
 from lana.version import __version__
+from profilers.formats import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Summary:
     tells why it is not. `measuring` tells how many processes measured, and how many of them were calm. `changed` is
     false where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that
     is expected to lose at most that. The budget is then the program's own, not the user's, and is never missed.
+    `file_bytes` is the size of the file that was measured; with `max_size_mb` it has to keep that, too.
     """
 
     student: str
@@ -54,6 +56,8 @@ class Summary:
     teacher_parameters: int
     changed: bool = True
     max_loss: float | None = None
+    max_size_mb: float | None = None
+    file_bytes: int | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
     measured_ms_upper95: float | None = None
@@ -93,7 +97,12 @@ class Summary:
     @property
     def over_budget(self) -> bool:
         """Whether it was measured, undisturbed, and the bound lies above the budget."""
-        return self.changed and self.measured_ms is not None and not self.verified and not self.disturbed
+        return self.measured_ms is not None and not (self.verified or self.disturbed or self.over_size)
+
+    @property
+    def over_size(self) -> bool:
+        """Whether its file is larger than it may be."""
+        return self.max_size_mb is not None and (self.file_bytes or 0) > self.max_size_mb * 1e6
 
     @classmethod
     def read(cls, path: Path) -> Summary:
@@ -126,6 +135,8 @@ class Summary:
                 style="yellow",
                 soft_wrap=True,
             )
+        elif self.over_size:
+            console.print(f"NOT within the size: {self.reason}.", style="bold red")
         elif not self.verified:
             console.print(
                 "NOT within the budget: the upper 95% bound of the measurement lies above it.",
@@ -210,6 +221,9 @@ def summarise(
             budget_ms = max(budget_ms, measured.ratio_upper95 * baseline.teacher_ms)
         figures = _measured_figures(measured, baseline.teacher_ms, budget_ms)
     tuning: dict[str, Any] = read_json(finetuned, {"seconds": 0.0})
+    size = _file_size(context, folder)
+    if (largest_mb := context.recipe.selecting.max_size_mb) is not None and size > largest_mb * 1e6:
+        figures |= {"verified": False, "reason": f"its file has {size / 1e6:.3g} MB, over {largest_mb:g} MB"}
     own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
     difference = paired_interval(context.task, own.records, teacher_records(context), seed=context.recipe.seed)
     with torch.no_grad():
@@ -218,6 +232,8 @@ def summarise(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
         max_loss=chosen.max_loss,
+        max_size_mb=largest_mb,
+        file_bytes=size,
         predicted_ms=chosen.predicted_ms,
         selected_accuracy=chosen.selected_metric,
         student_accuracy=own.metric,
@@ -234,6 +250,12 @@ def summarise(
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
+
+
+def _file_size(context: RunContext, folder: Path) -> int:
+    """The bytes of the file that the runtime runs."""
+    format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
+    return (folder / f"model{SUFFIXES[format]}").stat().st_size
 
 
 def _measured_figures(measured: MeasuredLatency, teacher_ms: float, budget_ms: float) -> dict[str, Any]:
@@ -263,6 +285,13 @@ def _reason(measured: MeasuredLatency, upper_ms: float, budget_ms: float) -> str
         calm, processes = len(measured.calm_ratios), len(measured.ratios)
         return f"other work disturbed the measurement ({calm} of {processes} processes were calm{waited})"
     return None if upper_ms <= budget_ms else "the upper 95% bound of the measurement lies above the budget"
+
+
+def meets_budgets(context: RunContext, baseline: Baseline) -> bool:
+    """True if the teacher keeps the budget, and the largest size where there is one."""
+    selecting, budget_ms = context.recipe.selecting, baseline.budget_ms(context.recipe)
+    small = selecting.max_size_mb is None or parameter_bytes(context.teacher.module) <= selecting.max_size_mb * 1e6
+    return budget_ms >= baseline.teacher_ms and small
 
 
 def nothing_to_do(context: RunContext, baseline: Baseline, budget_ms: float) -> Summary:

@@ -68,5 +68,9 @@ def _only_the_tensor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     return (tensor_of(args, kwargs),), {}
 
 
+def parameter_bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
 def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

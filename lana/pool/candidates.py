@@ -46,6 +46,11 @@ class Candidate:
         return self.layer.name, self.operation
 
     @property
+    def weight_bytes(self) -> float:
+        """The bytes of its weights in a file."""
+        return 4 * self.parameters
+
+    @property
     def columns(self) -> dict[str, float]:
         """The columns that the prediction of a whole network reads."""
         cold_ms = self.cold_ms - self.latency_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from lana.config.recipe import Recipe
 from lana.errors import LanaError, UserError
 from lana.evaluation.metrics import evaluate_module
 from lana.models.selection import Selection
+from lana.models.student import parameter_bytes
 from lana.models.student_files import Selected, save_student
 from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline
@@ -25,24 +27,45 @@ from lana.selection.measurement_log import MeasuredLatency, MeasurementLog
 from lana.selection.program import SelectionModel
 from lana.selection.search import SURE_PROCESSES, BudgetSearch
 
+WEIGHTS_SHARE = 0.97  # of a file, at least; the rest describes the graph
+
 
 def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSearch:
     """The closed loop over this run's pool, measuring students beside the teacher."""
     recipe = context.recipe
+    model = SelectionModel(
+        layers=[layer.name for layer in context.scan.layers],
+        candidates=pool.candidates,
+        scores=pool.scores,
+        teacher_ms=baseline.teacher_ms,
+        correct_scores=bool(recipe.selecting.refine),
+        seed=recipe.seed,
+    )
     return BudgetSearch(
-        model=SelectionModel(
-            layers=[layer.name for layer in context.scan.layers],
-            candidates=pool.candidates,
-            scores=pool.scores,
-            teacher_ms=baseline.teacher_ms,
-            correct_scores=bool(recipe.selecting.refine),
-            seed=recipe.seed,
-        ),
+        model=within_size(model, parameter_bytes(context.teacher.module), recipe.selecting.max_size_mb),
         measurer=StudentMeasurer(context=context, pool=pool),
         log=MeasurementLog.read(context.run.pool),
         refinement_students=recipe.selecting.refine,
         calibration_students=recipe.selecting.calibrate,
     )
+
+
+def within_size(model: SelectionModel, teacher_bytes: float, max_size_mb: float | None) -> SelectionModel:
+    """The model whose selections keep a file within a size.
+
+    Raises:
+        UserError: the smallest selection is larger.
+    """
+    if max_size_mb is None:
+        return model
+    others = teacher_bytes - model.weight_bytes(Selection())  # of what is no layer
+    model = dataclasses.replace(model, most_bytes=WEIGHTS_SHARE * max_size_mb * 1e6 - others)
+    if (smallest := model.smallest_bytes()) > model.most_bytes:
+        raise UserError(
+            f"--max-size-mb {max_size_mb:g} is out of reach: the smallest student of this pool takes about "
+            f"{(smallest + others) / WEIGHTS_SHARE / 1e6:.3g} MB. Give that at least, or a pool of smaller operations."
+        )
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

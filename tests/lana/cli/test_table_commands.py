@@ -105,6 +105,23 @@ def test_a_file_of_open_batch_is_measured_at_the_batch_that_is_given(tmp_path):
     assert json.loads(result.output)["latency_ms"] > 0
 
 
+@pytest.mark.serial
+def test_files_are_measured_side_by_side(tmp_path):
+    import torch
+
+    from lana.exporters.onnx_export import export_onnx
+
+    files = [tmp_path / f"{size}.onnx" for size in (32, 8)]
+    for file in files:
+        export_onnx(torch.nn.Conv2d(8, 8, 3).eval(), torch.zeros(1, 8, int(file.stem), int(file.stem)), file)
+    printed = run("measure", *files, "--processes", 3, "--json")
+    assert printed.exit_code == 0, printed.output
+    (small,) = json.loads(printed.output)["beside"]
+    low, high = small["ratio_interval95"]
+    assert low < small["ratio"] < high
+    assert small["ratio"] < 0.5
+
+
 def test_a_changed_figure_is_refused(table, tmp_path):
     changed = tmp_path / "changed.csv"
     shutil.copyfile(table, changed)

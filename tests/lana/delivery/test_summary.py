@@ -46,6 +46,10 @@ def test_the_interval_of_the_change_is_printed():
     [
         ({"verified": False}, "NOT within the budget"),
         ({"measured_ms": None, "measured_ms_upper95": None, "verified": False}, "Not verified"),
+        (
+            {"verified": False, "max_size_mb": 1.0, "file_bytes": 1_200_000, "reason": "its file has 1.2 MB"},
+            "NOT within the size: its file has 1.2 MB.",
+        ),
         ({"changed": False, "budget_ms": 3.0}, "meets the budget of 3 ms already"),
     ],
 )

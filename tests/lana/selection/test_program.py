@@ -1,6 +1,7 @@
 """The model alone: it predicts and solves from given measurements."""
 
 import dataclasses
+import itertools
 
 import pytest
 from simulated_device import LAYERS, Device, make_model
@@ -9,6 +10,7 @@ from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.measurement_log import MeasuredLatency
+from lana.selection.stage import WEIGHTS_SHARE, within_size
 
 MODEL = make_model(Device().ms())
 
@@ -61,3 +63,23 @@ def test_a_span_over_a_pinned_layer_is_not_allowed():
 def test_a_pin_that_is_no_candidate_is_refused(pins, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(MODEL, pins=pins)
+
+
+def test_the_size_is_a_second_budget():
+    """The best of all selections within both, found by trying each."""
+    sized = [dataclasses.replace(one, parameters=1000 * one.latency_ms) for one in MODEL.candidates]
+    plain = dataclasses.replace(MODEL, candidates=sized)
+    largest_mb = 0.6 * plain.weight_bytes(Selection()) / 1e6
+    model, budget_ms = within_size(plain, plain.weight_bytes(Selection()), largest_mb), 0.9 * MODEL.teacher_ms
+    names = sorted({one.operation for one in sized})
+    every = (
+        Selection({f"block{i}": name for i, name in enumerate(chosen) if name != "teacher"})
+        for chosen in itertools.product(names, repeat=LAYERS)
+    )
+    fitting = [s for s in every if model.allows(s) and model.predicted_ms(s) <= budget_ms]
+    best = min(map(model.expected_loss, fitting))
+    found = model.solve(budget_ms)
+    assert model.expected_loss(found) == pytest.approx(best)
+    assert model.weight_bytes(found) <= WEIGHTS_SHARE * largest_mb * 1e6 < plain.weight_bytes(plain.solve(budget_ms))
+    with pytest.raises(UserError, match="the smallest student of this pool takes about"):
+        within_size(plain, 2 * plain.weight_bytes(Selection()), largest_mb)
