@@ -26,7 +26,7 @@ def with_credits(problem: SelectionProblem, name: str | None) -> np.ndarray:
 def columns_of(problem: SelectionProblem, kept: np.ndarray) -> tuple[np.ndarray, Cover, np.ndarray]:
     """The columns of a program over the choices `kept`: their numbers, their cover, their losses.
 
-    The choices come first, then the credits that they can earn, numbered from `problem.size` on, with span 0.
+    The choices come first, then the credits that they can earn, numbered from `problem.size` on.
     """
     offered = set(kept.tolist())
     limited = [None, *problem.limits]
@@ -37,9 +37,17 @@ def columns_of(problem: SelectionProblem, kept: np.ndarray) -> tuple[np.ndarray,
         if any(amount_of(credit, name) for name in limited)
     ]
     columns = np.concatenate([kept, np.array(live, dtype=np.int64)])
-    nothing = np.zeros(len(live), dtype=np.int64)
-    first, span = (np.concatenate([values[kept], nothing]) for values in (problem.first, problem.span))
-    return columns, Cover(problem.layers, first, span), with_credits(problem, None)[columns]
+    place = {choice: i for i, choice in enumerate(kept.tolist())}
+    credits = [problem.credits[column - problem.size] for column in live]
+    sides = [
+        (
+            [place[choice] for choice in credit.producers if choice in place],
+            [place[choice] for choice in credit.consumers if choice in place],
+        )
+        for credit in credits
+    ]
+    cover = Cover(problem.layers, problem.first[kept], problem.span[kept], sides)
+    return columns, cover, with_credits(problem, None)[columns]
 
 
 def optimistic(problem: SelectionProblem, name: str) -> np.ndarray:
@@ -61,15 +69,25 @@ def _later_side(problem: SelectionProblem, credit: Credit) -> tuple[int, ...]:
     return credit.consumers if starts[1] >= starts[0] else credit.producers
 
 
-def missing(problem: SelectionProblem, members: np.ndarray, name: str | None) -> np.ndarray:
-    """Entry i, j: the most that member i can earn and member j, in its place, cannot."""
-    credits = [credit for credit in problem.credits if amount_of(credit, name)]
-    if not credits:
-        return np.zeros((1, 1))
-    sides = [side for credit in credits for side in (credit.producers, credit.consumers)]
-    held = np.stack([np.isin(members, side) for side in sides], axis=1).astype(float)
-    amounts = np.repeat([amount_of(credit, name) for credit in credits], 2)
-    lost: np.ndarray = (held * amounts) @ (1.0 - held).T
+def membership(problem: SelectionProblem) -> np.ndarray:
+    """Shape (n, 2 credits): whether a choice stands on a side of a credit."""
+    held = np.zeros((problem.size, 2 * len(problem.credits)), dtype=bool)
+    for number, credit in enumerate(problem.credits):
+        held[list(credit.producers), 2 * number] = True
+        held[list(credit.consumers), 2 * number + 1] = True
+    return held
+
+
+def missing(held: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """Entry i, j: the most that choice i can earn and choice j, in its place, cannot.
+
+    Args:
+        held: rows of `membership`, for choices that cover the same layers.
+        amounts: of each credit.
+    """
+    live = held.any(axis=0)
+    inside = held[:, live].astype(float)
+    lost: np.ndarray = (inside * np.repeat(amounts, 2)[live]) @ (1.0 - inside).T
     return lost
 
 

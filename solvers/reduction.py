@@ -4,12 +4,10 @@ Dominance saves little time (× 1.4 at most in `benchmarks/solver.py --parts`). 
 nearly equal selections comes out.
 """
 
-from math import inf
-
 import numpy as np
 
-from .cover import Cover
-from .credits import missing, optimistic
+from .cover import segments
+from .credits import amount_of, columns_of, membership, missing, with_credits
 from .problem import SelectionProblem, bounds_of
 from .verify import TOLERANCE
 
@@ -48,27 +46,27 @@ def _possible(problem: SelectionProblem) -> np.ndarray:
     if any(distance.minimum > problem.layers for distance in problem.distances):
         return nothing
 
-    cover = Cover(problem.layers, problem.first, problem.span)
-    bounded = []
-    for name, limit in problem.limits.items():
-        (lower, upper), cost, least = bounds_of(limit), problem.costs[name], optimistic(problem, name)
-        size = np.abs(cost) + (cost - least)
-        bounded += [(least, size, -inf, upper), (cost, size, lower, inf)]
+    columns, cover, _ = columns_of(problem, np.arange(problem.size))
+    credits = np.zeros(len(columns) - problem.size)
+    bounded = [(with_credits(problem, name)[columns], *bounds_of(limit)) for name, limit in problem.limits.items()]
     for count in problem.counts:
-        member = np.zeros(problem.size)
+        member = np.zeros(len(columns))
         member[list(count.choices)] = 1.0
-        bounded.append((member, member, *bounds_of(count)))
+        bounded.append((member, *bounds_of(count)))
     while True:
         before = int(allowed.sum())
         for tie in ties:
             allowed[tie] &= bool(allowed[tie].all())
-        allowed &= np.isfinite(cover.through(np.where(allowed, 0.0, np.inf)))
-        for cost, size, lower, upper in bounded:
+        outside = np.append(np.where(allowed, 0.0, np.inf), credits)
+        allowed &= np.isfinite(cover.through(outside)[: problem.size])
+        for cost, lower, upper in bounded:
             # Twice the tolerance of the final check, on the largest sum there can be: never removes what it accepts.
-            slack = 2 * TOLERANCE * problem.layers * float(size[allowed].max(initial=0.0))
+            largest = np.abs(cost[: problem.size][allowed]).max(initial=0.0) + np.abs(cost[problem.size :]).sum()
+            slack = 2 * TOLERANCE * problem.layers * float(largest)
             for sign, bound in ((1.0, upper), (-1.0, -lower)):
                 if np.isfinite(bound):
-                    allowed &= cover.through(np.where(allowed, sign * cost, np.inf)) <= bound + slack
+                    outside = np.append(np.where(allowed, 0.0, np.inf), credits)
+                    allowed &= cover.through(sign * cost + outside)[: problem.size] <= bound + slack
                 elif bound < 0:
                     return nothing
         if not allowed[list(problem.fixed)].all():
@@ -95,18 +93,19 @@ def _dominated(problem: SelectionProblem, allowed: np.ndarray) -> np.ndarray:
             sides.append((problem.costs[name], name, True))
         if limit.lower is not None:
             sides.append((-problem.costs[name], name, False))
+    held = membership(problem)
+    amounts = {name: np.array([amount_of(credit, name) for credit in problem.credits]) for _, name, _ in sides}
     dominated = np.zeros(problem.size, dtype=bool)
     choices = np.flatnonzero(plain)
     if not len(choices):
         return dominated
-    cover = Cover(problem.layers, problem.first[choices], problem.span[choices])
-    for segment in cover.segments():
+    for segment in segments(problem.first[choices], problem.span[choices]):
         members = choices[segment]
         # In lexicographic order a choice can be beaten only by an earlier one; of equals the first stays.
         members = members[np.lexsort((members, *(side[members] for side, *_ in reversed(sides))))]
         beaten = np.tri(len(members), k=-1, dtype=bool)
         for side, cost, less in sides:
-            values, lost = side[members], missing(problem, members, cost)
+            values, lost = side[members], missing(held[members], amounts[cost])
             beaten &= values[None, :] <= values[:, None] - (lost if less else lost.T)
         dominated[members] = beaten.any(axis=1)
     return dominated

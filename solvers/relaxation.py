@@ -46,14 +46,20 @@ class _Dual:
         self.best = -np.inf
         self.multipliers = np.zeros(len(rows))
         self.pool = np.zeros(len(loss), dtype=bool)
-        self.pool[cover.optional] = True
+        self.pool[rows.credit[rows.credit >= 0]] = True
+        self.implied = (rows.credit >= 0) & cover.exact[rows.credit]
 
     def evaluate(self, multipliers: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        """Try multipliers (≤ 0 price an upper bound, ≥ 0 a lower one): the weights and the lightest path."""
+        """Try multipliers (≤ 0 price an upper bound, ≥ 0 a lower one): the losses at these prices, the lightest path.
+
+        Rows of credits that every path respects need no price: without it the bound is higher.
+        """
         impossible = ((multipliers > 0) & ~np.isfinite(self.rows.lower)) | (
             (multipliers < 0) & ~np.isfinite(self.rows.upper)
         )
         multipliers = np.where(impossible, 0.0, multipliers)
+        priced = self.loss - self.rows.combine(multipliers)
+        multipliers = np.where(self.implied, 0.0, multipliers)
         sides = np.where(multipliers > 0, self.rows.lower, np.where(multipliers < 0, self.rows.upper, 0.0))
         weights = self.loss - self.rows.combine(multipliers)
         value, path = self.cover.path(weights)
@@ -62,7 +68,7 @@ class _Dual:
         bound = value + float(multipliers @ sides)
         if bound > self.best:
             self.best, self.multipliers = bound, multipliers
-        return weights, path
+        return priced, path
 
 
 def relax(

@@ -10,18 +10,24 @@ from math import inf
 import numpy as np
 
 from .credits import with_credits
-from .problem import Credit, SelectionProblem, bounds_of
+from .problem import SelectionProblem, bounds_of
+
+Raw = tuple[np.ndarray, np.ndarray, float, float]  # columns, coefficients, lower, upper
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """Sparse rows: entry e says A[row[e], column[e]] = value[e]. Bounds have shape (m,), infinite where open."""
+    """Sparse rows: entry e says A[row[e], column[e]] = value[e]. Bounds have shape (m,), infinite where open.
+
+    `credit` names the column of the credit that a row is part of, −1 elsewhere.
+    """
 
     row: np.ndarray
     column: np.ndarray
     value: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    credit: np.ndarray
     columns: int
 
     def __len__(self) -> int:
@@ -39,9 +45,9 @@ class Rows:
         return np.bincount(self.row, weights=self.value * taken[self.column], minlength=len(self))
 
 
-def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
+def _limit_rows(problem: SelectionProblem) -> list[Raw]:
     everything = np.arange(problem.size + len(problem.credits))
-    raw = [
+    raw: list[Raw] = [
         (everything, with_credits(problem, name), *bounds_of(limit))
         for name, limit in problem.limits.items()
     ]  # fmt: skip
@@ -50,8 +56,6 @@ def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, f
     for tie in problem.ties:
         for one, other in pairwise(tie):
             raw.append((np.array([one, other]), np.array([1.0, -1.0]), 0.0, 0.0))
-    for column, credit in enumerate(problem.credits, start=problem.size):
-        raw += _credit_rows(problem, column, credit)
     # Distances come last, so that multipliers of earlier rows keep their places when a problem gains distances.
     for distance in problem.distances:
         chosen = np.array(distance.chosen, dtype=np.int64)
@@ -60,11 +64,10 @@ def _raw_rows(problem: SelectionProblem) -> list[tuple[np.ndarray, np.ndarray, f
     return raw
 
 
-def _credit_rows(
-    problem: SelectionProblem, column: int, credit: Credit
-) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
+def _credit_rows(problem: SelectionProblem, column: int) -> list[Raw]:
     """y ≤ Σ producers, y ≤ Σ consumers and, where a lower limit would rather have y = 0, y ≥ both sums − 1."""
-    rows = []
+    rows: list[Raw] = []
+    credit = problem.credits[column - problem.size]
     for side in (credit.producers, credit.consumers):
         rows.append((np.array([column, *side]), np.array([1.0] + [-1.0] * len(side)), -inf, 0.0))
     if any(limit.lower is not None and credit.amounts.get(name) for name, limit in problem.limits.items()):
@@ -80,8 +83,10 @@ def rows_of(problem: SelectionProblem, kept: np.ndarray) -> Rows:
     """
     place = np.full(problem.size + len(problem.credits), -1)
     place[kept] = np.arange(len(kept))
+    limits, earned = _limit_rows(problem), [number for number in kept.tolist() if number >= problem.size]
+    coupling = [(int(place[number]), raw) for number in earned for raw in _credit_rows(problem, number)]
     row, column, value, lower, upper = [], [], [], [], []
-    for number, (choices, coefficients, low, high) in enumerate(_raw_rows(problem)):
+    for number, (choices, coefficients, low, high) in enumerate([*limits, *(raw for _, raw in coupling)]):
         inside = (place[choices] >= 0) & (coefficients != 0)
         scale = float(np.abs(coefficients[inside]).max(initial=0.0)) or 1.0
         row.append(np.full(int(inside.sum()), number))
@@ -96,5 +101,6 @@ def rows_of(problem: SelectionProblem, kept: np.ndarray) -> Rows:
         value=np.concatenate(value or empty),
         lower=np.array(lower, dtype=np.float64),
         upper=np.array(upper, dtype=np.float64),
+        credit=np.array([-1] * len(limits) + [at for at, _ in coupling], dtype=np.int64),
         columns=len(kept),
     )

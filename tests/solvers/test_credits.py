@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from selection_problems import best_by_enumeration, covers, random_problem, small_problems, sums
 
 from solvers import (
@@ -186,3 +188,14 @@ def test_a_deep_network_is_solved_to_a_proof(adversarial):
     found = solve(problem)
     assert found.termination is Termination.optimal
     assert found.objective < 0.99 * solve(replace(problem, credits=())).objective
+
+
+@given(small_problems(), st.integers(0, 2))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_credits_beyond_the_states_of_a_path_are_as_exact(problem, limit):
+    with mock.patch("solvers.cover.OPEN_CREDITS", limit):
+        found = solve(problem, gap=0.0)
+    truth = best_by_enumeration(problem)
+    assert found.found == (truth is not None)
+    if truth is not None:
+        assert found.objective == pytest.approx(truth[0], abs=1e-7)
