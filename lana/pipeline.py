@@ -27,7 +27,7 @@ from lana.common.console import figure
 from lana.common.progress import reporting
 from lana.config.budget import check_number
 from lana.config.fields import check_options
-from lana.config.folders import is_student
+from lana.config.folders import is_student, set_aside
 from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
 from lana.delivery.again import deliver_within_budget
@@ -35,6 +35,7 @@ from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student
 from lana.delivery.summary import Summary, meets_budgets, nothing_to_do
 from lana.errors import UserError
+from lana.models.student_files import Selected
 from lana.pool.stages import Pool, make_pool
 from lana.runs.baseline import Baseline, measure_baseline
 from lana.runs.context import RunContext, prepare
@@ -196,29 +197,46 @@ def _check_name(run: Run, name: str | None) -> None:
         raise UserError(f"There is a student {name!r} in {run.path} already. Give another --name.")
 
 
-def finetune(student: Path | str, *, replace_better: bool = False, quiet: bool = False, **options: Any) -> Summary:
+def finetune(
+    student: Path | str,
+    *,
+    replace_better: bool = False,
+    keep_over_budget: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> Summary:
     """Fine-tune a student of a run, as `RUN/students/NAME`, from what was selected, and deliver it anew.
 
     `options` are those of the recipe that decide fine-tuning, `lana.config.recipe.FINETUNING`, and where: epochs=30,
     mixup=0.2, device="cuda", processes=4 …
     Those that are not given are the run's. A student that was better on the test split is kept, unless
-    `replace_better`.
+    `replace_better`. One that measures over its budget once it is tuned is chosen again and tuned, unless
+    `keep_over_budget`.
 
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
     """
-    folder, out = _student_of_here(student)
+    aside = set_aside(Path(student).resolve())  # killed before another was chosen in its place
+    folder, out = _student_of_here(student, begun=bool(aside))
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
     with reporting(quiet=quiet), Run.open(out) as run:
         usual = {name: run.recipe().options[name] for name in FINETUNING}
-        recipe = as_distilled(run, student_recipe(folder)).replace(**{**usual, **options})
+        begun = (folder / "selection.json").is_file()
+        recipe = as_distilled(run, student_recipe(folder if begun else aside[-1])).replace(**{**usual, **options})
         if not recipe.finetuning.epochs:
             why = "--epochs 0 tunes nothing." if "epochs" in options else f"{out} was made with --epochs 0."
             raise UserError(f"{why} Give --epochs 10.")
         context = prepare(run, recipe)
         baseline = measure_baseline(context)
-        finetune_student(context, folder, replace_better=replace_better)
-        return deliver(context, baseline, folder)
+        if begun:
+            finetune_student(context, folder, replace_better=replace_better)
+            summary = deliver(context, baseline, folder)
+            if keep_over_budget or not summary.over_budget:
+                return summary
+        pool = make_pool(context)
+        search = make_search(context, pool, baseline)
+        search.model = dataclasses.replace(search.model, pins=Selected.read(folder if begun else aside[-1]).pins)
+        return deliver_within_budget(context, baseline, pool, search, folder.name, selected=True)
 
 
 def verify(student: Path | str, *, quiet: bool = False) -> Summary:
@@ -235,10 +253,10 @@ def verify(student: Path | str, *, quiet: bool = False) -> Summary:
         return deliver(context, measure_baseline(context), folder, again=True)
 
 
-def _student_of_here(student: Path | str) -> tuple[Path, Path]:
-    """Its folder, and its run's."""
+def _student_of_here(student: Path | str, *, begun: bool = False) -> tuple[Path, Path]:
+    """Its folder, and its run's; one that is `begun` may lack its files."""
     folder = Path(student).resolve()
-    if not (folder / "selection.json").is_file():
+    if not begun and not (folder / "selection.json").is_file():
         if is_student(folder):
             raise UserError(
                 f"{student} was chosen for devices that are not here, and can be neither measured nor fine-tuned here. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,11 @@ class Comparison:
     @property
     def ratio(self) -> float:
         return statistics.median(self.ratios)
+
+    @property
+    def calm_reference_ms(self) -> tuple[float, ...]:
+        """Of the calm processes; of all where there is none."""
+        return tuple(itertools.compress(self.reference_ms, self.calm)) or self.reference_ms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from profilers.errors import ProfilerError
 
+LEAST_CALM = 6  # rounds: with fewer no interval of a median is known
 NOISY = 0.05  # a relative interval above this is marked in the table: decisions between operations are finer
 
 
@@ -22,12 +23,14 @@ class Round:
         cold_s: seconds of the run before them, with the caches walked over.
         index: how many times longer than in the reference the calibration kernels took in this round.
         process: which of the measuring processes, from 0.
+        calm: whether no other process took the processor in this round, as far as that is noticed.
     """
 
     runs_s: tuple[float, ...]
     cold_s: float
     index: float
     process: int = 0
+    calm: bool = True
 
     def __post_init__(self) -> None:
         if not self.runs_s or min(self.runs_s) <= 0 or self.index <= 0:
@@ -62,30 +65,44 @@ class Measurement:
             raise ProfilerError("A measurement needs at least one round; a failure is a row with its error.")
 
     @property
+    def used(self) -> Sequence[Round]:
+        """The calm rounds where they bound a median, else all."""
+        calm = [one for one in self.rounds if one.calm]
+        return calm if len(calm) >= LEAST_CALM else self.rounds
+
+    @property
+    def calm_processes(self) -> int:
+        """Processes in which at least half of the rounds were calm."""
+        flags: dict[int, list[bool]] = {}
+        for one in self.rounds:
+            flags.setdefault(one.process, []).append(one.calm)
+        return sum(2 * sum(calm) >= len(calm) for calm in flags.values())
+
+    @property
     def latency_ms(self) -> float:
         """The median over rounds."""
-        return statistics.median(one.latency_s for one in self.rounds) * 1e3
+        return statistics.median(one.latency_s for one in self.used) * 1e3
 
     @property
     def p90_ms(self) -> float:
         """The 90th percentile over all runs: nine in ten take no longer."""
-        runs = sorted(run / one.index for one in self.rounds for run in one.runs_s)
+        runs = sorted(run / one.index for one in self.used for run in one.runs_s)
         return runs[math.ceil(0.9 * len(runs)) - 1] * 1e3
 
     @property
     def cold_ms(self) -> float:
         """The median over rounds of the first run after the caches were walked over."""
-        return statistics.median(one.cold_s / one.index for one in self.rounds) * 1e3
+        return statistics.median(one.cold_s / one.index for one in self.used) * 1e3
 
     @property
     def raw_ms(self) -> float:
         """The median over rounds as the clock had it, without calibration."""
-        return statistics.median(statistics.median(one.runs_s) for one in self.rounds) * 1e3
+        return statistics.median(statistics.median(one.runs_s) for one in self.used) * 1e3
 
     @property
     def relative_interval(self) -> float:
         """Half the 95% interval of the median over rounds, relative to it; infinite for fewer than six rounds."""
-        latencies = [one.latency_s for one in self.rounds]
+        latencies = [one.latency_s for one in self.used]
         low, high = median_interval(latencies)
         return (high - low) / 2 / statistics.median(latencies)
 
@@ -99,9 +116,15 @@ class Measurement:
         return Measurement(rounds=self.rounds + other.rounds)
 
     def to_json(self) -> list[list[Any]]:
-        """Compact: per round the process, the index, the cold run and the runs, in microseconds."""
+        """Compact: per round the process, the index, the cold run, the runs, in microseconds; 0 where not calm."""
         return [
-            [one.process, _digits(one.index), _digits(one.cold_s * 1e6), [_digits(run * 1e6) for run in one.runs_s]]
+            [
+                one.process,
+                _digits(one.index),
+                _digits(one.cold_s * 1e6),
+                [_digits(run * 1e6) for run in one.runs_s],
+                *([] if one.calm else [0]),
+            ]
             for one in self.rounds
         ]
 
@@ -109,8 +132,14 @@ class Measurement:
     def from_json(cls, rounds: Sequence[Sequence[Any]]) -> Measurement:
         return cls(
             rounds=tuple(
-                Round(process=process, index=index, cold_s=cold / 1e6, runs_s=tuple(run / 1e6 for run in runs))
-                for process, index, cold, runs in rounds
+                Round(
+                    process=process,
+                    index=index,
+                    cold_s=cold / 1e6,
+                    runs_s=tuple(run / 1e6 for run in runs),
+                    calm=not disturbed,
+                )
+                for process, index, cold, runs, *disturbed in rounds
             )
         )
 

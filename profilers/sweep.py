@@ -174,8 +174,8 @@ class _Sweep:
     def measured(self, group: Sequence[Computation], *, alone: bool = False) -> Iterator[Outcome]:
         """Each computation of a group with its samples or its error, as soon as it is sure enough.
 
-        Further processes measure those that are not. One that fails in a group is measured again alone: another one may
-        have taken the memory or broken a GPU's context.
+        Further processes measure those that are not, and repeat those that other work disturbed. One that fails in a
+        group is measured again alone: another one may have taken the memory or broken a GPU's context.
         """
         protocol, measurements = self.protocol, dict[str, Measurement]()
         open_, process = list(group), 0
@@ -205,8 +205,10 @@ class _Sweep:
             open_ = unsure
 
     def _sure(self, measurement: Measurement | None, process: int) -> bool:
-        narrow = measurement is not None and measurement.relative_interval <= self.protocol.interval
-        return process >= self.protocol.most_processes or (process >= self.protocol.processes and narrow)
+        if process >= self.protocol.most_processes:
+            return True
+        enough = measurement is not None and measurement.calm_processes >= self.protocol.processes
+        return enough and measurement is not None and measurement.relative_interval <= self.protocol.interval
 
     def _failed(self, computation: Computation, message: str, *, alone: bool, believed: float = BELIEVED) -> Outcome:
         """Its error, once it is sure to be its own; killed processes all report the same, so none is believed."""

@@ -112,10 +112,11 @@ def sample(
 ) -> None:
     """Fill `rounds` of each item: shuffled rounds, with a calibration before and after every few items.
 
-    At the end the indices are steadied. `at` is told which item comes next, so that whoever watches knows the one that
-    hangs.
+    A visit in which another process took the processor is marked. At the end the indices are steadied. `at` is told
+    which item comes next, so that whoever watches knows the one that hangs.
     """
     generator, cache = random.Random(protocol.seed * 1_000_003 + process), Cache(protocol.evict_mb)
+    switches = clocks.switches.count if clocks.switches is not None else lambda: 0
     for _ in range(protocol.rounds):
         order = [i for i, item in enumerate(items) if len(item.rounds) < 3 or item.spent_s < protocol.limit_s]
         generator.shuffle(order)
@@ -124,11 +125,12 @@ def sample(
             visits = []
             for i in chunk:
                 at(i)
-                visits.append((items[i], *visit(items[i], protocol, cache, clocks)))
+                counted = switches()
+                visits.append((items[i], *visit(items[i], protocol, cache, clocks), switches() == counted))
             after = calibrate()
-            for item, cold_s, runs in visits:
+            for item, cold_s, runs, calm in visits:
                 index = math.sqrt(before * after)
-                item.rounds.append(Round(runs_s=tuple(runs), cold_s=cold_s, index=index, process=process))
+                item.rounds.append(Round(runs_s=tuple(runs), cold_s=cold_s, index=index, process=process, calm=calm))
             before = after
     steady(items)
 

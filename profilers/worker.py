@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +124,16 @@ def _prepare(
     return sessions, errors
 
 
-def _clocks(runtime: Runtime) -> Clocks:
-    return Clocks(working=working_clock() if runtime.computes_in_caller() else None)
+def _watching(runtime: Runtime) -> Clocks:
+    alone = runtime.computes_in_caller()
+    return Clocks(working=working_clock() if alone else None, switches=switch_counter(of_thread=alone))
 
 
 def _sweep(
     job: Mapping[str, Any], runtime: Runtime, computations: Sequence[Computation], status: Status, folder: Path
 ) -> dict[str, Any]:
     status.write(CALIBRATING)
-    clocks = _clocks(runtime)
+    clocks = _watching(runtime)
     calibrator = Calibrator(runtime, folder, clocks, job["reference_s"])
     sessions, errors = _prepare(runtime, computations, status)
     places, items = list(sessions), [Item(session, []) for session in sessions.values()]
@@ -171,7 +172,7 @@ def _compare(
     sessions, errors = _prepare(runtime, computations, status)
     if errors:
         return {"errors": errors}
-    clocks = replace(_clocks(runtime), switches=switch_counter(of_thread=runtime.computes_in_caller()))
+    clocks = _watching(runtime)
     kernels = None
     if clocks.switches is None:
         status.write(CALIBRATING)

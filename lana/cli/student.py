@@ -29,7 +29,7 @@ from lana.cli.options import (
     trust,
 )
 from lana.config.budget import check_number, parse_budget
-from lana.config.folders import is_student
+from lana.config.folders import is_student, tuned_folder
 from lana.config.recipe import FINETUNING, SELECTING
 from lana.config.references import check_data, check_model
 from lana.errors import UserError
@@ -181,17 +181,18 @@ def _pin(text: str) -> tuple[str, str]:
 
 
 @main.command()
-@student_argument
+@click.argument("student", type=PATH, callback=lambda ctx, param, path: tuned_folder(path))
 @recipe_options(*FINETUNING, "device", "processes", of_run=True)
 @click.option("--replace-better", is_flag=True, help="Replace the student even by one that is worse on the test split.")
+@click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @trust
 @quiet
 @as_json
-def finetune(student: Path, replace_better: bool, json_output: bool, **options: Any) -> None:
+def finetune(student: Path, replace_better: bool, keep_over_budget: bool, json_output: bool, **options: Any) -> None:
     """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
 
     The same command resumes an interrupted fine-tuning and ends with the same weights.
-    A student that was better on the test split is kept.
+    A student that was better on the test split is kept. One over its budget is chosen again, and tuned.
 
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30
@@ -200,7 +201,9 @@ def finetune(student: Path, replace_better: bool, json_output: bool, **options: 
     """
     from lana import pipeline
 
-    summary = pipeline.finetune(student, replace_better=replace_better, **given(options))
+    summary = pipeline.finetune(
+        student, replace_better=replace_better, keep_over_budget=keep_over_budget, **given(options)
+    )
     print_result(summary, json_output=json_output)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lana.errors import UserError
 
+CHOSEN_AGAIN = 2  # times at most, where a student measures over its budget
+
 
 def run_folder(path: Path | str) -> Path:
     """A run directory that was begun.
@@ -46,6 +48,21 @@ def student_folder(path: Path | str) -> Path:
 def run_of(student: Path) -> Path:
     """The run that a student's folder lies in; the folder itself, where it was taken out of its run."""
     return student.resolve().parent.parent if student.resolve().parent.name == "students" else student
+
+
+def set_aside(student: Path) -> list[Path]:
+    """The students that were chosen under this one's name before, and measured over their budget."""
+    places = (student.with_name(f"{student.name}-over-budget-{turn}") for turn in range(1, CHOSEN_AGAIN + 1))
+    return [place for place in places if place.is_dir()]
+
+
+def tuned_folder(path: Path | str) -> Path:
+    """The folder of a student to fine-tune, which may be about to be chosen again.
+
+    Raises:
+        UserError: it is none.
+    """
+    return Path(path) if set_aside(Path(path)) else student_folder(path)
 
 
 def students_in(run: Path) -> str:

@@ -123,7 +123,8 @@ class Run:
 
     def delivered(self, name: str) -> bool:
         """True if a student is finished, or fine-tuned already: no selection may replace it."""
-        return any((self.student(name) / file).exists() for file in DELIVERED)
+        folder = self.student(name)
+        return any((folder / file).exists() for file in DELIVERED) and not (folder / CHOOSING).exists()
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The finished stages, each with its fingerprint and seconds.
@@ -157,5 +158,6 @@ class Run:
 
 
 DELIVERED = ("summary.json", "finetuned.json", "training.pt", "devices.json")  # one of them is in a student's folder
+CHOOSING = "choosing"  # a file that marks a student while another may be chosen under its name
 
 POOL = ("teacher", "profile", "distill", "score")

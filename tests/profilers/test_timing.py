@@ -8,7 +8,7 @@ import pytest
 from simulated_machine import FakeSession, Machine
 
 from profilers import ProfilerError, Protocol
-from profilers.clock import Clocks
+from profilers.clock import Clocks, Switches
 from profilers.measurement import Measurement, Round, median_interval
 from profilers.timing import Item, sample, steady
 
@@ -126,3 +126,32 @@ def test_a_measurement_survives_its_json():
     assert again.latency_ms == pytest.approx(Measurement(rounds=rounds).latency_ms, rel=1e-4)
     with pytest.raises(ProfilerError, match="at least one round"):
         Measurement(rounds=())
+
+
+def test_visits_that_another_process_disturbed_do_not_count():
+    rounds = [
+        Round(runs_s=(t * 1e-3,), cold_s=2e-3, index=1.0, process=p, calm=calm)
+        for p, t, calm in [(0, 1.0, True)] * 6 + [(1, 2.0, False)] * 10 + [(1, 1.0, True)] * 2
+    ]
+    found = Measurement(rounds=tuple(rounds))
+    assert found.latency_ms == 1.0
+    assert found.calm_processes == 1
+    few = Measurement(rounds=tuple(rounds[1:6] + rounds[6:16]))
+    assert few.latency_ms == 2.0  # five calm rounds bound nothing: all count
+    assert [one.calm for one in Measurement.from_json(found.to_json()).rounds] == [one.calm for one in rounds]
+
+
+def test_a_visit_is_marked_where_the_processor_was_taken():
+    machine, taken = Machine(drift=0), 0
+
+    class Taken(FakeSession):
+        def durations(self, count, clock):
+            nonlocal taken
+            taken += 1
+            return super().durations(count, clock)
+
+    items = [Item(FakeSession(machine, 1e-3), []), Item(Taken(machine, 1e-3), [])]
+    clocks = Clocks(machine.clock, switches=Switches(lambda: taken))
+    sample(items, protocol=Protocol(evict_mb=0), calibrate=lambda: 1.0, clocks=clocks)
+    assert all(one.calm for one in items[0].rounds)
+    assert not any(one.calm for one in items[1].rounds)

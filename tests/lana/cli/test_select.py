@@ -18,6 +18,7 @@ from lana.cli import main
 from lana.config.recipe import Recipe
 from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student
+from lana.delivery.summary import Summary
 from lana.errors import UserError
 from lana.exporters.tracing import ExportFailed
 from lana.pipeline import open_finished, select
@@ -434,3 +435,26 @@ def test_fine_tuning_begins_with_what_was_selected(pool):
     untold = lana("finetune", pool / "students" / "tuned")
     assert untold.exit_code == 2
     assert "Give --epochs" in untold.output
+
+
+@pytest.mark.slow
+def test_a_tuned_student_over_its_budget_is_chosen_again(pool, monkeypatch):
+    """As compress does: the one before stays beside it, and the next lower one is tuned in its place."""
+    turns = iter([1.6] * 6)  # as often as a delivered file is measured at most
+
+    def slower_at_first(context, students, processes):
+        factor = next(turns, 1.0)
+        return [
+            dataclasses.replace(found, ratios=tuple(factor * ratio for ratio in found.ratios))
+            for found in compared(context, students, processes)
+        ]
+
+    select(pool, "0.7x", name="heavy", quiet=True)
+    monkeypatch.setattr("lana.delivery.deliver.compared", slower_at_first)
+    result = lana("finetune", pool / "students" / "heavy", "--epochs", 0.1, "--replace-better")
+    assert result.exit_code == 0, result.output
+    found = {name: Summary.read(pool / "students" / name / "summary.json") for name in ("heavy", "heavy-over-budget-1")}
+    assert found["heavy-over-budget-1"].over_budget
+    assert found["heavy"].measured_ms < found["heavy-over-budget-1"].measured_ms
+    assert (pool / "students" / "heavy" / "finetuned.json").is_file()
+    assert not list(pool.rglob("choosing"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from lana.delivery.again import deliver_within_budget, next_budget_ms
 from lana.delivery.summary import Summary
 from lana.errors import BudgetUnreachable
 from lana.models.selection import Selection
+from lana.runs.run import Run
 
 NOWHERE = {"processes": 5, "calm": 0, "waited": 0.7, "noticed_by": "switches", "disturbed": True}
 
@@ -104,3 +106,25 @@ def test_what_the_search_accepted_is_below_what_it_accepts_next():
     model = SimpleNamespace(measured={selection: SimpleNamespace(ratio=0.45)}, teacher_ms=2.0)
     summary = make_summary(measured_ms_upper95=1.01, verified=False, selection={"a": "half"})
     assert next_budget_ms(summary, SimpleNamespace(model=model)) == pytest.approx(0.995 * 0.9)
+
+
+@pytest.mark.parametrize("killed_at", ["next_budget_ms", "_called", "rename", "unlink"])
+def test_killed_while_it_is_set_aside_the_same_command_goes_on(tmp_path, monkeypatch, killed_at):
+    """The folder counts as unfinished until then, so that a search without a name takes no other."""
+    stages, run = Stages(tmp_path, monkeypatch, [1.05, 0.98]), Run(tmp_path)
+    monkeypatch.setattr(run, "student", lambda name: tmp_path / name)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path if killed_at in ("rename", "unlink") else again, killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            stages.run()
+    assert not run.delivered("0.5x")
+    summary = stages.run()
+    assert (summary.student, summary.verified) == ("0.5x", True)
+    assert stages.names() == ["0.5x", "0.5x-over-budget-1"]
+    assert run.delivered("0.5x")
+    assert run.delivered("0.5x-over-budget-1")
+    assert not list(tmp_path.rglob("choosing"))
