@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lana.common.files import read_json
 from lana.common.progress import Progress, reporting
 from lana.config.fields import check_options, flag
 from lana.config.folders import is_student, onnx_file
@@ -24,6 +25,7 @@ from lana.evaluation.metrics import Evaluation, evaluate_module
 from lana.evaluation.network_checks import check_batches, check_logits
 from lana.evaluation.task import load_task
 from lana.exporters.formats import Exported, Options, export_as, format_of
+from lana.exporters.metadata import describe
 from lana.exporters.parity import onnx_session, relative_error, run_onnx
 from lana.models.student_files import load_student_as_teacher
 from lana.models.teacher import Teacher, load_teacher
@@ -151,7 +153,19 @@ def export(
         raise UserError("--precisions int8 needs --data, an ONNX file and a fixed batch: ranges come from real images.")
     network = load_network(model, **(load or {}))
     exported = export_as(network.module, network.example, path, format=format, options=settings)
-    return _quantized(network, exported, data, settings.batch) if int8 and data is not None else exported
+    if int8 and data is not None:
+        exported = _quantized(network, exported, data, settings.batch)
+    if format == "onnx":
+        images, classes = network.preprocessing, _classes_of(model)
+        describe(Path(exported.file), dataclasses.asdict(images) if images else None, classes)
+        exported = dataclasses.replace(exported, bytes=Path(exported.file).stat().st_size)
+    return exported
+
+
+def _classes_of(model: Path | str) -> list[str] | None:
+    """The names of a student's classes, where its summary holds them."""
+    summary = Path(model) / "summary.json"
+    return read_json(summary).get("classes") if is_student(model) and summary.is_file() else None
 
 
 def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> Exported:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ def bounded(message: str) -> str:
     """
     half = LONGEST_MESSAGE // 2
     return message if len(message) <= LONGEST_MESSAGE else f"{message[: half - 3]} … {message[-half:]}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b …'
+    """
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 def figure(metric: float | None) -> str:

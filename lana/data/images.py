@@ -37,7 +37,7 @@ def require_images(teacher: Teacher, reference: str) -> Preprocessing:
 
 
 def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """A PIL image as uint8 (C, S, S): the shorter side scaled to S (bicubic where it shrinks), the centre cropped.
+    """A PIL image as uint8 (C, S, S): the shorter side scaled (bicubic where it shrinks), the centre cropped.
 
     Raises:
         ValueError: its values are in no range of 8 or 16 bits.
@@ -54,10 +54,10 @@ def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
         if not (low == high == 0 or (low >= 0 and 1 < high <= 255)):
             raise ValueError(f"its floats run from {low:g} to {high:g}, expected 0…255")
     image = image.convert("RGB" if preprocessing.channels == 3 else "L")
-    size = preprocessing.image_size
+    size, resized = preprocessing.image_size, preprocessing.resized
     width, height = image.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
+    if (width, height) != (size, size) or resized != size:
+        scale = resized / min(width, height)
         scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
         image = image.resize(scaled, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.BILINEAR)
         left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2

@@ -6,6 +6,7 @@ reported figures only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from lana.data.readers.parquet import read_parquet
 from lana.data.split import TEST_SHARE, VALIDATION_SHARE, Data, Split, split_in_two
 from lana.models.teacher import Teacher
 
+logger = logging.getLogger(__name__)
+
 
 def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     """Load the data that `reference` names, preprocessed for the teacher.
@@ -29,6 +32,8 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     """
     check_data(reference)
     kind, place = split_reference(reference)
+    if teacher.preprocessing is not None and kind in (*_READERS, "digits"):  # a function's examples come prepared
+        logger.info(f"Images: {teacher.preprocessing}.")
     train: Split
     test: Split | None
     validation: Split | None = None

@@ -16,6 +16,7 @@ from lana.common.progress import Progress
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
 from lana.exporters.computation import to_computation
+from lana.exporters.metadata import describe
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
@@ -50,6 +51,7 @@ def deliver(
     delivered = to_computation(student, example, folder, name=folder.name, format=format, stem="model")
     if verify or format != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
         _export_second_format(student, example, folder, format)
+    _describe(context, folder)
     parity = _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
     summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
@@ -65,6 +67,13 @@ def _export_second_format(student: nn.Module, example: Tensor, folder: Path, for
         export(student, example, folder / ("model.pt2" if format == "onnx" else "model.onnx"))
     except ExportFailed as error:
         logger.info(f"{folder.name} is delivered without one of its formats: {error}")
+
+
+def _describe(context: RunContext, folder: Path) -> None:
+    """Write into the ONNX file what it is fed and what its outputs are."""
+    images = context.teacher.preprocessing
+    if (folder / "model.onnx").is_file():
+        describe(folder / "model.onnx", asdict(images) if images else None, context.data.classes)
 
 
 def _checked_parity(context: RunContext, student: nn.Module, folder: Path, format: str) -> float | None:

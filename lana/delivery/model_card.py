@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from lana.common.console import change, figure, milliseconds
 from lana.common.files import write_text
 from lana.common.progress import counted
+from lana.delivery.example_code import example_code
 from lana.delivery.summary import Summary
+from lana.models.preprocessing import Preprocessing
 
 _MEASURED = """\
 The student and the teacher are measured in turns, in fresh processes. Milliseconds are the median ratio over processes,
@@ -58,13 +61,36 @@ student = lana.load_student("this folder")  # the teacher's code must be present
 ```
 
 or `model.onnx` with any runtime (input `input`, output `output`).
-
+{_input(summary)}
 ## Replaced layers
 
 | layer | operation |
 | --- | --- |
 {chr(10).join(replaced)}
 """
+
+
+def _input(summary: Summary) -> str:
+    """What the network is fed, its classes, and how to run its file on an image."""
+    if summary.preprocessing is None:
+        return ""
+    images, text = Preprocessing(**summary.preprocessing), ""
+    if summary.classes:
+        shown = ", ".join(summary.classes[:CLASSES_SHOWN]) + (" …" if len(summary.classes) > CLASSES_SHOWN else "")
+        text = f"Classes, in their order: {shown}. All {len(summary.classes)} are in `model.onnx` and `summary.json`.\n"
+    named = bool(summary.classes)
+    code = example_code(asdict(images), resized=images.resized, batch=summary.batch, named=named)
+    return f"""
+## Input
+
+Images of {images}.
+{text}
+```python
+{code}```
+"""
+
+
+CLASSES_SHOWN = 20
 
 
 def _rows(summary: Summary) -> list[tuple[str, str, str]]:

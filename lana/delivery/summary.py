@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Summary:
     tells why it is not. `measuring` tells how many processes measured, and how many of them were calm. `changed` is
     false where the teacher met the budget already and nothing was made. With `max_loss` the student is the fastest that
     is expected to lose at most that. The budget is then the program's own, not the user's, and is never missed.
+    `preprocessing` describes what the network is fed, `classes` are the names of its outputs in their order.
     `file_bytes` is the size of the file that was measured; with `max_size_mb` it has to keep that, too.
     """
 
@@ -74,6 +75,8 @@ class Summary:
     onnx_max_relative_error: float | None = None
     prediction_error: Mapping[str, float] | None = None
     selection: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] | None = None
+    classes: Sequence[str] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -313,6 +316,8 @@ def _common(context: RunContext, baseline: Baseline, name: str, budget_ms: float
         "teacher_accuracy": baseline.metric,
         "test_examples": baseline.examples,
         "teacher_parameters": count_parameters(context.teacher.module),
+        "preprocessing": asdict(images) if (images := context.teacher.preprocessing) else None,
+        "classes": context.data.classes,
         "seed": recipe.seed,
         "versions": {
             "lana": __version__,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from lana.common.console import figure
+from lana.common.console import figure, listed
 from lana.common.importing import fenced
+from lana.common.progress import counted
 from lana.data.split import Data, Split
 from lana.errors import UserError
 from lana.evaluation.metrics import Evaluation
 from lana.evaluation.task import Classification, Task, figure_of, records_of, tensor_of
 from lana.models.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 
 def check_device(device: str) -> None:
@@ -77,6 +82,49 @@ def _check_classes(teacher: Teacher, data: Data) -> None:
                 f"the model has {classes} classes (0 to {classes - 1}). "
                 "Give data of the model's classes, or a model with as many (--model-args num_classes=…)."
             )
+    _tell_classes(data, classes)
+
+
+def _tell_classes(data: Data, outputs: int) -> None:
+    """Warn of fewer classes than outputs, and of classes with one training image or none."""
+    learned = [labels for split in (data.train, data.validation) if (labels := split.labels) is not None]
+    if not learned or data.test.labels is None:
+        return
+    classes, counts = np.unique(np.concatenate(learned), return_counts=True)
+    held = len(data.classes) if data.classes else max(int(classes.max()), int(data.test.labels.max())) + 1
+    if held < outputs:
+        logger.warning(
+            f"The model has {outputs} classes, the data {held}: outputs from {held} on are never right. Is it the "
+            "network of these classes, in this order? Another one has as many outputs (--model-args num_classes=…)."
+        )
+    if single := _names(data, classes[counts == 1]):
+        logger.warning(
+            f"{counted(len(single), 'class label')} of {len(classes)} have one training image only: {listed(single)}. "
+            "Nothing is learned from one image; give some dozens of each, or leave these classes out."
+        )
+    if unknown := _names(data, np.setdiff1d(data.test.labels, classes)):
+        logger.warning(
+            f"{counted(len(unknown), 'class label')} of the test part have no training image: {listed(unknown)}."
+        )
+
+
+def _names(data: Data, labels: np.ndarray) -> list[str]:
+    return [data.classes[label] if data.classes else str(label) for label in labels]
+
+
+def tell_far_below(evaluation: Evaluation, validation: Evaluation, metric_name: str) -> None:
+    """Warn of a teacher that is far worse on the test part than on images of the training part."""
+    low, high = evaluation.metric, validation.metric
+    noise = 3 * (0.25 / max(1, min(evaluation.examples, validation.examples))) ** 0.5
+    if 0 <= low <= 1 and 0 <= high <= 1 and low < min(FAR_BELOW * high, high - noise):
+        logger.warning(
+            f"The teacher's {metric_name} is {figure(low)} on the test part and {figure(high)} on held-out images of "
+            "the training part. Check whether both hold the same kind of images, prepared alike, with the same order "
+            "of classes; a teacher that has learned its training images by heart makes a student that has, too."
+        )
+
+
+FAR_BELOW = 0.75  # of the metric on the training part
 
 
 def _check_task(teacher: Teacher, data: Data, task: Task) -> None:

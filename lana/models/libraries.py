@@ -16,6 +16,7 @@ from lana.common.reference import HUB, LOCAL, split_reference
 from lana.common.suggestions import near
 from lana.config.references import BUNDLED, check_model
 from lana.errors import UserError
+from lana.models.own_preprocessing import of_timm, own_preprocessing
 from lana.models.plain_modules import unwrap_parts, wrapped
 
 
@@ -36,24 +37,13 @@ def build_network(
     module = _call(function_from_file(kind, name, what="a model"), kwargs, model)
     if not isinstance(module, nn.Module):
         raise UserError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module.")
-    own = _own_preprocessing(module, model)
+    own = own_preprocessing(module, model)
     while (inner := wrapped(module)) is not None:
         module = inner
-        own = own or _own_preprocessing(module, model)
+        own = own or own_preprocessing(module, model)
     _refuse_torchscript(module, model)
     unwrap_parts(module)
     return module.float(), own
-
-
-def _own_preprocessing(module: nn.Module, model: str) -> Mapping[str, Any] | None:
-    """The network's attribute `preprocessing`, where it describes images; a part of that name computes something."""
-    own = getattr(module, "preprocessing", None)
-    if not isinstance(own, Mapping):
-        return None
-    unknown = [str(name) for name in own if name not in ("image_size", "mean", "std")]
-    if unknown:
-        raise UserError(f"{model}: its preprocessing holds {unknown[0]!r}. Expected image_size, mean and std only.")
-    return own
 
 
 def _refuse_torchscript(module: nn.Module, model: str) -> None:
@@ -98,8 +88,7 @@ def _from_timm(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> tuple[
         raise UserError(f"timm has no model {name!r}.{near(name, timm.list_models())}")
     with explain_download(f"timm:{name}"), _explain_config(name):
         module = timm.create_model(name, pretrained=pretrained, **kwargs)
-    config = timm.data.resolve_model_data_config(module)
-    return module, {"image_size": config["input_size"][-1], "mean": config["mean"], "std": config["std"]}
+    return module, of_timm(timm.data.resolve_model_data_config(module))
 
 
 @contextlib.contextmanager
@@ -129,9 +118,10 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
         )
     if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
         module.aux_classifier = None  # it only helps training
-    size = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", [224])
+    resized = getattr(transforms, "resize_size", [224])
+    size = getattr(transforms, "crop_size", None) or resized
     mean, std = (getattr(transforms, name, None) for name in ("mean", "std"))  # detection networks have none
-    return module, {"image_size": size[0], "mean": mean, "std": std}
+    return module, {"image_size": size[0], "mean": mean, "std": std, "crop_share": min(1.0, size[0] / resized[0])}
 
 
 def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 from lana.errors import UserError
 
+KEYS = ("image_size", "mean", "std", "crop_share")  # that a network may carry
 IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The steps from images to a network's input: resize to `image_size`, scale to 0…1, normalise per channel.
+    """The steps from images to a network's input: resize, crop, scale to 0…1, normalise per channel.
 
-    `channels` is 1 for grey images and 3 for RGB.
+    The shorter side becomes `resized`, and the centre of `image_size` is its `crop_share`. `channels` is 1 for grey
+    images and 3 for RGB. `source` tells where the values are from.
 
     Raises:
         UserError: means or deviations that no image has.
@@ -24,6 +26,8 @@ class Preprocessing:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_share: float = 1.0
+    source: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
         means, stds = (",".join(map(str, values)) for values in (self.mean, self.std))
@@ -36,6 +40,21 @@ class Preprocessing:
             raise UserError(f"--mean {means}: expected means of images in 0…1, as 0.485,0.456,0.406 (divide by 255).")
         if min(self.std) <= 0:
             raise UserError(f"--std {stds}: expected more than 0 for every channel.")
+        if not 0 < self.crop_share <= 1:
+            raise UserError(f"A crop share of {self.crop_share:g}: expected more than 0 and at most 1.")
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        colours = "RGB" if self.channels == 3 else "grey"
+        return (
+            f"{self.image_size} pixels, {colours}, mean {mean}, std {std}, shorter side to {self.resized} then centre: "
+            f"{self.source}"
+        )
+
+    @property
+    def resized(self) -> int:
+        """Pixels of the shorter side before the centre is cropped."""
+        return max(self.image_size, round(self.image_size / self.crop_share))
 
     @property
     def channels(self) -> int:
@@ -53,40 +72,66 @@ class InputOptions(TypedDict, total=False):
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     input_shape: tuple[int, ...] | None
+    crop_share: float | None
+    source: str | None
 
 
 def make_preprocessing(
     own: Mapping[str, Any] | None,
     *,
-    image_size: int | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    input_shape: tuple[int, ...] | None = None,
     channels_taken: Callable[[int], Collection[int]] = lambda image_size: (),
+    **inputs: Unpack[InputOptions],
 ) -> Preprocessing | None:
     """The preprocessing by the options, else by the model's `own` configuration, else ImageNet's; None for no images.
 
     One mean or deviation stands for all channels. Where both are one value, `channels_taken` at the image size decides
-    how many channels there are.
+    how many channels there are. The `source` of a student is given: all its values are its teacher's.
 
     Raises:
         UserError: options that contradict each other, means or deviations that no image has; one value for a network
             that takes both grey and RGB images.
     """
-    if input_shape is not None:
-        if image_size or mean or std:
+    given: dict[str, Any] = {name: inputs.get(name) for name in KEYS}
+    if inputs.get("input_shape") is not None:
+        if any(given.values()):
             raise UserError(
                 "--input-shape is for inputs that are not images: give it without --image-size, --mean and --std."
             )
         return None
     own = own or {}
-    size = image_size or own.get("image_size") or IMAGE_SIZE
-    means, stds = tuple(mean or own.get("mean") or IMAGENET_MEAN), tuple(std or own.get("std") or IMAGENET_STD)
+    size = given["image_size"] or own.get("image_size") or IMAGE_SIZE
+    means = tuple(given["mean"] or own.get("mean") or IMAGENET_MEAN)
+    stds = tuple(given["std"] or own.get("std") or IMAGENET_STD)
     channels = max(len(means), len(stds))
     if channels == 1:
         channels = _channels(own, channels_taken(size), means + stds)
     means, stds = (values * channels if len(values) == 1 else values for values in (means, stds))
-    return Preprocessing(image_size=size, mean=means, std=stds)
+    return Preprocessing(
+        image_size=size,
+        mean=means,
+        std=stds,
+        crop_share=given["crop_share"] or own.get("crop_share") or 1.0,
+        source=inputs.get("source") or _source(given, own),
+    )
+
+
+def _source(given: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Where each value is from.
+
+    >>> _source({"image_size": 64, "mean": None}, {"mean": (0.5,)})
+    "from the model's own configuration; image size given"
+    """
+    names: dict[str, list[str]] = {"own": [], "given": [], "assumed": []}
+    for name, value in given.items():
+        if name == "crop_share" and value is None and not own.get(name):
+            continue  # all of an image
+        origin = "given" if value else "own" if own.get(name) else "assumed"
+        names[origin].append(name.replace("_", " "))
+    kinds = [origin for origin in names if names[origin]]
+    if kinds in (["given"], ["assumed"]):
+        return kinds[0]
+    parts = [f"{', '.join(names[origin])} {origin}" for origin in ("given", "assumed") if names[origin]]
+    return "; ".join([*(["from the model's own configuration"] if names["own"] else []), *parts])
 
 
 def _channels(own: Mapping[str, Any], taken: Collection[int], given: tuple[float, ...]) -> int:

@@ -133,6 +133,8 @@ def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher
     with explain_damage(folder / "architecture.json"):
         described, selection = architecture["teacher"], Selection(architecture["selection"])
         preprocessing = described["preprocessing"] or {"input_shape": tuple(described["input_shape"])}
+        if "image_size" in preprocessing:  # of before crop shares and sources
+            preprocessing = {"crop_share": 1.0, "source": "the teacher's", **preprocessing}
         reference, model_args = str(described["reference"]), described["model_args"]
         layers = [Layer.from_json(layer) for layer in architecture["layers"]]
     with barred(run_of(folder)):

@@ -18,6 +18,8 @@ from lana.operations.families import Operation
 from lana.operations.presets import offered
 from profilers.table import LatencyTable
 
+NODE_BYTES = 400  # of an operator in an ONNX file, with the names of its weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -46,9 +48,9 @@ class Candidate:
         return self.layer.name, self.operation
 
     @property
-    def weight_bytes(self) -> float:
-        """The bytes of its weights in a file."""
-        return 4 * self.parameters
+    def file_bytes(self) -> float:
+        """Its bytes in a file: the weights, and the nodes of the graph with their names."""
+        return 4 * self.parameters + NODE_BYTES * self.operators
 
     @property
     def columns(self) -> dict[str, float]:

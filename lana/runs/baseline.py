@@ -19,8 +19,8 @@ from torch import Tensor
 from lana.common.files import read_record, save_torch, write_json
 from lana.config.recipe import Recipe, fingerprint
 from lana.errors import UserError
-from lana.evaluation.checks import check_teacher
-from lana.evaluation.metrics import evaluate_module
+from lana.evaluation.checks import check_teacher, tell_far_below
+from lana.evaluation.metrics import Evaluation, evaluate_module
 from lana.exporters.computation import to_computation
 from lana.exporters.parity import TOLERANCE, onnx_parity
 from lana.exporters.tracing import ExportFailed
@@ -33,6 +33,7 @@ from profilers.table_file import read_begun
 logger = logging.getLogger(__name__)
 
 PROCESSES = 5  # that measure one network
+VALIDATION_IMAGES = 500  # on which a teacher far below its own validation shows
 PARITY_IMAGES, PARITY_S = 64, 3.0  # on which a file is compared with its network, and for how long at most
 
 
@@ -68,6 +69,7 @@ def measure_baseline(context: RunContext) -> Baseline:
         with run.stage("teacher", stage_key):
             evaluation = evaluate_module(teacher.module, context.data.test, context.task, device=recipe.compute.device)
             check_teacher(evaluation, teacher, context.data, context.task)
+            _compare_with_validation(context, evaluation)
             shutil.rmtree(run.pool / "networks", ignore_errors=True)  # of other weights, where this was begun with them
             itself = teacher_computation(context)
             if itself.format == "onnx":
@@ -179,6 +181,13 @@ def digest(context: RunContext) -> str:
         if split.labels is not None:
             content.update(np.ascontiguousarray(split.labels).data)
     return content.hexdigest()[:16]
+
+
+def _compare_with_validation(context: RunContext, test: Evaluation) -> None:
+    held_out = context.data.validation.subset(VALIDATION_IMAGES)
+    device = context.recipe.compute.device
+    validation = evaluate_module(context.teacher.module, held_out, context.task, device=device)
+    tell_far_below(test, validation, context.task.metric_name)
 
 
 def teacher_computation(context: RunContext) -> Computation:

@@ -29,7 +29,7 @@ class SelectionModel:
 
     `scores` maps (layer, operation) to what the network loses with it. Measured `latencies` correct the predicted ones,
     from `lowest_ratio` of the teacher's on. Measured `losses` correct the scores, with `correct_scores`. `pins` maps
-    layers to the operations that they must get. The weights of all layers together take at most `most_bytes`.
+    layers to the operations that they must get. All layers together take at most `most_bytes` of a file.
 
     Raises:
         UserError: no candidate is what a pin asks for.
@@ -137,7 +137,7 @@ class SelectionModel:
 
     def allows(self, selection: Selection) -> bool:
         """Whether all its operations are among the candidates, and those that are pinned among its operations."""
-        if not self.knows(selection) or self.weight_bytes(selection) > self.most_bytes:
+        if not self.knows(selection) or self.file_bytes(selection) > self.most_bytes:
             return False
         chosen = {**dict.fromkeys(self.covering(selection), ""), **selection}  # a span stands under its own name
         return all(chosen.get(layer, "teacher") == operation for layer, operation in self.pins.items())
@@ -153,8 +153,8 @@ class SelectionModel:
         own = [self._by_pair[layer, "teacher"] for layer in self.layers if layer not in covered]
         return [*own, *(self._by_pair[pair] for pair in selection.items())]
 
-    def weight_bytes(self, selection: Selection) -> float:
-        return sum(part.weight_bytes for part in self.parts(selection))
+    def file_bytes(self, selection: Selection) -> float:
+        return sum(part.file_bytes for part in self.parts(selection))
 
     # --- solving ---------------------------------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class SelectionModel:
             loss=np.array([losses.of[candidate.pair] for candidate in self.candidates]),
             first=np.array([position[candidate.layer.members[0]] for candidate in self.candidates]),
             span=np.array([len(candidate.layer.members) for candidate in self.candidates]),
-            costs={"latency_ms": cost, "bytes": np.array([one.weight_bytes for one in self.candidates])},
+            costs={"latency_ms": cost, "bytes": np.array([one.file_bytes for one in self.candidates])},
             limits={
                 "latency_ms": Limit(upper=self.prediction.limit_ms(budget_ms)),
                 **({"bytes": Limit(upper=self.most_bytes)} if math.isfinite(self.most_bytes) else {}),
@@ -201,9 +201,9 @@ class SelectionModel:
         return self.selection_of(solution)
 
     def smallest_bytes(self) -> float:
-        """The weights of all layers in the smallest selection."""
+        """All layers of the smallest selection in a file."""
         solution = fastest(dataclasses.replace(self, most_bytes=math.inf).problem(self.teacher_ms), "bytes")
-        return self.weight_bytes(self.selection_of(solution))
+        return self.file_bytes(self.selection_of(solution))
 
     def choice(self, budget_ms: float) -> Selection | None:
         """The selection of least loss within a predicted latency: the program's, or a better one that was measured."""

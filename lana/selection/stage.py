@@ -27,7 +27,7 @@ from lana.selection.measurement_log import MeasuredLatency, MeasurementLog
 from lana.selection.program import SelectionModel
 from lana.selection.search import SURE_PROCESSES, BudgetSearch
 
-WEIGHTS_SHARE = 0.97  # of a file, at least; the rest describes the graph
+USED_SHARE = 0.99  # of the largest size, by what is expected of a file
 
 
 def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSearch:
@@ -58,12 +58,13 @@ def within_size(model: SelectionModel, teacher_bytes: float, max_size_mb: float 
     """
     if max_size_mb is None:
         return model
-    others = teacher_bytes - model.weight_bytes(Selection())  # of what is no layer
-    model = dataclasses.replace(model, most_bytes=WEIGHTS_SHARE * max_size_mb * 1e6 - others)
+    own = sum(4 * part.parameters for part in model.parts(Selection()))
+    others = teacher_bytes - own  # of what is no layer
+    model = dataclasses.replace(model, most_bytes=USED_SHARE * max_size_mb * 1e6 - others)
     if (smallest := model.smallest_bytes()) > model.most_bytes:
         raise UserError(
             f"--max-size-mb {max_size_mb:g} is out of reach: the smallest student of this pool takes about "
-            f"{(smallest + others) / WEIGHTS_SHARE / 1e6:.3g} MB. Give that at least, or a pool of smaller operations."
+            f"{(smallest + others) / USED_SHARE / 1e6:.3g} MB. Give that at least, or a pool of smaller operations."
         )
     return model
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lana.common.console import listed
 from lana.common.progress import counted
 from lana.config.references import data_folder
 from lana.data.formats import images_among
@@ -48,7 +49,10 @@ def _class_folders(root: Path) -> set[str]:
 def _folder_split(root: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> Split:
     extra = _class_folders(root) - set(classes)
     if extra:
-        raise UserError(f"{root} has the classes {', '.join(sorted(extra))} that the training part lacks.")
+        raise UserError(
+            f"{root} has {counted(len(extra), 'class folder')} that the training part lacks: {listed(sorted(extra))}. "
+            "Move their images to the training part too, or remove them."
+        )
     found: list[tuple[Path, int]] = []
     left_out: list[Path] = []
     for label, name in enumerate(classes):
@@ -60,9 +64,9 @@ def _folder_split(root: Path, classes: tuple[str, ...], preprocessing: Preproces
         raise UserError(f"{root} holds no images{there}. Expected {root}/CLASS/IMAGE.jpg, one folder per class.")
     left_out += images_among(sorted(root.glob("*")))[0]  # beside the folders of classes
     _tell_left_out(root, len(found), left_out)
-    if len({label for _, label in found}) < len(classes):
-        empty = sorted(set(classes) - {classes[label] for _, label in found})
-        logger.warning(f"{root} holds no images of {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}.")
+    if len(with_images := {label for _, label in found}) < len(classes):
+        empty = [name for label, name in enumerate(classes) if label not in with_images]
+        logger.warning(f"{root} holds no images of {listed(empty)}.")
     paths, labels = [path for path, _ in found], np.array([label for _, label in found])
     return encoded_images(paths, [str(path) for path in paths], labels, preprocessing)
 

@@ -7,7 +7,8 @@ from pictures import fill, picture_teacher
 
 from lana.data.loading import load_data
 from lana.errors import UserError
-from lana.evaluation.checks import check_labels
+from lana.evaluation.checks import check_labels, tell_far_below
+from lana.evaluation.metrics import Evaluation
 from lana.evaluation.task import Classification
 
 
@@ -70,3 +71,45 @@ def test_a_task_of_ones_own_is_judged_by_itself_and_as_a_whole(tmp_path, teacher
     check_labels(teacher, data, Scores())
     with pytest.raises(UserError, match=r"distance gives \(\) for 2 examples, expected one each"):
         check_labels(teacher, data, OneNumber())
+
+
+def told(caplog, teacher, folder):
+    caplog.clear()
+    check_labels(teacher, load_data(f"folder:{folder}", teacher), Classification())
+    return caplog.text
+
+
+def test_classes_that_hardly_can_be_learned_are_told(tmp_path, teacher, caplog):
+    fill(tmp_path / "all")
+    assert told(caplog, teacher, tmp_path / "all") == ""
+    fill(tmp_path / "two", classes=("cat", "dog"))
+    assert "The model has 3 classes, the data 2: outputs from 2 on are never right" in told(
+        caplog, teacher, tmp_path / "two"
+    )
+    for part, count in (("train", 10), ("test", 2)):
+        fill(tmp_path / "parts" / part, count=count)
+    for number in range(1, 10):
+        (tmp_path / "parts" / "train" / "dog" / f"{number}.png").unlink()
+    for image in (tmp_path / "parts" / "train" / "eel").iterdir():
+        image.unlink()
+    text = told(caplog, teacher, tmp_path / "parts")
+    assert "1 class label of 2 have one training image only: dog." in text
+    assert "1 class label of the test part have no training image: eel." in text
+
+
+def test_class_folders_of_the_test_part_alone_are_counted(tmp_path, teacher):
+    names = [f"class{number:03}" for number in range(500)]
+    fill(tmp_path / "train", classes=names[:3], count=1)
+    for name in names:
+        (tmp_path / "test" / name).mkdir(parents=True)
+    message = r"has 497 class folders that the training part lacks: class003.* …\. Move"
+    with pytest.raises(UserError, match=message) as one:
+        load_data(f"folder:{tmp_path}", teacher)
+    assert len(str(one.value)) < 400
+
+
+@pytest.mark.parametrize(("test", "validation", "warned"), [(0.5, 0.9, True), (0.8, 0.9, False), (31.0, 50.0, False)])
+def test_a_teacher_far_below_its_validation_is_told(caplog, test, validation, warned):
+    ours, theirs = (Evaluation(metric=metric, loss=0.0, examples=400) for metric in (test, validation))
+    tell_far_below(ours, theirs, "accuracy")
+    assert ("50.00% on the test part and 90.00%" in caplog.text) == warned

@@ -10,7 +10,7 @@ from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.measurement_log import MeasuredLatency
-from lana.selection.stage import WEIGHTS_SHARE, within_size
+from lana.selection.stage import USED_SHARE, within_size
 
 MODEL = make_model(Device().ms())
 
@@ -69,8 +69,9 @@ def test_the_size_is_a_second_budget():
     """The best of all selections within both, found by trying each."""
     sized = [dataclasses.replace(one, parameters=1000 * one.latency_ms) for one in MODEL.candidates]
     plain = dataclasses.replace(MODEL, candidates=sized)
-    largest_mb = 0.6 * plain.weight_bytes(Selection()) / 1e6
-    model, budget_ms = within_size(plain, plain.weight_bytes(Selection()), largest_mb), 0.9 * MODEL.teacher_ms
+    largest_mb = 0.6 * plain.file_bytes(Selection()) / 1e6
+    own = sum(4 * part.parameters for part in plain.parts(Selection()))
+    model, budget_ms = within_size(plain, own, largest_mb), 0.9 * MODEL.teacher_ms
     names = sorted({one.operation for one in sized})
     every = (
         Selection({f"block{i}": name for i, name in enumerate(chosen) if name != "teacher"})
@@ -80,6 +81,6 @@ def test_the_size_is_a_second_budget():
     best = min(map(model.expected_loss, fitting))
     found = model.solve(budget_ms)
     assert model.expected_loss(found) == pytest.approx(best)
-    assert model.weight_bytes(found) <= WEIGHTS_SHARE * largest_mb * 1e6 < plain.weight_bytes(plain.solve(budget_ms))
+    assert model.file_bytes(found) <= USED_SHARE * largest_mb * 1e6 < plain.file_bytes(plain.solve(budget_ms))
     with pytest.raises(UserError, match="the smallest student of this pool takes about"):
-        within_size(plain, 2 * plain.weight_bytes(Selection()), largest_mb)
+        within_size(plain, 2 * own, largest_mb)
