@@ -1,4 +1,4 @@
-"""Commands that show: layers, pool, evaluate, validate-scores, compare, report."""
+"""Commands that show: layers, pool, evaluate, validate-scores, compare, status, report."""
 
 from __future__ import annotations
 
@@ -228,6 +228,20 @@ def compare(run: Path, budget: str | None, budget_ms: float | None, json_output:
     from lana.report.search_comparison import compare_searches
 
     print_result(compare_searches(run, budget), json_output=json_output)
+
+
+@main.command()
+@run_argument
+@as_json
+def status(run: Path, json_output: bool) -> None:
+    """Tell what of RUN is done, running, failed and left, by host; from any terminal, while it is made.
+
+    \b
+    lana status runs/digits-resnet
+    """
+    from lana.runs.status import run_status
+
+    print_result(run_status(run), json_output=json_output)
 
 
 @main.command()

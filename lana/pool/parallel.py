@@ -38,8 +38,8 @@ class DistillWork:
     latency_ms: Mapping[Pair, float]
 
     def __call__(self, group: Pairs, report: Report) -> list[dict[str, Any]]:
-        context = self.run.context
         with one_thread():
+            context = self.run.context
             results = distillation.distill_group(
                 context.teacher.module,
                 group,
@@ -61,11 +61,12 @@ class ScoreWork:
     layers: Sequence[Layer]
 
     def __call__(self, group: Pairs, report: Report) -> list[dict[str, Any]]:
-        context, layer = self.run.context, group[0][0]
-        teacher, names = context.teacher.module, [name for _, name in group]
-        plain = {(layer.name, "identity"): build_operation(layer, teacher, "identity")} if "identity" in names else {}
+        layer, names = group[0][0], [name for _, name in group]
         trained = [pair for pair in group if pair[1] not in ("teacher", "identity")]
         with one_thread():
+            context, teacher = self.run.context, self.run.context.teacher.module
+            untrained = ["identity"] if "identity" in names else []
+            plain = {(layer.name, name): build_operation(layer, teacher, name) for name in untrained}
             operations = {**plain, **distillation.load_pool(teacher, trained, self.folder)}
             scores = make_scorer(context).score_layer(self.layers, layer, names, operations)
         return [vars(score) for score in scores]
