@@ -4,8 +4,8 @@
     python benchmarks/engines.py --recipe recipe.yaml --out runs/x  # distils a pool by one worker, then by two
     python benchmarks/engines.py --kill                             # Ray, three nodes of which one is killed
 
-A unit here computes in one thread for about a second and takes its own time. The overhead is the rest of an engine's time
-with one worker, less that of a map of one unit that takes no time: its start and end.
+A unit here computes in one thread for about a second and takes its own time. The overhead is the rest of the time of an
+engine with one worker, less that of a map of one unit that takes no time: its start and end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def overhead(engines: dict[str, Engine]) -> None:
         values, took_s, units_s = mapped(engine, work, units)
         same = "the same values" if values == expected else "OTHER VALUES"
         print(
-            f"{name}: {UNITS} units of {units_s / UNITS:.2f} s in {took_s:.2f} s, of which start and end {begun_s:.2f} s; "
+            f"{name}: {UNITS} units of {units_s / UNITS:.2f} s in {took_s:.2f} s, start and end {begun_s:.2f} s; "
             f"overhead {(took_s - begun_s) / units_s - 1:+.1%}; {same}"
         )
 
@@ -95,12 +95,13 @@ def cluster(nodes: int) -> Iterator[Any]:
         made.shutdown()
 
 
-def distilled(folder: Path, profiled: Path, recipe: Recipe) -> tuple[float, float, str]:
+def distilled(folder: Path, profiled: Path, recipe: Recipe, at_start: Callable[[], object]) -> tuple[float, float, str]:
     """Seconds of distilling and of scoring a pool into `folder`, and a digest of all that they wrote."""
     with Run.open(profiled, recipe) as run:
         context = prepare(run, recipe)
         candidates = profile_pool(context)
         pool = pairs(candidates, trainable_only=True)
+        at_start()
         start_s = time.perf_counter()
         distill_in_units(context, pool, candidates, folder)
         middle_s = time.perf_counter()
@@ -112,11 +113,13 @@ def distilled(folder: Path, profiled: Path, recipe: Recipe) -> tuple[float, floa
     return middle_s - start_s, ended_s - middle_s, digest.hexdigest()[:16]
 
 
-def pools(out: Path, recipe: Recipe, ways: dict[str, dict[str, Any]]) -> None:
+def pools(
+    out: Path, recipe: Recipe, ways: dict[str, dict[str, Any]], at_start: Callable[[], object] = lambda: None
+) -> None:
     first: tuple[float, str] | None = None
     for name, options in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            distill_s, score_s, digest = distilled(Path(folder), out, recipe.replace(**options))
+            distill_s, score_s, digest = distilled(Path(folder), out, recipe.replace(**options), at_start)
         first = first or (distill_s + score_s, digest)
         same = "the same pool" if digest == first[1] else "ANOTHER POOL"
         faster = first[0] / (distill_s + score_s)
@@ -145,9 +148,9 @@ def main(recipe_path: Path | None, out: Path, kill_s: float | None, with_ray: bo
         pools(out, recipe, {**ways, "two processes": {"engine": "processes", "workers": 2}})
         return
     with cluster(3) as (made, nodes):
-        threading.Timer(kill_s, lambda: made.remove_node(nodes[0], allow_graceful=False)).start()
-        killed = {"engine": f"ray://{made.address}"}
-        pools(out, recipe, {"three Ray nodes, one killed": killed, **ways})
+        timer = threading.Timer(kill_s, lambda: made.remove_node(nodes[0], allow_graceful=False))
+        killed = {"three Ray nodes, one killed": {"engine": f"ray://{made.address}"}}
+        pools(out, recipe, {**killed, **ways}, lambda: None if timer.ident else timer.start())
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ from lana.common.console import figure
 from lana.common.progress import reporting
 from lana.config.budget import check_number
 from lana.config.fields import check_options
+from lana.config.fleet_file import read_fleet
 from lana.config.folders import is_student, set_aside
 from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
 from lana.delivery.again import deliver_within_budget
 from lana.delivery.deliver import deliver
 from lana.delivery.finetune import finetune_student
+from lana.delivery.fleet import FleetSummary, FleetWork
 from lana.delivery.summary import Summary, meets_budgets, nothing_to_do
 from lana.errors import UserError
 from lana.models.student_files import Selected
@@ -164,6 +166,18 @@ def select_for(
         opened = [devices.open_device(context, search.model, table, ms, measured) for table, ms in budgets_ms.items()]
         name = _new_name(context, name, "+".join(device.name for device in opened))
         return devices.deliver(context, baseline, pool, opened, name)
+
+
+def fleet(file: Path | str, *, quiet: bool = False) -> FleetSummary:
+    """A student of a finished run for each device of a fleet's file, measured where it runs.
+
+    Raises:
+        UserError: the file is no fleet's, or its run is not finished.
+    """
+    asked = read_fleet(file)
+    with open_finished(asked.run, quiet=quiet) as (context, baseline, pool, search):
+        work = FleetWork(context=context, baseline=baseline, pool=pool, model=search.model)
+        return work.select(asked.devices)
 
 
 @contextlib.contextmanager

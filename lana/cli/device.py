@@ -1,4 +1,4 @@
-"""Commands about a device: runtimes, survey, profile, measure."""
+"""Commands about a device: runtimes, survey, profile, measure, fleet."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lana.cli.options import (
     quiet,
     recipe_of,
     recipe_options,
+    trust,
 )
 from lana.common.progress import counted
 from lana.config.folders import onnx_file
@@ -176,3 +177,26 @@ def measure(targets: tuple[str, ...], processes: int, json_output: bool, **optio
         click.echo(
             f"{row['latency_ms']:.4f} ms: {row['ratio']:.3f} ({low:.3f} to {high:.3f}) of the first: {row['file']}"
         )
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@trust
+@quiet
+@as_json
+def fleet(file: Path, json_output: bool) -> None:
+    """Make a student of one run for each device of the YAML file FILE, measured where it runs.
+
+    Devices are here, reached over SSH, or nodes of a Ray cluster. Repeat the command for what was offline.
+
+    \b
+    lana fleet fleet.yaml
+    """
+    from lana.config.fleet_file import read_fleet
+
+    read_fleet(file)  # a mistake is told before anything is loaded
+    from lana import pipeline
+
+    summary = pipeline.fleet(file)
+    print_result(summary, json_output=json_output)
+    click.get_current_context().exit(0 if summary.verified else 1)

@@ -19,6 +19,7 @@ from typing import Any
 
 from lana.engines.base import POLL_S, Outcome, Unit, Value, Watch, attempt, nothing_stalls
 
+STOP_S = 5.0  # for a worker that is to end by itself
 LOST_MEMORY = " The system kills processes where memory runs out."
 
 
@@ -112,12 +113,15 @@ class _Worker:
     def stop(self) -> None:
         self.pipe.close()
         self.process.terminate()
+        self.process.join(STOP_S)
+        self.process.kill()
         self.process.join()
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """Compute units until the process that started this one ends it or ends itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the starter ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a unit has started ends with it
     threading.Thread(target=_end_with_starter, daemon=True).start()
     while True:
         try:

@@ -95,6 +95,11 @@ def map_units(
     shutil.rmtree(folder, ignore_errors=True)  # all values are with the caller
 
 
+def failures(folder: Path) -> dict[str, str]:
+    """The errors of the units that failed when those of `folder` were last done, by name."""
+    return {path.stem: read_json(path)["error"].strip() for path in sorted(folder.glob("*.failed"))}
+
+
 def _path(folder: Path, unit: Unit, state: str) -> Path:
     return folder / f"{unit.name}.{state}"
 

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +134,44 @@ def test_auto_starts_processes_where_it_is_worth_it():
 def test_the_time_of_workers_is_that_of_the_busiest():
     assert makespan([4.0, 3.0, 3.0], 1) == 10.0
     assert makespan([4.0, 3.0, 3.0], 2) - makespan([4.0, 3.0, 3.0], 3) == 2.0
+
+
+STARTER = """
+import sys, time, pathlib, os
+from lana.engines.processes import ProcessEngine
+folder = pathlib.Path(sys.argv[1])
+
+def work(number):
+    (folder / f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+list(ProcessEngine(processes=2, start_method="fork").map(work, range(4)))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_of_the_starter_ends_all_workers(tmp_path, how):
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path)], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as starter:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        starter.send_signal(how)
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    wait_until(lambda: not any(is_alive(pid) for pid in workers))
+    assert len(workers) == 2
+
+
+def wait_until(holds):
+    for _ in range(1200):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("It never came to hold.")
+
+
+def is_alive(pid):
+    """True if a process runs: one that ended and was not asked for yet does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
