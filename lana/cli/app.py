@@ -9,7 +9,7 @@ import click
 
 from lana.common.console import bounded
 from lana.common.files import explain_disk
-from lana.common.importing import place_of
+from lana.common.importing import place_in_own_code
 from lana.common.progress import reporting
 from lana.common.suggestions import near
 from lana.errors import LanaError
@@ -46,18 +46,14 @@ class Group(Named):
             ctx.exit(EXIT_INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:
+        except Exception as error:
+            if place := place_in_own_code(error):
+                message = bounded(f"code of yours failed: {type(error).__name__}: {error} ({place}).")
+                click.echo(f"lana: {message} What is finished is kept.", err=True)
+                ctx.exit(EXIT_USER_ERROR)
             traceback.print_exc()
             click.echo("lana: this is a fault of lana: please report the lines above. Finished work is kept.", err=True)
             ctx.exit(EXIT_UNEXPECTED)
-        except BaseException as error:  # lana itself raises none: a user's network, data or task does
-            place = place_of(error)
-            click.echo(
-                f"lana: code of yours ended the command by {type(error).__name__}({str(error)[:80]}) in {place}. "
-                "Raise an Exception there instead. What is finished is kept.",
-                err=True,
-            )
-            ctx.exit(EXIT_USER_ERROR)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -18,6 +18,7 @@ from lana.errors import UserError
 
 _BARRED: ContextVar[tuple[Path, ...]] = ContextVar("_BARRED", default=())  # folders whose Python files do not run
 _TRUSTED: ContextVar[bool] = ContextVar("_TRUSTED", default=False)
+_MODULE = "lana_user_"  # how the names of users' modules begin
 _LONGEST = 500  # characters of a foreign message that are repeated
 
 
@@ -143,7 +144,7 @@ def import_file(path: str, *, what: str) -> ModuleType:
     """
     file = python_file(path, what=what)
     _check_trusted(file)
-    module_name = f"lana_user_{file.stem}"
+    module_name = f"{_MODULE}{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is not a Python file. Expected path/to/file.py.")
@@ -186,6 +187,34 @@ def fenced() -> Iterator[None]:
         raise
     except BaseException as error:  # not `Exception`, so nobody who handles errors of the user's code would see it
         raise EndedProgram(f"it would end lana by {type(error).__name__}({str(error)[:80]})") from error
+
+
+@contextlib.contextmanager
+def told_of_ends() -> Iterator[None]:
+    """Turn the end of the program by a user's code, wherever it is called, into a message.
+
+    Raises:
+        UserError: see above.
+    """
+    try:
+        with fenced():
+            yield
+    except EndedProgram as error:
+        raise UserError(
+            f"Code of yours failed: {error} in {place_of(error.__cause__ or error)}. "
+            "Raise an Exception there instead. What is finished is kept."
+        ) from error
+
+
+def place_in_own_code(error: BaseException) -> str:
+    """The line of a user's file that raised an exception, itself or by what it called; empty where lana's own did."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(_MODULE):
+            return f"{frame.f_code.co_filename}, line {line}"
+        if module.partition(".")[0] in ("lana", "profilers", "solvers"):
+            break
+    return ""
 
 
 def place_of(error: BaseException) -> str:

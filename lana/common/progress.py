@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from types import TracebackType
 
+from lana.common.importing import told_of_ends
+
 LINE_EVERY_S = 10.0
 _SHOWN: ContextVar[bool | None] = ContextVar("shown", default=None)  # None outside of every `reporting`
 _LOGGER = logging.getLogger("lana")
@@ -22,7 +24,10 @@ _LOGGER.addHandler(logging.NullHandler())
 
 @contextlib.contextmanager
 def reporting(*, quiet: bool = False) -> Iterator[None]:
-    """While open, messages and progress are shown, unless this or an outer context is `quiet`."""
+    """While open, messages and progress are shown, unless this or an outer context is `quiet`.
+
+    It spans a whole function or command, so that a user's code that ends the program in it is told of here.
+    """
     outer, level = _SHOWN.get(), _LOGGER.level
     token = _SHOWN.set(not quiet and outer is not False)
     handler = logging.StreamHandler() if shown() and not outer else None
@@ -31,7 +36,8 @@ def reporting(*, quiet: bool = False) -> Iterator[None]:
         _LOGGER.addHandler(handler)
         _LOGGER.setLevel(logging.INFO)
     try:
-        yield
+        with told_of_ends():
+            yield
     finally:
         if handler is not None:
             _LOGGER.removeHandler(handler)

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,6 +24,8 @@ from lana.training.distributed import SingleProcess
 from lana.training.finetuning import TrainingSetup, finetune
 from lana.training.launch import finetune_in_group
 
+REFUSED = "refused.json"  # in a student's folder: tunings that were worse
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,17 +39,32 @@ def finetune_student(context: RunContext, folder: Path, *, replace_better: bool 
     settings, done = recipe.finetuning, folder / "finetuned.json"
     if not settings.epochs or (done.is_file() and _settings_in(done).decisive == settings.decisive):
         return
+    refused = _refused(folder)
+    if settings.decisive in refused and not replace_better and (folder / "summary.json").is_file():
+        logger.info(
+            f"{folder.name} was tuned with these settings before, and was worse: the better one is kept. "
+            "To replace it all the same, give lana finetune --replace-better."
+        )
+        return
     start_s = time.monotonic()
     if recipe.compute.processes > 1:
         finetune_in_group(folder, recipe, replace_better=replace_better)
     else:
         train_student(context, folder, SingleProcess(recipe.compute.device), replace_better)
     if (folder / "summary.json").is_file():  # training removes it with the weights that it replaces
+        write_json(folder / REFUSED, [*(one for one in refused if one != settings.decisive), settings.decisive])
         (folder / "training.pt").unlink(missing_ok=True)
         return
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     write_json(done, {"settings": vars(settings), "seconds": round(time.monotonic() - start_s, 2)})
     (folder / "training.pt").unlink(missing_ok=True)
+
+
+def _refused(folder: Path) -> list[dict[str, Any]]:
+    """The settings that made the student worse than it is, as JSON holds them."""
+    kept = read_json(folder / REFUSED, [])
+    with explain_damage(folder / REFUSED):
+        return [FineTuning(**settings).decisive for settings in kept]
 
 
 def _settings_in(done: Path) -> FineTuning:
@@ -81,7 +99,7 @@ def train_student(context: RunContext, folder: Path, group: SingleProcess, repla
     if group.is_main and (replace_better or not _is_worse(context, folder, student)):
         frame = pd.DataFrame([vars(row) for row in curve])
         write_atomically(folder / "training.csv", lambda temporary: frame.to_csv(temporary, index=False))
-        for file in ("summary.json", "finetuned.json"):  # of the network before: never next to the new weights
+        for file in ("summary.json", "finetuned.json", REFUSED):  # of the network before: never next to the new weights
             (folder / file).unlink(missing_ok=True)
         save_weights(student, folder / WEIGHTS)
 

@@ -132,12 +132,30 @@ def check_gradients(
             f"{teacher.reference} cannot be fine-tuned: its outputs carry no gradients. Expected a forward without "
             "torch.no_grad() and detach(). Take them out, or give --epochs 0 to do without fine-tuning."
         )
+    _refuse_stopping(teacher.reference, stopping)
+    _tell_unreached(teacher.reference, student)
+
+
+def check_layers(teacher: Teacher, data: Data, layers: Collection[str]) -> None:
+    """Refuse layers of which distilling could not train a copy, where nothing is fine-tuned.
+
+    Raises:
+        UserError: one of the `layers` stops gradients.
+    """
+    inputs, _ = next(data.train.subset(2).batches(2))
+    student = copy.deepcopy(teacher.module)
+    stopping = _stopping(student, layers)
+    with fenced(), torch.enable_grad():
+        student.eval()(inputs)
+    _refuse_stopping(teacher.reference, stopping)
+
+
+def _refuse_stopping(reference: str, stopping: list[str]) -> None:
     if stopping:
         raise UserError(
-            f"{', '.join(stopping[:3])} of {teacher.reference} cannot be trained: the outputs carry no gradients. "
+            f"{', '.join(stopping[:3])} of {reference} cannot be trained: the outputs carry no gradients. "
             "Expected a forward without torch.no_grad() and detach(). Take them out, or --exclude the layers."
         )
-    _tell_unreached(teacher.reference, student)
 
 
 def _stopping(student: nn.Module, layers: Collection[str]) -> list[str]:

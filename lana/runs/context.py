@@ -13,7 +13,7 @@ from lana.data.loading import load_data
 from lana.data.split import Data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
-from lana.evaluation.network_checks import check_batches, check_gradients, check_logits
+from lana.evaluation.network_checks import check_batches, check_gradients, check_layers, check_logits
 from lana.evaluation.task import Task, load_task
 from lana.models.student import own_module
 from lana.models.teacher import Teacher, teacher_of
@@ -51,8 +51,11 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
     check_labels(teacher, data, task)
     check_logits(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
+    layers = [layer.members[0] for layer in scan.layers]
     if recipe.finetuning.epochs:
-        check_gradients(teacher, data, task, recipe.finetuning, [layer.members[0] for layer in scan.layers])
+        check_gradients(teacher, data, task, recipe.finetuning, layers)
+    elif recipe.distilling.epochs:
+        check_layers(teacher, data, layers)
     run.begin(recipe)
     return RunContext(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan)
 

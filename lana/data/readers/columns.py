@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lana.data.split import Split
 from lana.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 IMAGES, LABELS = ("image", "img"), ("label", "fine_label", "labels")  # names of columns
 
@@ -37,11 +40,14 @@ def class_numbers(labels: Sequence[Any], where: str) -> np.ndarray:
     return found
 
 
-def first_labelled(splits: Iterable[Split]) -> Split | None:
-    """The first split with labels: published test parts often withhold them and write -1."""
-    first = None
-    for split in splits:
-        if split.labels is None or (split.labels >= 0).any():
-            return split
-        first = first or split
-    return first
+def test_part(parts: Mapping[str, Split], where: str) -> Split | None:
+    """The first part with labels, since published test parts often withhold them and write -1; it is told of others."""
+    labelled = [name for name, split in parts.items() if split.labels is None or (split.labels >= 0).any()]
+    for name in labelled or parts:
+        if others := [other for other in parts if other != name]:
+            logger.info(
+                f"{where}: {name} is the test part; {', '.join(others)} is not read. "
+                "Choices are made on a part of train. A function of your own may return (train, validation, test)."
+            )
+        return parts[name]
+    return None

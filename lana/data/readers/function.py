@@ -63,7 +63,9 @@ def _tell_varying(reference: str, train: Split, validation: Split | None, test: 
 
 def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
     indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, Mapping)
-    if not indexed or len(dataset) == 0:
+    with explain_function(reference):
+        count = len(dataset) if indexed else 0
+    if not count:
         raise UserError(
             f"{reference} returned {'an empty ' if indexed else ''}{type(dataset).__name__}; expected {PARTS}."
         )
@@ -89,7 +91,7 @@ def _dataset_split(dataset: Any, teacher: Teacher, reference: str) -> Split:
             f"{reference} gives inputs of type {str(first.dtype).removeprefix('torch.')}. Expected floats, as the "
             "network takes them: images scaled and normalised."
         )
-    split = Split(read=read, indices=np.arange(len(dataset)), labels=None, preprocessing=None)
+    split = Split(read=read, indices=np.arange(count), labels=None, preprocessing=None)
     return replace(checked_shape(split, teacher, reference), varies=_varies(split))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lana.common.importing import require
 from lana.data.images import DECODING_WORKERS, EncodedImages, require_images
-from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
+from lana.data.readers.columns import class_numbers, image_and_label, test_part
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.models.preprocessing import Preprocessing
@@ -30,12 +30,12 @@ def read_hub(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], 
     features = content["train"].features
     image, label = image_and_label(features, f"hf:{place}")
     classes = getattr(features[label], "names", None)
-    train, *tests = (
-        _hub_split(content[name].cast_column(image, datasets.Image(decode=False)), image, label, preprocessing)
+    parts = {
+        name: _hub_split(content[name].cast_column(image, datasets.Image(decode=False)), image, label, preprocessing)
         for name in ("train", "test", "validation")
         if name in content
-    )
-    return (train, first_labelled(tests)), tuple(classes) if classes else None
+    }
+    return (parts.pop("train"), test_part(parts, f"hf:{place}")), tuple(classes) if classes else None
 
 
 class HubImages:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lana.data.images import encoded_images, require_images
-from lana.data.readers.columns import class_numbers, first_labelled, image_and_label
+from lana.data.readers.columns import class_numbers, image_and_label, test_part
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.models.preprocessing import Preprocessing
@@ -19,17 +19,16 @@ def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | Non
     root = Path(place).expanduser()
     preprocessing = require_images(teacher, f"parquet:{place}")
     if root.is_dir():
-        trained, *others = (
-            sorted(filter(Path.is_file, root.glob(f"{name}*.parquet"))) for name in ("train", "test", "val")
-        )
+        found = {name: sorted(filter(Path.is_file, root.glob(f"{name}*.parquet"))) for name in ("train", "test", "val")}
+        trained, others = found.pop("train"), {name: files for name, files in found.items() if files}
     else:
-        trained, others = [root] if root.is_file() else [], []
+        trained, others = [root] if root.is_file() else [], {}
     if not trained:
         raise UserError(
             f"parquet:{place}: expected a parquet file, or a folder with train.parquet and test.parquet, at {root}."
         )
-    tests = (_parquet_split(part, preprocessing) for part in others if part)
-    return (_parquet_split(trained, preprocessing), first_labelled(tests)), None
+    tests = {name: _parquet_split(files, preprocessing) for name, files in others.items()}
+    return (_parquet_split(trained, preprocessing), test_part(tests, f"parquet:{place}")), None
 
 
 def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:

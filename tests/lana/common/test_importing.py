@@ -77,7 +77,7 @@ def test_code_that_ends_the_command_deep_inside_is_a_mistake_too(monkeypatch):
     monkeypatch.setattr("lana.pipeline.compress", end)
     result = CliRunner().invoke(main, ["compress", "digits-resnet", "--data", "digits", "--budget", "0.5x"])
     assert result.exit_code == 2
-    assert "code of yours ended the command by SystemExit(0) in " in result.output
+    assert "Code of yours failed: it would end lana by SystemExit(0) in " in result.output
 
 
 def test_code_within_a_barred_folder_is_asked_for(tmp_path):
@@ -93,3 +93,13 @@ def test_code_within_a_barred_folder_is_asked_for(tmp_path):
         with trust_code():
             assert function_from_file(str(tmp_path / "run/code/net.py"), "build", what="a model")() == 3
     assert function_from_file(str(tmp_path / "run/code/net.py"), "build", what="a model")() == 3
+
+
+def test_an_error_of_a_users_code_deep_inside_names_its_line(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text("def forward():\n    return int('x')\n")
+    forward = import_file(str(tmp_path / "net.py"), what="a model").forward
+    monkeypatch.setattr("lana.pipeline.compress", lambda *_, **__: forward())
+    result = CliRunner().invoke(main, ["compress", "digits-resnet", "--data", "digits", "--budget", "0.5x"])
+    assert result.exit_code == 2
+    assert "code of yours failed: ValueError: invalid literal" in result.output
+    assert "net.py, line 2" in result.output

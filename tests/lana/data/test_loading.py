@@ -63,13 +63,16 @@ def test_a_test_part_without_labels_gives_way_to_one_with(tmp_path, teacher):
 
 
 @pytest.mark.parametrize(("test_labels", "expected"), [([-1, -1, -1], 2), ([2, 1, 0], 3)])
-def test_labels_that_are_withheld_are_none(tmp_path, teacher, test_labels, expected):
+def test_labels_that_are_withheld_are_none(tmp_path, teacher, test_labels, expected, caplog):
+    caplog.set_level("INFO")
     buffer = io.BytesIO()
     picture(0).save(buffer, "PNG")
     cell = {"bytes": buffer.getvalue(), "path": ""}
     for name, labels in {"train": [0, 1, 2] * 10, "test": test_labels, "validation": [0, 1]}.items():
         parquet.write_table(pa.table({"image": [cell] * len(labels), "label": labels}), tmp_path / f"{name}-0.parquet")
     assert len(load_data(f"parquet:{tmp_path}", teacher).test) == expected
+    told = "val is the test part; test" if expected == 2 else "test is the test part; val"
+    assert f"{told} is not read" in caplog.text
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], [0, None], [0.5, 1.5]])
@@ -236,6 +239,15 @@ def test_a_function_of_data_that_fails_is_told(tmp_path, teacher):
     (tmp_path / "mine.py").write_text("def fails(n):\n    return n\n")
     with pytest.raises(UserError, match=r"mine\.py:fails failed: TypeError: .*missing 1 required"):
         load_data(f"{tmp_path}/mine.py:fails", teacher)
+
+
+@pytest.mark.parametrize("method", ["__len__(self)", "__getitem__(self, index)"])
+def test_a_dataset_that_ends_the_program_is_told(tmp_path, teacher, method):
+    (tmp_path / "mine.py").write_text(
+        f"class Own(list):\n    def {method}:\n        raise SystemExit(0)\ndef load():\n    return Own([(0.0, 1)])\n"
+    )
+    with pytest.raises(UserError, match=r"mine\.py:load failed: EndedProgram: it would end lana by SystemExit\(0\)"):
+        load_data(f"{tmp_path}/mine.py:load", teacher)
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,6 @@ def test_a_better_student_is_kept(tmp_path, monkeypatch, caplog, before, after, 
     assert (tmp_path / "summary.json").exists() == (not replaced)
     assert json.loads((tmp_path / "finetuned.json").read_text())["settings"]["epochs"] == (2 if replaced else 9)
     assert ("97.00%, and it had 98.00%: the better one is kept" in caplog.text) == (not replaced)
+    monkeypatch.setattr(finetune, "train_student", None)  # the same command does not tune again
+    finetune.finetune_student(context, tmp_path)
+    assert ("was tuned with these settings before, and was worse" in caplog.text) == (not replaced)

@@ -12,7 +12,7 @@ from lana.config.options import FineTuning
 from lana.data.split import Data, from_arrays
 from lana.errors import UserError
 from lana.evaluation.checks import check_labels
-from lana.evaluation.network_checks import check_batches, check_gradients, check_logits
+from lana.evaluation.network_checks import check_batches, check_gradients, check_layers, check_logits
 from lana.evaluation.task import Classification, Segmentation
 from lana.models.teacher import Teacher
 
@@ -194,3 +194,6 @@ def test_a_layer_that_stops_gradients_is_named(digits_teacher, digits_data):
     teacher = dataclasses.replace(digits_teacher, module=module)
     with pytest.raises(UserError, match=r"^blocks\.1 of digits-resnet cannot be trained"):
         check_gradients(teacher, digits_data, Classification(), FineTuning(), ["blocks.0", "blocks.1", "blocks.2"])
+    with pytest.raises(UserError, match=r"^blocks\.1 of digits-resnet cannot be trained"):  # nor distilled
+        check_layers(teacher, digits_data, ["blocks.0", "blocks.1", "blocks.2"])
+    check_layers(teacher, digits_data, ["blocks.0", "blocks.2"])
