@@ -21,9 +21,9 @@ from lana.config.recipe import Recipe
 from lana.data.loading import load_data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
+from lana.evaluation.examples import load_examples, make_task
 from lana.evaluation.metrics import Evaluation, evaluate_module
 from lana.evaluation.network_checks import check_batches, check_logits
-from lana.evaluation.task import load_task
 from lana.exporters.formats import Exported, Options, export_as, format_of
 from lana.exporters.metadata import describe
 from lana.exporters.parity import onnx_session, relative_error, run_onnx
@@ -100,7 +100,15 @@ def load_network(model: Path | str, **load: Any) -> Teacher:
     return load_student_as_teacher(model)
 
 
-def evaluate(model: str, data: str, *, task: str = "classification", device: str = "cpu", **load: Any) -> Evaluation:
+def evaluate(
+    model: str,
+    data: str,
+    *,
+    task: str = "classification",
+    decode: str | None = None,
+    device: str = "cpu",
+    **load: Any,
+) -> Evaluation:
     """The metric on the test split of a model reference, or of a student's folder.
 
     Raises:
@@ -109,7 +117,7 @@ def evaluate(model: str, data: str, *, task: str = "classification", device: str
     with reporting():
         check_device(device)
         network = load_network(model, **load)
-        loaded, judged = load_data(data, network), load_task(task)
+        judged, loaded = load_examples(data, network, make_task(task, network, decode), device=device)
         check_batches(network, loaded)
         check_labels(network, loaded, judged)
         check_logits(network, loaded, judged)

@@ -11,15 +11,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lana.common.console import figure, make_console, milliseconds
 from lana.common.progress import Progress
-from lana.data.loading import load_data
 from lana.data.split import Data
 from lana.errors import LanaError
+from lana.evaluation.examples import load_examples
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Task
 from lana.exporters.computation import to_computation
@@ -107,13 +109,14 @@ class Setup:
 class FileNetwork(nn.Module):
     """An ONNX file of batch 1 as a module, for the metrics of a task."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, like: Any) -> None:
         super().__init__()
-        self.session = onnx_session(path)
+        self.session, self.form = onnx_session(path), tree_flatten(like)[1]
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs = [torch.from_numpy(run_onnx(self.session, one)[0]) for one in inputs.split(1)]
-        return torch.cat(outputs)
+    def forward(self, inputs: Tensor) -> Any:
+        """The outputs in the form of the network's own."""
+        outputs = zip(*(run_onnx(self.session, one) for one in inputs.split(1)), strict=True)
+        return tree_unflatten([torch.cat([*map(torch.from_numpy, parts)]) for parts in outputs], self.form)
 
 
 def survey(network: Teacher, task: Task, data: str | None = None, *, threads: Sequence[int] = ()) -> Survey:
@@ -126,7 +129,9 @@ def survey(network: Teacher, task: Task, data: str | None = None, *, threads: Se
         ExportFailed, QuantizationFailed: the network cannot be written.
     """
     counts = tuple(threads) or tuple(sorted({1, os.cpu_count() or 1}))
-    loaded = load_data(data, network) if data is not None else None
+    loaded = None
+    if data is not None:
+        task, loaded = load_examples(data, network, task)
     scheme = scheme_of("onnxruntime-cpu", platform.machine(), processor_flags())
     with tempfile.TemporaryDirectory() as name:
         files = _files(network, Path(name), loaded, scheme)
@@ -179,7 +184,9 @@ def _metrics(
         return {}
     metrics = {"fp32": evaluate_module(network.module, data.test, task).metric}
     if ("onnx", "int8") in files:
-        metrics["int8"] = evaluate_module(FileNetwork(files["onnx", "int8"].file), data.test, task).metric
+        with torch.no_grad():
+            like = network.module(network.example())
+        metrics["int8"] = evaluate_module(FileNetwork(files["onnx", "int8"].file, like), data.test, task).metric
     return metrics
 
 

@@ -60,12 +60,18 @@ def runtimes(json_output: bool) -> None:
 
 @main.command()
 @click.argument("model")
-@recipe_options("data", "task", *LOADING)
+@recipe_options("data", "task", "decode", *LOADING)
 @click.option("--threads", type=click.IntRange(min=1), multiple=True, help="May be repeated.  [default: 1 and all]")
 @quiet
 @as_json
 def survey(
-    model: str, data: str | None, task: str | None, threads: tuple[int, ...], json_output: bool, **options: Any
+    model: str,
+    data: str | None,
+    task: str | None,
+    decode: str | None,
+    threads: tuple[int, ...],
+    json_output: bool,
+    **options: Any,
 ) -> None:
     """Measure MODEL as it is on every runtime of this machine, in each precision: what costs no training.
 
@@ -78,12 +84,13 @@ def survey(
     check_model(model)
     if data is not None:
         check_data(data)
-    from lana.evaluation.task import load_task
+    from lana.evaluation.examples import make_task
     from lana.models.teacher import load_teacher
     from lana.survey import survey as surveyed
 
     network = load_teacher(model, **options)
-    print_result(surveyed(network, load_task(task or "classification"), data, threads=threads), json_output=json_output)
+    judged = make_task(task or "classification", network, decode)
+    print_result(surveyed(network, judged, data, threads=threads), json_output=json_output)
 
 
 @main.command()

@@ -78,7 +78,18 @@ def _results_only(ctx: click.Context, param: click.Parameter, value: bool) -> bo
     return value
 
 
-LOADING = ("weights", "model_args", "image_size", "mean", "std", "input_shape")
+LOADING = (
+    "weights",
+    "model_args",
+    "image_size",
+    "mean",
+    "std",
+    "input_shape",
+    "image_width",
+    "fit",
+    "fill",
+    "channel_order",
+)
 TARGET = ("runtime", "threads", "runtime_batch", "runtime_precision", "affinity")
 PLACES = ("layers", "exclude", "granularity", "max_span")
 PATH = click.Path(path_type=Path)

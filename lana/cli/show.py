@@ -157,7 +157,7 @@ def _explain(recipe: Recipe, *, json_output: bool) -> None:
 
 @main.command()
 @click.argument("model")
-@recipe_options("data", "task", *LOADING, "device")
+@recipe_options("data", "task", "decode", *LOADING, "device")
 @trust
 @as_json
 def evaluate(
@@ -179,9 +179,12 @@ def evaluate(
     loading = given(options)
     result = standalone.evaluate(model, data, task=task or "classification", device=device or "cpu", **loading)
     if json_output:
-        print_json({"metric": result.metric, "loss": result.loss, "examples": result.examples})
+        figures = {"metric": result.metric, "loss": result.loss, "examples": result.examples}
+        print_json({**figures, **({"others": result.others} if result.others else {})})
     else:
-        click.echo(f"{figure(result.metric)} on {result.examples} test examples, loss {result.loss:.4f}")
+        others = "".join(f", {name} {figure(value)}" for name, value in result.others.items())
+        loss = "" if task == "detection" else f", loss {result.loss:.4f}"
+        click.echo(f"{figure(result.metric)} on {result.examples} test examples{others}{loss}")
 
 
 @main.command()

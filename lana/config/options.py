@@ -22,7 +22,7 @@ class TeacherOptions(Options):
     weights: str | None = option(None, "safetensors file or state dict to load into MODEL.")
     model_args: str | None = option(None, "Arguments to build MODEL with, e.g. 'num_classes=10,drop_rate=0.1'.")
     data: str = option("", "digits, folder:PATH, parquet:PATH, npz:PATH, hf:NAME or path/file.py:function.")
-    task: str = option("classification", "classification, segmentation or path/file.py:Task.")
+    task: str = option("classification", "classification, segmentation, detection or path/file.py:Task.")
     image_size: int | None = option(
         None, "Side of the square input images (default: the model's own).", least=1, most=65_536
     )
@@ -37,6 +37,28 @@ class TeacherOptions(Options):
         "Shape of one example without the batch, e.g. 3,32,32 (for inputs other than images).",
         least=1,
         most=2**24,
+    )
+
+    image_width: int | None = option(
+        None, "Width of the input images where they are not square: --image-size is their height.",
+        added=True, least=1, most=65_536,
+    )  # fmt: skip
+    fit: str | None = option(
+        None,
+        "How images come to their size: crop (the middle), stretch or letterbox (default: the model's own, or crop).",
+        added=True,
+    )
+    fill: int | None = option(None, "Grey of a letterbox's borders (default: 114).", added=True, least=0, most=255)
+    channel_order: str | None = option(
+        None,
+        "Order of the channels that the network takes: rgb or bgr (default: the model's own, else rgb).",
+        added=True,
+    )
+    decode: str | None = option(
+        None,
+        "Of detection: the outputs' meaning, path/file.py:function (output → boxes, class scores) or one of "
+        "yolo, yolox, ssd, retinanet, detr, fastestdet.",
+        added=True,
     )
 
 

@@ -80,7 +80,7 @@ def moved(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
     return {
         **options,
-        **{name: reference(options[name]) for name in ("model", "data", "task")},
+        **{name: reference(options[name] or "") or options[name] for name in ("model", "data", "task", "decode")},
         "pool": ",".join(reference(part.strip()) for part in options["pool"].split(",")),
         "weights": options["weights"] and path(options["weights"]),
     }

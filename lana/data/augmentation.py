@@ -35,6 +35,14 @@ def resolve(augmentation: str, input_shape: tuple[int, ...]) -> str:
     return "crop" if len(input_shape) == 3 and min(input_shape[1:]) >= LARGE_SIDE else "shift"
 
 
+def free_of_place(labels: Tensor) -> bool:
+    """True for labels that hold where the image moves: classes, and boxes (floats), which no loss reads.
+
+    Maps of labels would have to move along.
+    """
+    return labels.ndim == 1 or (labels.ndim == 3 and labels.is_floating_point())
+
+
 def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
     """Shift small images by up to an eighth of their side, and mirror half of them where `flip`.
 
@@ -102,7 +110,7 @@ def augmented(
     """Crop and mix the batches; with both mixup and cutmix each batch draws one of them."""
     generator = torch.Generator().manual_seed(seed)
     for inputs, labels in batches:
-        if crop and labels.ndim == 1:  # maps of labels would have to move along
+        if crop and free_of_place(labels):
             inputs = random_resized_crop(inputs, generator, flip=inputs.shape[1] == 3)
         if not (mixup or cutmix):
             yield inputs, labels

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def require_images(teacher: Teacher, reference: str) -> Preprocessing:
 
 
 def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
-    """A PIL image as uint8 (C, S, S): the shorter side scaled (bicubic where it shrinks), the centre cropped.
+    """A PIL image as uint8 (C, H, W), fitted as the preprocessing says; a crop is bicubic where the image shrinks.
 
     Raises:
         ValueError: its values are in no range of 8 or 16 bits.
@@ -54,16 +55,64 @@ def to_pixels(image: Any, preprocessing: Preprocessing) -> Tensor:
         if not (low == high == 0 or (low >= 0 and 1 < high <= 255)):
             raise ValueError(f"its floats run from {low:g} to {high:g}, expected 0…255")
     image = image.convert("RGB" if preprocessing.channels == 3 else "L")
-    size, resized = preprocessing.image_size, preprocessing.resized
-    width, height = image.size
-    if (width, height) != (size, size) or resized != size:
-        scale = resized / min(width, height)
-        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-        image = image.resize(scaled, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.BILINEAR)
-        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+    image = _fitted(image, preprocessing)
     pixels = torch.from_numpy(np.array(image))
-    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    if pixels.ndim == 2:
+        return pixels.unsqueeze(0)
+    return (pixels.flip(2) if preprocessing.channel_order == "bgr" else pixels).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a whole image comes to lie in a network's input, in pixels of that; a crop shows a part of it."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def placement(size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
+    """Where an image of (width, height) comes to lie.
+
+    >>> placement((200, 100), Preprocessing(image_size=50, mean=(0.0,), std=(1.0,), fit="letterbox"))
+    Placement(left=0, top=12, width=50, height=25)
+    """
+    width, height = preprocessing.width, preprocessing.height
+    share = preprocessing.crop_share if preprocessing.fit == "crop" else 1.0
+    if preprocessing.fit == "stretch" or (size == (width, height) and share == 1):
+        return Placement(left=0, top=0, width=width, height=height)
+    across, down = width / size[0], height / size[1]
+    if preprocessing.fit == "letterbox":
+        scale = min(across, down)
+        scaled = (min(width, max(1, round(size[0] * scale))), min(height, max(1, round(size[1] * scale))))
+        left, top = (width - scaled[0]) // 2, (height - scaled[1]) // 2
+        return Placement(left=left, top=top, width=scaled[0], height=scaled[1])
+    covered = preprocessing.resized
+    scale = max(covered * (width / height) / size[0], covered / size[1])
+    scaled = (max(width, round(size[0] * scale)), max(height, round(size[1] * scale)))
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    return Placement(left=-left, top=-top, width=scaled[0], height=scaled[1])
+
+
+def _fitted(image: Any, preprocessing: Preprocessing) -> Any:
+    """The image at the size that the network takes."""
+    from PIL import Image
+
+    place, size = placement(image.size, preprocessing), (preprocessing.width, preprocessing.height)
+    if (place.width, place.height) != image.size:
+        shrinks = place.width < image.size[0]
+        bicubic = shrinks and preprocessing.fit == "crop"  # detectors are trained on bilinear ones
+        image = image.resize(
+            (place.width, place.height), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+        )
+    if preprocessing.fit == "letterbox" and image.size != size:
+        canvas = Image.new(image.mode, size, (preprocessing.fill,) * len(image.getbands()))
+        canvas.paste(image, (place.left, place.top))
+        return canvas
+    if image.size != size:
+        return image.crop((-place.left, -place.top, size[0] - place.left, size[1] - place.top))
+    return image
 
 
 class EncodedImages:

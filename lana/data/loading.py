@@ -12,6 +12,8 @@ from typing import Any
 
 from lana.common.reference import split_reference
 from lana.config.references import check_data
+from lana.data.readers.boxed_folder import read_boxed_folder
+from lana.data.readers.boxed_parquet import read_boxed_parquet
 from lana.data.readers.digits import read_digits
 from lana.data.readers.folder import read_folder
 from lana.data.readers.function import read_function
@@ -19,13 +21,16 @@ from lana.data.readers.hub import read_hub
 from lana.data.readers.npz import read_npz
 from lana.data.readers.parquet import read_parquet
 from lana.data.split import TEST_SHARE, VALIDATION_SHARE, Data, Split, split_in_two
+from lana.errors import UserError
 from lana.models.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
 
-def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
+def load_data(reference: str, teacher: Teacher, *, seed: int = 0, box_classes: int | None = None) -> Data:
     """Load the data that `reference` names, preprocessed for the teacher.
+
+    With `box_classes`, the labels are boxes of so many classes.
 
     Raises:
         UserError: the reference is unknown or empty, images are unreadable (named and counted), examples too few.
@@ -38,7 +43,9 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     test: Split | None
     validation: Split | None = None
     classes = None
-    if reference == "digits":
+    if box_classes is not None:
+        train, test, classes = _read_boxes(reference, teacher, box_classes)
+    elif reference == "digits":
         (train, test), classes = read_digits(teacher)
     elif kind in _READERS:
         (train, test), classes = _READERS[kind](place, teacher)
@@ -49,6 +56,18 @@ def load_data(reference: str, teacher: Teacher, *, seed: int = 0) -> Data:
     if validation is None:
         train, validation = split_in_two(train, VALIDATION_SHARE, seed)
     return Data(train=train, validation=validation, test=test, classes=classes)
+
+
+def _read_boxes(reference: str, teacher: Teacher, classes: int) -> tuple[Split, Split | None, tuple[str, ...] | None]:
+    kind, place = split_reference(reference)
+    readers = {"folder": read_boxed_folder, "parquet": read_boxed_parquet}
+    if kind not in readers:
+        raise UserError(
+            f"--data {reference} holds no boxes that --task detection reads. Expected folder:PATH (YOLO's layout, a "
+            "COCO json, or images alone) or parquet:PATH."
+        )
+    (train, test), names = readers[kind](place, teacher, classes)
+    return train, test, names
 
 
 _READERS: dict[str, Callable[[str, Teacher], Any]] = {

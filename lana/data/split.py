@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lana.data.augmentation import shift_and_flip
+from lana.data.augmentation import free_of_place, shift_and_flip
 from lana.errors import LanaError, UserError
 from lana.models.preprocessing import Preprocessing
 from lana.models.teacher import Teacher
@@ -28,7 +28,7 @@ class Split:
 
     `labels` is None where examples have none or they are not one number each. With `workers`, so many processes read
     the next batches ahead; `read` is then picklable. Where the split `varies`, each reading gives other inputs: nothing
-    that was computed on one reading holds for the next.
+    that was computed on one reading holds for the next. Of boxes, `labelled` is false where nobody drew any.
     """
 
     read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
@@ -37,6 +37,7 @@ class Split:
     preprocessing: Preprocessing | None
     workers: int = 0
     varies: bool = False
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -70,8 +71,7 @@ class Split:
         starts = range(0, len(order) - size + 1, size)
         for batch in self._read_ahead([order[start + part : start + size : parts] for start in starts]):
             inputs, labels = self._prepared(*batch, device)
-            # Maps of labels would have to move along.
-            if augment and self.preprocessing is not None and labels.ndim == 1:
+            if augment and self.preprocessing is not None and free_of_place(labels):
                 inputs = shift_and_flip(inputs, generator, flip=self.preprocessing.channels == 3)
             yield inputs, labels
 

@@ -9,18 +9,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lana.common.files import write_json
 from lana.common.progress import Progress
 from lana.delivery.model_card import write_card
 from lana.delivery.summary import Summary, summarise
+from lana.evaluation.detection import Detection
 from lana.exporters.computation import to_computation
 from lana.exporters.metadata import describe
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
-from lana.exporters.tracing import ExportFailed
+from lana.exporters.tracing import ExportFailed, named_outputs
 from lana.models.selection import Selection
 from lana.models.student_files import WEIGHTS, Selected, load_student_as_teacher
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
@@ -55,9 +57,26 @@ def deliver(
     parity = _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
     summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
-    write_card(folder, summary)
+    write_card(folder, summary, _notes(context, student))
     write_json(folder / "summary.json", asdict(summary))  # last: with it the student is delivered
     return summary
+
+
+def _notes(context: RunContext, student: nn.Module) -> list[str]:
+    """The outputs in words."""
+    with torch.no_grad():
+        output = student(context.teacher.example())
+    shapes = (f"`{name}` {tuple(tensor.shape)}" for name, tensor in named_outputs(output).items())
+    notes = [f"Outputs: {', '.join(shapes)}, as the network returns them."]
+    if isinstance(context.task, Detection):
+        decoder = context.task.decoder
+        after = "no suppression is needed"
+        if decoder.overlap is not None:
+            after = (
+                f"non-maximum suppression (overlap {decoder.overlap:g} within a class) is left out and comes after it"
+            )
+        notes.append(f"`--decode {decoder.name}` reads them. The file holds the network alone: {after}.")
+    return notes
 
 
 def _export_second_format(student: nn.Module, example: Tensor, folder: Path, format: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,13 +22,13 @@ over processes.
 _PREDICTED = "The student was not measured: its milliseconds are predicted, and the budget is not verified.\n"
 
 
-def write_card(folder: Path, summary: Summary) -> Path:
+def write_card(folder: Path, summary: Summary, notes: Sequence[str] = ()) -> Path:
     """Write `README.md` in a student's folder."""
-    return write_text(folder / "README.md", card(summary))
+    return write_text(folder / "README.md", card(summary, notes))
 
 
-def card(summary: Summary) -> str:
-    """The card as Markdown."""
+def card(summary: Summary, notes: Sequence[str] = ()) -> str:
+    """The card as Markdown; `notes` tell what comes out."""
     table = "\n".join(f"| {name} | {teacher} | {student} |" for name, teacher, student in _rows(summary))
     within = "within" if summary.verified else "NOT verified to be within"
     verdict = f"{within} its budget of {summary.budget_ms:.4g} ms"
@@ -61,7 +62,7 @@ student = lana.load_student("this folder")  # the teacher's code must be present
 ```
 
 or `model.onnx` with any runtime (input `input`, output `output`).
-{_input(summary)}
+{"".join(f"{chr(10)}{note}{chr(10)}" for note in notes)}{_input(summary)}
 ## Replaced layers
 
 | layer | operation |
@@ -78,8 +79,8 @@ def _input(summary: Summary) -> str:
     if summary.classes:
         shown = ", ".join(summary.classes[:CLASSES_SHOWN]) + (" …" if len(summary.classes) > CLASSES_SHOWN else "")
         text = f"Classes, in their order: {shown}. All {len(summary.classes)} are in `model.onnx` and `summary.json`.\n"
-    named = bool(summary.classes)
-    code = example_code(asdict(images), resized=images.resized, batch=summary.batch, named=named)
+    answer = "boxes" if summary.metric.startswith("mAP") else "names" if summary.classes else "numbers"
+    code = example_code(asdict(images), resized=images.resized, batch=summary.batch, answer=answer)
     return f"""
 ## Input
 
@@ -100,6 +101,7 @@ def _rows(summary: Summary) -> list[tuple[str, str, str]]:
          figure(summary.student_accuracy)),
         *([(f"{summary.metric}, less the teacher's (95% interval)", "", " to ".join(map(change, interval)))]
           if (interval := summary.accuracy_change95) else []),
+        *((name, figure(teacher), figure(own)) for name, (teacher, own) in summary.other_metrics.items()),
         (f"{summary.metric} before fine-tuning", "", figure(summary.selected_accuracy)),
         ("milliseconds", milliseconds(summary.teacher_ms), milliseconds(summary.measured_ms)),
         ("milliseconds, upper 95% bound", "", milliseconds(summary.measured_ms_upper95)),

@@ -20,6 +20,7 @@ from lana.common.files import read_json, read_record
 from lana.common.progress import counted
 from lana.evaluation.intervals import paired_interval
 from lana.evaluation.metrics import evaluate_module
+from lana.evaluation.task import other_figures
 from lana.models.student import count_parameters, parameter_bytes
 from lana.models.student_files import Selected
 from lana.runs.baseline import Baseline, runtime_format, teacher_records
@@ -34,7 +35,8 @@ class Summary:
     """A delivered student compared with its teacher.
 
     Accuracies are the task's metric on the test split. `accuracy_change95` is the 95% interval of the student's less
-    the teacher's, by a bootstrap over images, paired. `metric_kept` is the share that the student keeps of what
+    the teacher's, by a bootstrap over images, paired. `other_metrics` are further figures of the
+    teacher and the student. `metric_kept` is the share that the student keeps of what
     the teacher has above a guess. Where the device was not measured, `measured_ms` and its upper
     95% bound are None. `verified` is true if the bound was measured, undisturbed, and lies within the budget; `reason`
     tells why it is not. `measuring` tells how many processes measured, and how many of them were calm. `changed` is
@@ -70,6 +72,7 @@ class Summary:
     selected_accuracy: float | None = None
     student_accuracy: float | None = None
     accuracy_change95: Sequence[float] | None = None
+    other_metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
     metric_kept: float | None = None
     student_parameters: int | None = None
     onnx_max_relative_error: float | None = None
@@ -129,6 +132,8 @@ class Summary:
         if self.accuracy_change95:
             low, high = self.accuracy_change95
             console.print(f"{self.metric} less the teacher's, 95% interval: {change(low)} to {change(high)}.")
+        for name, (teacher, student) in self.other_metrics.items():
+            console.print(f"{name}: the teacher's {figure(teacher)}, the student's {figure(student)}.")
         if self.ruin:
             console.print(f"WARNING: {self.ruin}", style="bold red", soft_wrap=True)
         if self.measured_ms is None or self.disturbed:
@@ -228,7 +233,9 @@ def summarise(
     if (largest_mb := context.recipe.selecting.max_size_mb) is not None and size > largest_mb * 1e6:
         figures |= {"verified": False, "reason": f"its file has {size / 1e6:.3g} MB, over {largest_mb:g} MB"}
     own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
-    difference = paired_interval(context.task, own.records, teacher_records(context), seed=context.recipe.seed)
+    theirs = teacher_records(context)
+    difference = paired_interval(context.task, own.records, theirs, seed=context.recipe.seed)
+    teacher_others = other_figures(context.task, theirs)
     with torch.no_grad():
         guess = context.task.chance(context.teacher.module(context.teacher.example()))
     return Summary(
@@ -241,6 +248,7 @@ def summarise(
         selected_accuracy=chosen.selected_metric,
         student_accuracy=own.metric,
         accuracy_change95=difference,
+        other_metrics={name: (teacher_others[name], value) for name, value in own.others.items()},
         metric_kept=(own.metric - guess) / (baseline.metric - guess),
         student_parameters=count_parameters(student),
         onnx_max_relative_error=parity,

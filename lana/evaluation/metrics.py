@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from lana.data.split import Split
 from lana.errors import UserError
-from lana.evaluation.task import SetTask, Task, figure_of, records_of
+from lana.evaluation.task import SetTask, Task, figure_of, other_figures, records_of
 from lana.networks.mixed_precision import CPU_FP32, Compute
 
 EVALUATION_BATCH = 64  # fits a processor's caches: four times as many take a quarter longer an image
@@ -23,13 +23,14 @@ EVALUATION_BATCH = 64  # fits a processor's caches: four times as many take a qu
 class Evaluation:
     """The metric of a split, and the mean of its losses; `records` is what the metric follows from, by example.
 
-    The records of a metric that is a mean are numbers (nan for an example without any).
+    The records of a metric that is a mean are numbers (nan for an example without any). `others` are further figures.
     """
 
     metric: float
     loss: float
     examples: int
     records: tuple[Any, ...] = ()
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 def evaluate_module(
@@ -53,7 +54,13 @@ def evaluate_module(
     figure = figure_of(task, records)
     if not isinstance(task, SetTask) and (torch.tensor(records).isnan() & ~loss.isfinite()).any():
         figure = float("nan")  # where the loss is none either, the network computed no number
-    return Evaluation(metric=figure, loss=float(loss.mean()), examples=len(records), records=tuple(records))
+    return Evaluation(
+        metric=figure,
+        loss=float(loss.mean()),
+        examples=len(records),
+        records=tuple(records),
+        others=other_figures(task, records),
+    )
 
 
 @contextlib.contextmanager

@@ -58,6 +58,12 @@ def figure_of(task: Task, records: Sequence[Any]) -> float:
     return float(numbers[~np.isnan(numbers)].mean()) if not np.isnan(numbers).all() else float("nan")
 
 
+def other_figures(task: Task, records: Sequence[Any]) -> dict[str, float]:
+    """Further figures of the same records by name, where the task has a method `figures`."""
+    figures = getattr(task, "figures", None)
+    return dict(figures(records)) if figures is not None else {}
+
+
 class Classification:
     """Logits (N, classes), or a mapping or sequence whose first entry they are; labels (N,)."""
 
@@ -97,6 +103,7 @@ class Segmentation(Classification):
 
 
 _TASKS = {"classification": Classification, "segmentation": Segmentation}
+TASKS = (*_TASKS, "detection")  # the last needs a decoder: see `lana.evaluation.examples`
 
 
 def load_task(reference: str) -> Task:
@@ -110,8 +117,8 @@ def load_task(reference: str) -> Task:
     path, colon, name = reference.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise UserError(
-            f"Unknown task {reference!r}. Expected {', '.join(_TASKS)} or path/to/file.py:Task."
-            f"{near(reference, list(_TASKS))}"
+            f"Unknown task {reference!r}. Expected {', '.join(TASKS)} or path/to/file.py:Task."
+            f"{near(reference, list(TASKS))}"
         )
     make = function_from_file(path, name, what="a task")
     with explain_function(reference):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lana.common.files import write_atomically
 from lana.errors import LanaError
 from lana.exporters.folding import readable
-from lana.exporters.tracing import INNER, ExportFailed, in_a_tuple, quiet_export, short_error
-from lana.networks.structure import flat_tensors
+from lana.exporters.tracing import INNER, ExportFailed, in_a_tuple, named_outputs, quiet_export, short_error
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
@@ -21,7 +20,7 @@ OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and b
 def export_onnx(
     module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int = OPSET
 ) -> Path:
-    """Write a module as ONNX: input `input`, output `output` (then `output_1` … where there are several).
+    """Write a module as ONNX: input `input`, output `output` (then `output_1` …, or a mapping's own keys).
 
     The TorchScript exporter is used: it takes a hundredth of the newer one's time, and a table needs hundreds of
     exports. The newer one exports modules that it fails on. It also exports those that TorchScript writes with branches
@@ -35,7 +34,7 @@ def export_onnx(
         try:
             found = module(example)
             network, module = module, in_a_tuple(module, found)
-            outputs = ["output", *(f"output_{i}" for i, _ in enumerate(flat_tensors(found)) if i)]
+            outputs = list(named_outputs(found))
         except Exception as error:  # the network's own code
             raise ExportFailed(f"{type(module).__name__} fails on an example: {short_error(error)}") from error
         how = {"opset_version": opset, "input_names": ["input"], "output_names": outputs}

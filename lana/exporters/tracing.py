@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,3 +57,15 @@ def quiet_export() -> Iterator[None]:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._jit_onnx_log = log
+
+
+def named_outputs(output: Any) -> dict[str, Tensor]:
+    """The tensors of an output by their names in a file: a mapping's keys, else `output`, `output_1` …
+
+    >>> list(named_outputs({"boxes": torch.zeros(1), "scores": torch.zeros(1)})), list(named_outputs(torch.zeros(1)))
+    (['boxes', 'scores'], ['output'])
+    """
+    tensors = list(flat_tensors(output))
+    if isinstance(output, Mapping) and len(tensors) == len(output) > 1:
+        return dict(zip(map(str, output), tensors, strict=True))
+    return {f"output_{i}" if i else "output": tensor for i, tensor in enumerate(tensors)}

@@ -8,7 +8,9 @@ from typing import Any, TypedDict, Unpack
 
 from lana.errors import UserError
 
-KEYS = ("image_size", "mean", "std", "crop_share")  # that a network may carry
+FITS, CHANNEL_ORDERS = ("crop", "stretch", "letterbox"), ("rgb", "bgr")
+FITTING = ("crop_share", "image_width", "fit", "fill", "channel_order")  # that have a default of their own
+KEYS = ("image_size", "mean", "std", *FITTING)  # that a network may carry
 IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -19,17 +21,28 @@ class Preprocessing:
     The shorter side becomes `resized`, and the centre of `image_size` is its `crop_share`. `channels` is 1 for grey
     images and 3 for RGB. `source` tells where the values are from.
 
+    `image_size` is the height, and the width unless `image_width` is given. The `fit` is how an image of another shape
+    comes to that size (`FITS`); `fill` is the grey of a letterbox's borders. `channel_order` is rgb or bgr; means and
+    deviations are in that order.
+
     Raises:
-        UserError: means or deviations that no image has.
+        UserError: means or deviations that no image has; an unknown fit or order of channels.
     """
 
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_share: float = 1.0
+    image_width: int | None = None
+    fit: str = "crop"
+    fill: int = 114
+    channel_order: str = "rgb"
     source: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
+        for name, value, choices in (("fit", self.fit, FITS), ("channel-order", self.channel_order, CHANNEL_ORDERS)):
+            if value not in choices:
+                raise UserError(f"--{name} {str(value)[:40]!r}: expected one of {', '.join(choices)}.")
         means, stds = (",".join(map(str, values)) for values in (self.mean, self.std))
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise UserError(
@@ -45,11 +58,22 @@ class Preprocessing:
 
     def __str__(self) -> str:
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        colours = "RGB" if self.channels == 3 else "grey"
-        return (
-            f"{self.image_size} pixels, {colours}, mean {mean}, std {std}, shorter side to {self.resized} then centre: "
-            f"{self.source}"
-        )
+        colours = self.channel_order.upper() if self.channels == 3 else "grey"
+        size = f"{self.image_size}" if self.width == self.height else f"{self.width}×{self.height}"
+        fitted = {
+            "crop": f"shorter side to {self.resized} then centre",
+            "stretch": f"stretched to {self.width}×{self.height}",
+            "letterbox": f"letterboxed to {self.width}×{self.height} on grey {self.fill}",
+        }
+        return f"{size} pixels, {colours}, mean {mean}, std {std}, {fitted[self.fit]}: {self.source}"
+
+    @property
+    def height(self) -> int:
+        return self.image_size
+
+    @property
+    def width(self) -> int:
+        return self.image_width or self.image_size
 
     @property
     def resized(self) -> int:
@@ -62,7 +86,7 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.image_size, self.image_size)
+        return (self.channels, self.height, self.width)
 
 
 class InputOptions(TypedDict, total=False):
@@ -74,12 +98,16 @@ class InputOptions(TypedDict, total=False):
     input_shape: tuple[int, ...] | None
     crop_share: float | None
     source: str | None
+    image_width: int | None
+    fit: str | None
+    fill: int | None
+    channel_order: str | None
 
 
 def make_preprocessing(
     own: Mapping[str, Any] | None,
     *,
-    channels_taken: Callable[[int], Collection[int]] = lambda image_size: (),
+    channels_taken: Callable[[int, int], Collection[int]] = lambda height, width: (),
     **inputs: Unpack[InputOptions],
 ) -> Preprocessing | None:
     """The preprocessing by the options, else by the model's `own` configuration, else ImageNet's; None for no images.
@@ -93,24 +121,28 @@ def make_preprocessing(
     """
     given: dict[str, Any] = {name: inputs.get(name) for name in KEYS}
     if inputs.get("input_shape") is not None:
-        if any(given.values()):
+        if any(value is not None for value in given.values()):
             raise UserError(
-                "--input-shape is for inputs that are not images: give it without --image-size, --mean and --std."
+                "--input-shape is for inputs that are not images: give it without --image-size, --mean and --std, "
+                "and without --image-width, --fit, --fill and --channel-order."
             )
         return None
     own = own or {}
     size = given["image_size"] or own.get("image_size") or IMAGE_SIZE
+    width = given["image_width"] or (None if given["image_size"] else own.get("image_width"))
     means = tuple(given["mean"] or own.get("mean") or IMAGENET_MEAN)
     stds = tuple(given["std"] or own.get("std") or IMAGENET_STD)
     channels = max(len(means), len(stds))
     if channels == 1:
-        channels = _channels(own, channels_taken(size), means + stds)
+        channels = _channels(own, channels_taken(size, width or size), means + stds)
     means, stds = (values * channels if len(values) == 1 else values for values in (means, stds))
+    fitting = {name: own.get(name) if given[name] is None else given[name] for name in FITTING}
+    fitting["image_width"] = width
     return Preprocessing(
         image_size=size,
         mean=means,
         std=stds,
-        crop_share=given["crop_share"] or own.get("crop_share") or 1.0,
+        **{name: value for name, value in fitting.items() if value is not None},
         source=inputs.get("source") or _source(given, own),
     )
 
@@ -123,8 +155,8 @@ def _source(given: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """
     names: dict[str, list[str]] = {"own": [], "given": [], "assumed": []}
     for name, value in given.items():
-        if name == "crop_share" and value is None and not own.get(name):
-            continue  # all of an image
+        if name in FITTING and value is None and not own.get(name):
+            continue  # as images usually are
         origin = "given" if value else "own" if own.get(name) else "assumed"
         names[origin].append(name.replace("_", " "))
     kinds = [origin for origin in names if names[origin]]

@@ -121,14 +121,14 @@ def _usable(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all() if isinstance(tensor, nn.Parameter) else not tensor.isnan().any())
 
 
-def _channels_taken(module: nn.Module, image_size: int) -> tuple[int, ...]:
+def _channels_taken(module: nn.Module, height: int, width: int) -> tuple[int, ...]:
     """Which images the network takes: grey ones (1), RGB (3), or both."""
     if any(is_lazy(parameter) for parameter in module.parameters()):  # the first input would shape it
         return ()
     taken = []
     for channels in (1, 3):
         with contextlib.suppress(Exception), torch.no_grad():  # the network may be the user's own code
-            module(torch.zeros(1, channels, image_size, image_size))
+            module(torch.zeros(1, channels, height, width))
             taken.append(channels)
     return tuple(taken)
 
@@ -172,6 +172,10 @@ def teacher_of(options: TeacherOptions, *, pretrained: bool = True) -> Teacher:
         mean=options.mean,
         std=options.std,
         input_shape=options.input_shape,
+        image_width=options.image_width,
+        fit=options.fit,
+        fill=options.fill,
+        channel_order=options.channel_order,
         pretrained=pretrained,
     )
 

@@ -58,19 +58,14 @@ class LayerScan:
 
 
 def find_layers(
-    model: nn.Module,
-    example_inputs: tuple[Any, ...],
-    *,
-    include: str | Sequence[str] = "*",
-    exclude: Sequence[str] = (),
-    granularity: str = "block",
-    max_span: int = 1,
-) -> LayerScan:
+    model: nn.Module, example_inputs: tuple[Any, ...], *, include: str | Sequence[str] = "*",
+    exclude: Sequence[str] = (), predictors: Sequence[str] = (), granularity: str = "block", max_span: int = 1,
+) -> LayerScan:  # fmt: skip
     """The replaceable layers of a network, in order of execution; the network is left exactly as it was.
 
-    `include` and `exclude` are globs on dotted paths. With the granularity "fine", composite layers are looked into
-    as far as there is something replaceable inside. Spans of up to `max_span` consecutive layers are found where each
-    feeds only the next.
+    `include` and `exclude` are globs on dotted paths. Layers that hold one of the `predictors` stay as they are. With
+    the granularity "fine", composite layers are looked into as far as there is something replaceable inside. Spans of
+    up to `max_span` consecutive layers are found where each feeds only the next.
 
     >>> import torch
     >>> scan = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), (torch.zeros(1, 3, 8, 8),))
@@ -98,6 +93,8 @@ def find_layers(
             reason = "left out by --exclude"
         elif seen[name].macs < NEGLIGIBLE * total:
             reason = "has next to no work"
+        elif _holds_any(name, predictors):
+            reason = "holds a last predictor; name it in --layers to offer it all the same"
         elif name in referenced:
             reason = "other code reads its parts"
         if reason:
@@ -106,6 +103,10 @@ def find_layers(
             layers.append(_layer(name, seen, modules, batch))
     spans = tuple(_spans(layers, seen, work.readers, max_span))
     return LayerScan(layers=tuple(layers), spans=spans, skipped=tuple(passed), total_macs=total // batch)
+
+
+def _holds_any(name: str, parts: Sequence[str]) -> bool:
+    return any(part == name or part.startswith(f"{name}.") for part in parts)
 
 
 def externally_referenced(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:

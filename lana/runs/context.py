@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from lana.common.suggestions import near
 from lana.config.options import ProfilingOptions
 from lana.config.recipe import Recipe
-from lana.data.loading import load_data
 from lana.data.split import Data
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
+from lana.evaluation.detection import Detection, check_options
+from lana.evaluation.examples import load_examples, make_task
 from lana.evaluation.network_checks import check_batches, check_gradients, check_layers, check_logits
-from lana.evaluation.task import Task, load_task
+from lana.evaluation.task import Task
 from lana.models.student import own_module
 from lana.models.teacher import Teacher, teacher_of
 from lana.networks.layers import LayerScan, find_layers
+from lana.networks.predictors import last_predictors
 from lana.operations.presets import check_own, pool_names
 from lana.runs.run import Run
 from profilers import RuntimeSettings, create_runtime
@@ -45,9 +47,11 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
     pool_names(recipe.profiling.pool)
     create_runtime(recipe.profiling.runtime, recipe.profiling.runtime_settings)
     teacher = teacher_of(recipe.teacher)
-    task = load_task(recipe.teacher.task)
-    data = load_data(recipe.teacher.data, teacher, seed=recipe.seed)
+    task = make_task(recipe.teacher.task, teacher, recipe.teacher.decode)
+    task, data = load_examples(recipe.teacher.data, teacher, task, seed=recipe.seed, device=recipe.compute.device)
     check_batches(teacher, data)
+    if isinstance(task, Detection):
+        check_options(task, recipe.finetuning, recipe.selecting.score_by)
     check_labels(teacher, data, task)
     check_logits(teacher, data, task)
     scan = _checked_layers(teacher, recipe)
@@ -75,7 +79,7 @@ def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
 def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
     """`layers_of`, one at least, at which the user's own operations can be built."""
     model, options = recipe.teacher.model, recipe.profiling
-    scan = layers_of(teacher, options)
+    scan = layers_of(teacher, options, keep_predictors=recipe.teacher.task == "detection" and options.layers == "*")
     if not scan.layers:
         left_out = f" and not --exclude {options.exclude!r}" if options.exclude else ""
         raise UserError(
@@ -86,8 +90,8 @@ def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
     return scan
 
 
-def layers_of(teacher: Teacher, options: ProfilingOptions) -> LayerScan:
-    """The layers and spans of a teacher that a recipe asks for.
+def layers_of(teacher: Teacher, options: ProfilingOptions, *, keep_predictors: bool = False) -> LayerScan:
+    """The layers and spans of a teacher that a recipe asks for; with `keep_predictors`, all but the last predictors.
 
     Raises:
         UserError: a glob matches no part of the network.
@@ -100,6 +104,7 @@ def layers_of(teacher: Teacher, options: ProfilingOptions) -> LayerScan:
         (teacher.example(),),
         include=options.layers.split(","),
         exclude=options.exclude.split(","),
+        predictors=last_predictors(teacher.module, teacher.example()) if keep_predictors else (),
         granularity=options.granularity,
         max_span=options.max_span,
     )

@@ -16,8 +16,19 @@ from lana.models.teacher import Teacher
 
 def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | None], None]:
     """Read the image and label columns of train.parquet and test.parquet, or of one file."""
-    root = Path(place).expanduser()
     preprocessing = require_images(teacher, f"parquet:{place}")
+    trained, others = parquet_files(place)
+    tests = {name: _parquet_split(files, preprocessing) for name, files in others.items()}
+    return (_parquet_split(trained, preprocessing), test_part(tests, f"parquet:{place}")), None
+
+
+def parquet_files(place: str) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files of the training part, and by name those of each part that may be the test.
+
+    Raises:
+        UserError: there is no training part.
+    """
+    root = Path(place).expanduser()
     if root.is_dir():
         found = {name: sorted(filter(Path.is_file, root.glob(f"{name}*.parquet"))) for name in ("train", "test", "val")}
         trained, others = found.pop("train"), {name: files for name, files in found.items() if files}
@@ -27,8 +38,7 @@ def read_parquet(place: str, teacher: Teacher) -> tuple[tuple[Split, Split | Non
         raise UserError(
             f"parquet:{place}: expected a parquet file, or a folder with train.parquet and test.parquet, at {root}."
         )
-    tests = {name: _parquet_split(files, preprocessing) for name, files in others.items()}
-    return (_parquet_split(trained, preprocessing), test_part(tests, f"parquet:{place}")), None
+    return trained, others
 
 
 def _parquet_split(files: list[Path], preprocessing: Preprocessing) -> Split:

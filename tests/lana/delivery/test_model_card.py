@@ -20,12 +20,22 @@ from lana.models.preprocessing import Preprocessing
 CLASSES = ("cat", "dog", "eel")
 
 
-@pytest.mark.parametrize(("channels", "size", "share"), [(3, 8, 1.0), (3, 6, 0.75), (1, 20, 0.875)])
-def test_the_code_of_the_card_gives_what_lana_gives(tmp_path, monkeypatch, capsys, channels, size, share):
+@pytest.mark.parametrize(
+    ("channels", "size", "options"),
+    [
+        (3, 8, {}),
+        (3, 6, {"crop_share": 0.75}),
+        (1, 20, {"crop_share": 0.875}),
+        (3, 8, {"fit": "stretch", "image_width": 14}),
+        (3, 12, {"fit": "letterbox", "image_width": 10, "channel_order": "bgr", "fill": 90}),
+        (1, 9, {"image_width": 16}),
+    ],
+)
+def test_the_code_of_the_card_gives_what_lana_gives(tmp_path, monkeypatch, capsys, channels, size, options):
     torch.manual_seed(0)
-    images = Preprocessing(image_size=size, mean=(0.4,) * channels, std=(0.2,) * channels, crop_share=share)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, 3)).eval()
-    file = export_onnx(network, torch.zeros(2, channels, size, size), tmp_path / "model.onnx")
+    images = Preprocessing(image_size=size, mean=(0.4,) * channels, std=(0.2,) * channels, **options)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size * images.width, 3)).eval()
+    file = export_onnx(network, torch.zeros(2, *images.input_shape), tmp_path / "model.onnx")
     describe(file, dataclasses.asdict(images), CLASSES)
     picture = Image.effect_noise((17, 12), 90).convert("RGB")
     picture.save(tmp_path / "photo.png")
@@ -41,7 +51,7 @@ def test_the_code_of_the_card_gives_what_lana_gives(tmp_path, monkeypatch, capsy
     inputs, _ = next(from_arrays(to_pixels(picture, images)[None], torch.zeros(1), images).batches(1))
     with torch.no_grad():
         expected = network(inputs)[0]
-    assert torch.allclose(torch.from_numpy(found["output"][0]), expected, atol=1e-4)
+    assert torch.allclose(torch.from_numpy(found["outputs"][0][0]), expected, atol=1e-4)
     assert capsys.readouterr().out.strip() == CLASSES[int(expected.argmax())]
 
 
