@@ -232,24 +232,15 @@ def summarise(
     size = _file_size(context, folder)
     if (largest_mb := context.recipe.selecting.max_size_mb) is not None and size > largest_mb * 1e6:
         figures |= {"verified": False, "reason": f"its file has {size / 1e6:.3g} MB, over {largest_mb:g} MB"}
-    own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
-    theirs = teacher_records(context)
-    difference = paired_interval(context.task, own.records, theirs, seed=context.recipe.seed)
-    teacher_others = other_figures(context.task, theirs)
-    with torch.no_grad():
-        guess = context.task.chance(context.teacher.module(context.teacher.example()))
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
+        **_metrics(context, baseline, student),
         max_loss=chosen.max_loss,
         max_size_mb=largest_mb,
         file_bytes=size,
         predicted_ms=chosen.predicted_ms,
         selected_accuracy=chosen.selected_metric,
-        student_accuracy=own.metric,
-        accuracy_change95=difference,
-        other_metrics={name: (teacher_others[name], value) for name, value in own.others.items()},
-        metric_kept=(own.metric - guess) / (baseline.metric - guess),
         student_parameters=count_parameters(student),
         onnx_max_relative_error=parity,
         prediction_error=chosen.prediction_error,
@@ -261,6 +252,21 @@ def summarise(
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
+
+
+def _metrics(context: RunContext, baseline: Baseline, student: nn.Module) -> dict[str, Any]:
+    """The student's metrics on the test split, beside the teacher's."""
+    own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
+    theirs = teacher_records(context)
+    others = other_figures(context.task, theirs)
+    with torch.no_grad():
+        guess = context.task.chance(context.teacher.module(context.teacher.example()))
+    return {
+        "student_accuracy": own.metric,
+        "accuracy_change95": paired_interval(context.task, own.records, theirs, seed=context.recipe.seed),
+        "other_metrics": {name: (others[name], value) for name, value in own.others.items()},
+        "metric_kept": (own.metric - guess) / (baseline.metric - guess),
+    }
 
 
 def _file_size(context: RunContext, folder: Path) -> int:
