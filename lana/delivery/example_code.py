@@ -50,7 +50,7 @@ print({output.name: values.shape for output, values in zip(session.get_outputs()
 
 
 def example_code(preprocessing: Mapping[str, Any], *, resized: int, batch: int, answer: str) -> str:
-    """Python that prints what a file says of `photo.jpg`: the name or the number of its class, or raw outputs (boxes)."""
+    """Python that prints what a file says of `photo.jpg`: the name or number of its class, or boxes as they come."""
     channels, height = len(preprocessing["mean"]), preprocessing["image_size"]
     fit = _FITS[preprocessing.get("fit", "crop")].format(resized=resized, fill=preprocessing.get("fill", 114))
     code = _CODE.format(

@@ -59,6 +59,6 @@ def test_the_attribute_of_ones_own_comes_first():
 def test_one_value_stands_for_all_channels():
     images = make_preprocessing({"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.2)}, mean=(0.5,))
     assert images.mean == (0.5, 0.5, 0.5)
-    assert make_preprocessing(None, mean=(0.5,), std=(0.5,), channels_taken=lambda size: [3]).channels == 3
+    assert make_preprocessing(None, mean=(0.5,), std=(0.5,), channels_taken=lambda height, width: [3]).channels == 3
     assert make_preprocessing(None).source == "assumed"
     assert make_preprocessing(None, image_size=8, mean=(0.5,), std=(0.5,)).source == "given"
