@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lana.cli.options import (
     run_argument,
     trust,
 )
-from lana.common.console import figure
+from lana.common.console import figure, listed
 from lana.config.budget import parse_budget
 from lana.config.fields import flag
 from lana.config.folders import is_student
@@ -48,11 +49,14 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
     """
     recipe = recipe_of(None, model=model, **options)
     from lana.models.teacher import teacher_of
+    from lana.pool.explanation import without_pruned
     from lana.runs.context import layers_of
 
-    scan = layers_of(teacher_of(recipe.teacher, pretrained=False), recipe.profiling)
+    teacher = teacher_of(recipe.teacher, pretrained=False)
+    scan = layers_of(teacher, recipe.profiling)
+    unpruned = without_pruned(teacher, scan)
     if json_output:
-        print_json(dataclasses.asdict(scan))
+        print_json({**dataclasses.asdict(scan), "unpruned": unpruned})
         return
     from rich.table import Table
 
@@ -72,11 +76,33 @@ def layers(model: str, json_output: bool, **options: Any) -> None:
         for span in scan.spans:
             spans.add_row(span.name)
         console.print(spans)
+    for title, reasons in (
+        ("Layers without pruned operations", unpruned.items()),
+        ("Neighbours that no operation replaces together", [(one.name, one.reason) for one in scan.unlinked]),
+    ):
+        if reasons:
+            console.print(_reasons(title, reasons))
     if scan.skipped:
         skipped = Table("submodule", "why it is left as it is", title="Skipped")
         for entry in scan.skipped:
             skipped.add_row(entry.name or "(the whole network)", entry.reason)
         console.print(skipped)
+
+
+def _reasons(title: str, reasons: Iterable[tuple[str, str]]) -> Any:
+    """A table of reasons, each with the names that share it."""
+    from rich.table import Table
+
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    table = Table("names", "why", title=title)
+    for reason, alike in names.items():
+        table.add_row(listed(alike, most=SHOWN), reason)
+    return table
+
+
+SHOWN = 12  # names that share a reason
 
 
 @main.command()

@@ -18,9 +18,9 @@ from lana.operations.families import parse_operation
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:
-    """The teacher's module at a layer, with one tensor as input; at a span, its members in sequence."""
-    members = [of_one_tensor(teacher.get_submodule(member)) for member in layer.members]
-    return members[0] if len(members) == 1 else nn.Sequential(*members)
+    """The teacher's module at a layer, with one tensor as input; at a span, its parts in sequence."""
+    parts = [of_one_tensor(teacher.get_submodule(part)) for part in layer.parts]
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
 
 def build_operation(
@@ -39,7 +39,7 @@ def assemble(
     """A copy of the teacher with the selected operations in place of its layers.
 
     `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
-    A span's operation replaces its first member, and the other members become identities.
+    A span's operation replaces its first member, and its other parts become identities.
     """
     student = copy_with_constant_arguments(teacher)
     for layer in layers:
@@ -48,9 +48,10 @@ def assemble(
             continue
         trained = (operations or {}).get((layer.name, operation))
         module = build_operation(layer, teacher, operation) if trained is None else copy.deepcopy(trained)
-        _stand_in(student, layer.members[0], module)
-        for member in layer.members[1:]:
-            _stand_in(student, member, Skip())
+        first, *others = layer.parts
+        _stand_in(student, first, module)
+        for part in others:
+            _stand_in(student, part, Skip())
     return student.eval()
 
 

@@ -31,6 +31,7 @@ class Layer:
         layout: "nchw" | "nhwc" | "ncl" | "ntc" | "ncdhw" | "ndhwc" | "nc".
         macs: multiply-adds for one example.
         members: the submodules it covers, in order of execution.
+        between: of a span over a plain stack, each normalisation or activation with the number of members before it.
     """
 
     name: str
@@ -39,22 +40,34 @@ class Layer:
     layout: str
     macs: int
     members: tuple[str, ...]
+    between: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The submodules that an operation replaces: the members and what runs between them, in order of execution."""
+        after = {count: [name for number, name in self.between if number == count] for count, _ in self.between}
+        return tuple(part for i, member in enumerate(self.members, 1) for part in (member, *after.get(i, ())))
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Layer:
         """The layer from the mapping that `dataclasses.asdict` made of it."""
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        values["between"] = tuple((count, name) for count, name in values.get("between", ()))
         return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScan:
-    """The result of `find_layers`; layers are in order of execution."""
+    """The result of `find_layers`; layers are in order of execution.
+
+    `unlinked` names layers that form no span with the next, and why.
+    """
 
     layers: tuple[Layer, ...]
     spans: tuple[Layer, ...]
     skipped: tuple[SkippedModule, ...]
     total_macs: int
+    unlinked: tuple[SkippedModule, ...] = ()
 
 
 def find_layers(
@@ -101,8 +114,16 @@ def find_layers(
             passed.append(SkippedModule(name=name, reason=reason, macs=seen[name].macs // batch))
         else:
             layers.append(_layer(name, seen, modules, batch))
-    spans = tuple(_spans(layers, seen, work.readers, max_span))
-    return LayerScan(layers=tuple(layers), spans=spans, skipped=tuple(passed), total_macs=total // batch)
+    links = _links(layers, modules, seen, work.readers, NEGLIGIBLE * total)
+    inner = sorted({name for link in links if not isinstance(link, str) for name in link})
+    links = _without(externally_referenced(model, inner, example_inputs) if inner else set(), links)
+    return LayerScan(
+        layers=tuple(layers),
+        spans=tuple(_spans(layers, links, max_span)),
+        skipped=tuple(passed),
+        total_macs=total // batch,
+        unlinked=_unlinked(layers, links),
+    )
 
 
 def _holds_any(name: str, parts: Sequence[str]) -> bool:
@@ -163,17 +184,16 @@ def _layout(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str,
     return last if source.ndim == 3 else first
 
 
-def _spans(
-    layers: Sequence[Layer],
-    seen: Mapping[str, ObservedModule],
-    readers: Mapping[int, list[list[ObservedModule]]],
-    max_span: int,
-) -> Iterator[Layer]:
+Seen = Mapping[str, ObservedModule]
+Readers = Mapping[int, list[list[ObservedModule]]]
+Link = list[str] | str  # what runs between two layers, or why they form no span
+
+
+def _spans(layers: Sequence[Layer], links: Sequence[Link], max_span: int) -> Iterator[Layer]:
     for first in range(len(layers)):
-        for count in range(2, max_span + 1):
-            part = layers[first : first + count]
-            feeds = all(_feeds_only(seen[ours.name], seen[theirs.name], readers) for ours, theirs in pairwise(part))
-            if len(part) < count or not feeds:
+        for count in range(2, min(max_span, len(layers) - first) + 1):
+            part, between = layers[first : first + count], links[first : first + count - 1]
+            if isinstance(between[-1], str):
                 break
             yield Layer(
                 name="+".join(layer.name for layer in part),
@@ -182,16 +202,65 @@ def _spans(
                 layout=part[0].layout,
                 macs=sum(layer.macs for layer in part),
                 members=tuple(layer.name for layer in part),
+                between=tuple((i, name) for i, names in enumerate(between, 1) for name in names),
             )
 
 
-def _feeds_only(
-    ours: ObservedModule, theirs: ObservedModule, readers: Mapping[int, list[list[ObservedModule]]]
-) -> bool:
-    """True if an output goes to the next layer unchanged, and nowhere else (to a decoder, out of the network …).
+def _without(read: set[str], links: Sequence[Link]) -> list[Link]:
+    """The links; those over what other code reads are none."""
+    return [
+        "other code reads what runs between" if not isinstance(link, str) and read & {*link} else link for link in links
+    ]
+
+
+def _unlinked(layers: Sequence[Layer], links: Sequence[Link]) -> tuple[SkippedModule, ...]:
+    return tuple(
+        SkippedModule(name=f"{ours.name} and {theirs.name}", reason=link, macs=ours.macs + theirs.macs)
+        for (ours, theirs), link in zip(pairwise(layers), links, strict=True)
+        if isinstance(link, str)
+    )
+
+
+def _links(
+    layers: Sequence[Layer], modules: Mapping[str, nn.Module], seen: Seen, readers: Readers, negligible: float
+) -> list[Link]:
+    leaves = [
+        name
+        for name in sorted(seen, key=lambda name: seen[name].order)
+        if seen[name].calls == 1 and seen[name].macs < negligible and next(modules[name].children(), None) is None
+    ]
+    links: list[Link] = []
+    for ours, theirs in pairwise(layers):
+        plain = all(isinstance(modules[layer.name], Convolution | nn.Linear) for layer in (ours, theirs))
+        if plain and len(ours.input_shape) != len(theirs.output_shape):
+            links.append("they work on different numbers of dimensions")
+        else:
+            links.append(_linked(seen[ours.name], seen[theirs.name], leaves if plain else [], seen, readers))
+    return links
+
+
+def _linked(ours: ObservedModule, theirs: ObservedModule, idle: Sequence[str], seen: Seen, readers: Readers) -> Link:
+    """The `idle` submodules between two layers, each feeding the next alone; or why there is no such chain.
+
+    Blocks form spans where nothing is between. In plain stacks, normalisation and activation stand beside the maps.
+    """
+    between, current = [], ours
+    for name in idle:
+        if ours.order < seen[name].order < theirs.order and _feeds(current, seen[name]):
+            between.append(name)
+            current = seen[name]
+    if not _feeds(current, theirs):
+        return "other modules or code run between them"
+    chain = [ours, *(seen[name] for name in between), theirs]
+    uses = [use for one in chain[:-1] for use in readers.get(id(one.outputs[0]), [])]
+    if not all(any(running is one for one in chain for running in use) for use in uses):
+        return "the output of the first goes elsewhere too"
+    return between
+
+
+def _feeds(ours: ObservedModule, theirs: ObservedModule) -> bool:
+    """True if an output is the next one's input, unchanged.
 
     A layer may change its own output before it returns, e.g. by a rectifier in place.
     """
-    unchanged = same_tensors(ours.outputs, theirs.inputs) and ours.versions == theirs.entered
-    uses = readers.get(id(ours.outputs[0]), [])
-    return unchanged and all(any(running is ours or running is theirs for running in use) for use in uses)
+    return same_tensors(ours.outputs, theirs.inputs) and ours.versions == theirs.entered

@@ -7,7 +7,7 @@ that what would be interaction between neighbours is distilled instead of summed
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from lana.networks.layers import Layer
 from lana.networks.structure import quiet_evaluation
 from lana.operations import pruning
 from lana.operations.base import Features, example_of, unless
+from lana.operations.closed_form import LinearMap
 
 
 def why_not_merged(layer: Layer, module: nn.Module) -> str:
@@ -33,8 +34,9 @@ def merged(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Fe
 
 
 def _member_of_same_shapes(layer: Layer, module: nn.Module) -> nn.Module | None:
-    members: Iterable[nn.Module] = module.children()
-    for member in members:
+    for member in module.children():
+        if next(member.children(), None) is None and not isinstance(member, LinearMap):
+            continue  # a normalisation or activation of a plain stack
         try:
             with quiet_evaluation(member):
                 output = member(example_of(layer))

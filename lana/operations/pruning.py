@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lana.networks.layers import Layer
 from lana.networks.structure import quiet_evaluation
-from lana.operations.base import FOR_SINGLE_LAYERS, Features, brief, example_of, once_a_structure, unless
+from lana.operations.base import Features, brief, example_of, once_a_structure, unless
 from lana.operations.channel_groups import InnerGroup, Part, candidate_groups
 from lana.operations.closed_form import LinearMap, dense_parts, solve, watch
 
@@ -22,11 +22,19 @@ EQUAL = 1e-3  # relative: a block without channels that nobody reads gives what 
 
 
 def why_not_pruned(layer: Layer, module: nn.Module) -> str:
-    """There must be channels inside that neither input nor output fixes."""
-    if len(layer.members) > 1:
-        return FOR_SINGLE_LAYERS
+    """There must be channels inside that neither input nor output fixes.
+
+    The span of a plain stack has some between its maps, which belong to neither border.
+    """
+    if len(layer.members) > 1 and not _plain_stack(module):
+        return "its members are pruned one by one"
     groups, reason = _groups_or_reason(layer, module)
     return unless(bool(groups), reason)
+
+
+def _plain_stack(module: nn.Module) -> bool:
+    """Whether convolutions or linear maps run one after the other, so that the channels between them are inside."""
+    return all(next(part.children(), None) is None for part in module.children())
 
 
 def pruned(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:

@@ -9,6 +9,7 @@ from lana.models.student import own_module
 from lana.models.teacher import Teacher
 from lana.networks.layers import LayerScan
 from lana.operations.presets import reasons
+from lana.operations.pruning import why_not_pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +42,19 @@ def explain(teacher: Teacher, scan: LayerScan, pool: str) -> list[Explanation]:
                 )
             )
     return explanations
+
+
+def without_pruned(teacher: Teacher, scan: LayerScan) -> dict[str, str]:
+    """The layers that are offered no pruned operation, and why; those inside a span that is offered some say so."""
+    inside = {
+        member
+        for span in scan.spans
+        if not why_not_pruned(span, own_module(teacher.module, span))
+        for member in span.members
+    }
+    found = {layer.name: why_not_pruned(layer, own_module(teacher.module, layer)) for layer in scan.layers}
+    return {
+        name: f"{reason}; spans with its neighbours are pruned" if name in inside else reason
+        for name, reason in found.items()
+        if reason
+    }

@@ -114,31 +114,31 @@ class Scorer:
         sums = {name: _Sums() for name in names}
         modules = {name: operations[layer.name, name].to(device).eval() for name in names if name != "teacher"}
         with evaluating(teacher, self.compute), self.compute.channels_last(modules.values()), torch.no_grad():
-            # A span's other members would run behind its operation: they are switched to pass their input on.
+            # A span's other parts would run behind its operation: they are switched to pass their input on.
             before = replayable(teacher, layers, next(self.split.batches(1, device=device))[0])
             first = before.index(layer.members[0]) if layer.members[0] in before else 0
-            with switched(teacher, [*before[:first], *layer.members]) as switches:
-                earlier, members = [switches[name] for name in before[:first]], [switches[m] for m in layer.members]
+            with switched(teacher, [*before[:first], *layer.parts]) as switches:
+                earlier, parts = [switches[name] for name in before[:first]], [switches[name] for name in layer.parts]
                 for inputs, labels in self.split.batches(BATCH, device=device):
-                    for member in members:
-                        member.instead = None
+                    for part in parts:
+                        part.instead = None
                     for switch in earlier:
                         switch.record()
-                    with output_of(members[-1]) as outputs:
+                    with output_of(parts[-1]) as outputs:
                         expected = in_full(teacher(inputs))
                     target = outputs[0]
                     power += float(target.square().sum())
                     for switch in earlier:
                         switch.replay(copy=switch is earlier[-1])  # an operation may work in place on its input
                     expected_loss = task.loss(expected, labels)
-                    for member in members[1:]:
-                        member.instead = nn.Identity()
+                    for part in parts[1:]:
+                        part.instead = nn.Identity()
                     for name, found in sums.items():
                         if name == "teacher":
                             found.add(torch.zeros(len(inputs)), torch.zeros(len(inputs)), 0.0)
                             continue
-                        members[0].instead = modules[name]
-                        with output_of(members[0]) as outputs:
+                        parts[0].instead = modules[name]
+                        with output_of(parts[0]) as outputs:
                             output = in_full(teacher(inputs))
                         error = float((outputs[0] - target).square().sum())
                         found.add(task.distance(output, expected), task.loss(output, labels) - expected_loss, error)
