@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
+import math
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from lana.common.files import explain_damage, read_json
 from lana.common.progress import counted
 from lana.delivery.summary import Summary
 from lana.errors import UserError
+from lana.models.preprocessing import Preprocessing
 from lana.models.selection import Selection
 from lana.pool.candidates import Candidate, read_candidates
 from lana.pool.scoring import losses_of, read_scores
+from lana.report.expected_accuracy import ExpectedAccuracy, fit_accuracy
 from lana.runs.baseline import read_baseline
 from lana.runs.run import Run
 from lana.selection.measurement_log import MeasurementLog
@@ -38,6 +43,7 @@ def gather(path: Path | str) -> dict[str, Any]:
             raise UserError(f"The pool of {path} is not finished: there is nothing to report yet.")
         model = read_model(run)
         students = [_student(folder) for folder in sorted((run.path / "students").glob("*")) if _finished(folder)]
+        expected = fit_accuracy([(model.expected_loss(s), own, teacher) for s, own, teacher in _tuned(model, students)])
         recipe = run.recipe()
         profiling = recipe.profiling
         return {
@@ -50,7 +56,9 @@ def gather(path: Path | str) -> dict[str, Any]:
             "teacher_ms": model.teacher_ms,
             "layers": [_layer(model, name) for name in model.layers],
             "students": students,
-            "frontier": [_point(model, s) for s in _frontier(model)],
+            "frontier": _frontier(model, expected),
+            "expected_accuracy": None if expected is None else vars(expected),
+            "start": _start(students),
             "measured": _measured_networks(model),
             "prediction_error": _error(model),
             "ranking": _read(run.pool / "ranking.json"),
@@ -93,7 +101,21 @@ def _student(folder: Path) -> dict[str, Any]:
     with explain_damage(curve):
         rows = list(csv.DictReader(curve.read_text().splitlines())) if curve.is_file() else []
         learnt = [{name: float(value or "nan") for name, value in row.items()} for row in rows]
-    return {**dataclasses.asdict(summary), "ruin": summary.ruin, "curve": learnt}
+    fed = str(Preprocessing(**summary.preprocessing)) if summary.preprocessing else None
+    return {**dataclasses.asdict(summary), "ruin": summary.ruin, "curve": learnt, "fed": fed}
+
+
+def _tuned(model: SelectionModel, students: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Selection, float, float]]:
+    """The tuned students that the model knows, each with its accuracy and its teacher's; untuned ones where none is."""
+    for student in [one for one in students if one["seconds"].get("finetune")] or students:
+        selection = Selection(student["selection"])
+        if selection and student["student_accuracy"] is not None and model.knows(selection):
+            yield selection, student["student_accuracy"], student["teacher_accuracy"]
+
+
+def _start(students: Sequence[Mapping[str, Any]]) -> float | None:
+    """Milliseconds predicted for the first student, at which the slider starts."""
+    return next((one["predicted_ms"] for one in students if one["predicted_ms"] is not None), None)
 
 
 def _layer(model: SelectionModel, name: str) -> dict[str, Any]:
@@ -112,18 +134,27 @@ def _operation(model: SelectionModel, candidate: Candidate) -> dict[str, float]:
     }
 
 
-def _frontier(model: SelectionModel) -> list[Selection]:
-    """The best selection within each of evenly spaced latencies, each by losses corrected around that one."""
+def _frontier(model: SelectionModel, expected: ExpectedAccuracy | None) -> list[dict[str, Any]]:
+    """The best selection within each of evenly spaced latencies, each by losses corrected around that one.
+
+    A slower selection that is expected to lose more, by the corrections around another latency, is left out.
+    """
     budgets = np.linspace(model.predicted_ms(model.fastest()), model.teacher_ms, FRONTIER_POINTS)
     selections = [model.solve(float(budget)) for budget in budgets]
-    return list(dict.fromkeys(selection for selection in selections if selection is not None))
+    distinct = dict.fromkeys(selection for selection in selections if selection is not None)
+    points = sorted((_point(model, one, expected) for one in distinct), key=lambda point: point["ms"])
+    least = itertools.accumulate((point["loss"] for point in points), min)
+    before = itertools.chain([math.inf], least)
+    return [point for point, lower in zip(points, before, strict=False) if point["loss"] < lower]
 
 
-def _point(model: SelectionModel, selection: Selection) -> dict[str, Any]:
+def _point(model: SelectionModel, selection: Selection, expected: ExpectedAccuracy | None) -> dict[str, Any]:
     """`covered` names the span that replaces a layer."""
+    loss = max(0.0, model.expected_loss(selection))  # the teacher's is 0
     return {
         "ms": model.predicted_ms(selection),
-        "loss": model.expected_loss(selection),
+        "loss": loss,
+        "accuracy": None if expected is None else expected.at(loss),
         "selection": dict(selection),
         "covered": {
             layer: f"{candidate.operation} for {candidate.layer.name}"

@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 import subprocess
+from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
 from made_summary import make_summary
 
 from lana.cli import main
+from lana.models.selection import Selection
 from lana.report import gather, write_report
+from lana.report.data import _frontier
+from lana.report.expected_accuracy import fit_accuracy
 from lana.report.page import render
 
 BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
@@ -54,7 +59,15 @@ def run(tmp_path_factory):
     write_candidates(pool / "candidates.csv", candidates)
     write_text(pool / "scores.csv", "\n".join(scores) + "\n")
     summary = make_summary(
-        test_examples=360, versions={"lana": "0"}, budget_ms=1.25, predicted_ms=1.2, measured_ms=1.21
+        test_examples=360,
+        versions={"lana": "0"},
+        budget_ms=1.25,
+        predicted_ms=2.1,
+        measured_ms=2.11,
+        selection={"two": "half", "three": "half"},
+        seconds={"score": 1.0, "select": 2.5, "finetune": 40.0},
+        preprocessing={"image_size": 8, "mean": (0.5,) * 3, "std": (0.25,) * 3, "source": "given"},
+        classes=("cat", "<dog>"),
     )
     write_json(folder / "students" / "0.5x" / "summary.json", dataclasses.asdict(summary))
     curve = "epoch,train_loss,validation_metric\n0,nan,0.9\n1,inf,0.95\n"
@@ -74,9 +87,54 @@ def test_the_data_are_those_of_the_run(run):
     assert points[0]["ms"] < points[-1]["ms"]
     assert points[0]["loss"] > points[-1]["loss"] == 0
     assert set(points[0]["selection"].values()) == {"identity"}
+    losses = [point["loss"] for point in points]
+    assert losses == sorted(losses, reverse=True)
     spans = [point for point in points if "two+three" in point["selection"]]
     assert spans
     assert all(point["covered"] == dict.fromkeys(("two", "three"), "merged for two+three") for point in spans)
+
+
+def test_the_expected_accuracy_is_that_of_the_delivered_student_at_its_loss(run):
+    data = gather(run)
+    fit = data["expected_accuracy"]
+    assert fit["students"] == 1
+    assert fit["teacher"] * math.exp(-fit["decay"] * 0.2) == pytest.approx(0.85)  # two halves lose 0.1 each
+    for point in data["frontier"]:
+        assert point["accuracy"] == pytest.approx(0.9 * math.exp(-fit["decay"] * point["loss"]))
+
+
+def test_a_frontier_never_rises():
+    """Losses corrected around each latency may rise with it: such points are left out."""
+
+    class Model:
+        teacher_ms = 5.0
+        losses: ClassVar = {1: 0.9, 2: 0.4, 3: 0.6, 4: 0.3, 5: -0.01}
+
+        def fastest(self):
+            return Selection({"a": "1"})
+
+        def solve(self, budget_ms):
+            return Selection({"a": str(int(budget_ms))})
+
+        def predicted_ms(self, selection):
+            return float(selection["a"])
+
+        def expected_loss(self, selection):
+            return self.losses[int(selection["a"])]
+
+        def covering(self, selection):
+            return {}
+
+    points = _frontier(Model(), None)
+    assert [(point["ms"], point["loss"]) for point in points] == [(1, 0.9), (2, 0.4), (4, 0.3), (5, 0.0)]
+
+
+def test_the_fit_needs_shares_and_a_loss():
+    assert fit_accuracy([(0.1, 31.0, 33.0), (0.0, 0.9, 0.9), (math.inf, 0.1, 0.9)]) is None
+    exact = [(loss, 0.9 * math.exp(-0.7 * loss), 0.9) for loss in (0.1, 0.3, 0.8)]
+    assert fit_accuracy(exact).decay == pytest.approx(0.7)
+    assert fit_accuracy(exact).error == pytest.approx(0.0, abs=1e-9)
+    assert fit_accuracy([(0.1, 0.95, 0.9)]).decay == 0.0
 
 
 def test_the_page_holds_itself(run):
@@ -114,6 +172,12 @@ def test_a_browser_shows_it_and_the_slider_moves_the_selection(run, tmp_path):
     assert page.count("<circle") > 5
     command = re.search(r'<pre id="command">(.*?)</pre>', page)[1]
     assert command.startswith("lana select ")
+    assert 2.0 <= float(re.search(r'id="point"[^>]*>([\d.]+) ms', page)[1]) <= 2.2  # the delivered student's
+    assert "expected accuracy 8" in page
+    assert "Images of 8 pixels, RGB, mean 0.5 0.5 0.5, std 0.25 0.25 0.25" in page
+    assert "2 classes: cat, &lt;dog&gt;." in page
+    assert "<td>finetune</td><td></td><td>40</td>" in page
+    assert "<td>all</td><td>1.0</td><td>43</td>" in page
     move = (
         "const s = document.getElementById('budget'); s.value = 0; s.dispatchEvent(new Event('input'));"
         "document.querySelector('tr[data-layer=two]').click();"
@@ -145,8 +209,9 @@ def test_layers_of_a_span_are_shown_as_such_and_cannot_be_pinned(run, tmp_path):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_lies_beside_the_page(run, tmp_path, width):
     measure = (
-        "const root = document.documentElement;"
-        "parent.postMessage(['widths', root.scrollWidth, root.clientWidth].join(' '), '*')"
+        "const root = document.documentElement, table = document.getElementById('students').parentElement;"
+        "parent.postMessage(['widths', root.scrollWidth, root.clientWidth, table.scrollWidth, table.clientWidth]"
+        ".join(' '), '*')"
     )
     with_script(write_report(run), tmp_path, measure)
     frame = tmp_path / "frame.html"  # a window of a browser has a least width, a frame has none
@@ -154,8 +219,10 @@ def test_nothing_lies_beside_the_page(run, tmp_path, width):
         "<body><script>onmessage = (event) => document.body.append(event.data)</script>"
         f"<iframe src='page.html' width='{width}' height='900' style='border: 0'></iframe></body>"
     )
-    (needed, there) = map(int, re.search(r"widths (\d+) (\d+)", dumped(frame, tmp_path)[0]).groups())
+    figures = re.search(r"widths (\d+) (\d+) (\d+) (\d+)", dumped(frame, tmp_path)[0]).groups()
+    needed, there, table, room = map(int, figures)
     assert needed == there
+    assert table <= room
     assert width - 30 < there <= width  # beside a scroll bar
 
 
