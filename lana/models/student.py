@@ -13,8 +13,8 @@ from lana.models.selection import Pair
 from lana.networks.constant_arguments import copy_with_constant_arguments, of_one_tensor, return_as
 from lana.networks.layers import Layer
 from lana.networks.surgery import replace, tensor_of
-from lana.operations.derived import Skip
 from lana.operations.families import parse_operation
+from lana.operations.shortcut import Skip
 
 
 def own_module(teacher: nn.Module, layer: Layer) -> nn.Module:

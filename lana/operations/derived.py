@@ -47,21 +47,9 @@ SMALLEST_RANK = 8  # of a map at full rank, for factors to be worth a second ker
 EQUAL = 1e-4  # relative: two ways to compute one thing
 
 
-class Skip(nn.Identity):
-    """Nothing; in training a copy, since code behind may work in place on what is needed for the gradient."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input.clone() if torch.is_grad_enabled() else input
-
-
 def teacher(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
     """The teacher's own, copied."""
     return copy.deepcopy(module)
-
-
-def identity(layer: Layer, module: nn.Module, p: Mapping[str, float], features: Features | None = None) -> nn.Module:
-    """Nothing: the layer is skipped."""
-    return Skip()
 
 
 # --- a linear map in closed form ----------------------------------------------------------------------------------

@@ -17,14 +17,13 @@ from torch import nn
 from lana.common.suggestions import near
 from lana.errors import UserError
 from lana.networks.layers import Layer
-from lana.operations import convolution, derived, halved, heads, merged, pruning, tokens, user
+from lana.operations import convolution, derived, halved, heads, merged, pruning, shortcut, tokens, user
 from lana.operations.base import (
     Build,
     Family,
     Features,
     Parameters,
     always,
-    keeps_shape,
     sizes,
     unless,
     why_no_feature_map,
@@ -81,8 +80,8 @@ FAMILIES: dict[str, Family] = {
     # the teacher's own, and nothing: the only way to less depth
     "teacher": Family(build=derived.teacher, why_not=always, grid={}, derived=True),
     "identity": Family(
-        build=derived.identity,
-        why_not=lambda layer, _: unless(keeps_shape(layer), "its output has another shape than its input"),
+        build=shortcut.identity,
+        why_not=shortcut.why_no_identity,
         grid={},
         derived=True,
     ),

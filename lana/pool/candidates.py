@@ -53,10 +53,15 @@ class Candidate:
         return 4 * self.parameters + NODE_BYTES * self.operators
 
     @property
+    def is_nothing(self) -> bool:
+        """True for an identity that costs nothing; one that keeps a permutation does."""
+        return self.operation == "identity" and not self.operators
+
+    @property
     def columns(self) -> dict[str, float]:
         """The columns that the prediction of a whole network reads."""
         cold_ms = self.cold_ms - self.latency_ms
-        nothing = self.operation == "identity"
+        nothing = self.is_nothing
         return {
             "latency_ms": self.latency_ms - self.overhead_ms,
             "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
@@ -90,7 +95,7 @@ def with_latencies(candidates: Sequence[Candidate], table: LatencyTable) -> list
     The overhead is that of the fastest identity; an identity in a network costs nothing beyond it.
     """
     filled = []
-    empty = [table.lookup(o.key).latency_ms for o in candidates if o.operation == "identity" and o.kept]
+    empty = [table.lookup(o.key).latency_ms for o in candidates if o.is_nothing and o.kept]
     overhead_ms = min((ms for ms in empty if ms == ms), default=0.0)
     for candidate in candidates:
         if not candidate.kept:
@@ -100,7 +105,7 @@ def with_latencies(candidates: Sequence[Candidate], table: LatencyTable) -> list
         if row.error:
             filled.append(dataclasses.replace(candidate, kept=False, reason=f"does not run: {row.error[:150]}"))
         else:
-            spent_ms = row.latency_ms if candidate.operation == "identity" else overhead_ms
+            spent_ms = row.latency_ms if candidate.is_nothing else overhead_ms
             own_ms = min(spent_ms, row.latency_ms)
             filled.append(
                 dataclasses.replace(candidate, latency_ms=row.latency_ms, cold_ms=row.cold_ms, overhead_ms=own_ms)

@@ -28,7 +28,7 @@ APPLIES_TO = {  # family → the kinds of layer that it applies to
     **dict.fromkeys(["teacher", "linear"], tuple(LAYERS)),
     **dict.fromkeys(["cb_stack", "cb_bottle", "cb_res", "repvgg", "conv_cs"], FEATURE_MAPS),
     **dict.fromkeys(["efn", "efnv2", "bot_trans", "lambda"], FEATURE_MAPS),
-    "identity": tuple(kind for kind, (_, inputs, outputs, _) in LAYERS.items() if inputs == outputs),
+    "identity": tuple(kind for kind, (_, ins, outs, _) in LAYERS.items() if ins == outs and kind != "vectors"),
     "pruned": tuple(kind for kind in SINGLE if kind not in ("no padding", "vectors")),
     "low_rank": SINGLE,
     "fewer_heads": ("tokens",),
