@@ -38,14 +38,14 @@ from lana.delivery.fleet import FleetSummary, FleetWork
 from lana.delivery.summary import Summary, meets_budgets, nothing_to_do
 from lana.errors import UserError
 from lana.models.student_files import Selected
-from lana.pool.stages import Pool, make_pool
+from lana.pool.stages import Pool, make_pool, profile_pool
 from lana.runs.baseline import Baseline, measure_baseline
 from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
 from lana.selection.search import BudgetSearch, fastest_within
-from lana.selection.stage import WithinLoss, budget_of, make_search, select_student
+from lana.selection.stage import WithinLoss, budget_of, make_search, refuse_by_table, select_student
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def compress(
         )
         if meets_budgets(context, baseline):
             return nothing_to_do(context, baseline, budget_ms)
+        refuse_by_table(context, baseline, profile_pool(context))
         pool = make_pool(context)
         search = make_search(context, pool, baseline)
         return deliver_within_budget(context, baseline, pool, search, name, keep=keep_over_budget)

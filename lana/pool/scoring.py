@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lana.common.files import explain_damage, read_records, write_records
 from lana.data.split import Split
@@ -28,6 +30,7 @@ from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.surgery import switched
 
 BATCH = 64
+CONSTANT_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +54,31 @@ class Score:
         return self.layer, self.operation
 
 
+CONSTANT: Pair = ("", "constant")  # the row of a network that gives the mean output whatever it sees
 COLUMNS = {"distance": "score", "task": "task_loss", "feature": "feature_error"}  # what `score_by` may be
 
 
 def losses_of(scores: Sequence[Score], kind: str) -> dict[Pair, float]:
     """(layer, operation) → what the network is expected to lose, by one kind of score; at least nothing.
 
-    Operations with which the network's outputs are no numbers are left out.
+    Operations with which the network's outputs are no numbers are left out, and so are those with which it is as far
+    from the teacher as one that ignores its input: beyond that a distance saturates, and no sum tells ruins apart.
 
     Raises:
         UserError: the scores have no such figure.
     """
-    column = COLUMNS[kind]
-    losses = {row.pair: float(getattr(row, column)) for row in scores}
+    column, limit = COLUMNS[kind], saturation(scores)
+    rows = [row for row in scores if row.pair != CONSTANT and not row.score >= limit]
+    losses = {row.pair: float(getattr(row, column)) for row in rows}
     finite = {pair: max(0.0, value) for pair, value in losses.items() if math.isfinite(value)}
     if kind != "distance" and len(finite) < len(losses):
         raise UserError(f"--score-by {kind}: this run has no {column} of some operations. Give --score-by distance.")
     return finite
+
+
+def saturation(scores: Sequence[Score]) -> float:
+    """The distance of a network that ignores its input; infinite for runs that did not take it."""
+    return next((row.score for row in scores if row.pair == CONSTANT and row.score > 0), math.inf)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +112,21 @@ class Scorer:
                 scores = _read(path)
             on_progress((position + 1) / len(layers), layer.name)
         return [scores[layer.name, name] for layer, name in pool]
+
+    def constant(self) -> Score:
+        """The score of a network that gives the mean of the teacher's outputs to every image."""
+        distances = []
+        with evaluating(self.teacher, self.compute), torch.no_grad():
+            for inputs, _ in self.split.batches(BATCH, device=self.compute.device):
+                expected = in_full(self.teacher(inputs))
+                mean = tree_map(lambda leaf: _mean(leaf, len(inputs)), expected)  # noqa: B023
+                distances.append(self.task.distance(mean, expected).float().cpu())
+                if len(distances) == CONSTANT_BATCHES:
+                    break
+        score = float(torch.cat(distances).mean())
+        layer, operation = CONSTANT
+        nothing = {"standard_error": math.nan, "task_loss": math.nan, "images": sum(map(len, distances))}
+        return Score(layer=layer, operation=operation, score=score, **nothing)  # type: ignore[arg-type]
 
     def score_layer(
         self,
@@ -145,6 +171,13 @@ class Scorer:
         for module in modules.values():
             module.cpu()  # students are assembled there
         return [found.score(layer.name, name, power) for name, found in sums.items()]
+
+
+def _mean(leaf: Any, batch: int) -> Any:
+    """The mean over the examples, for each of them; what holds for all of a batch stays."""
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.ndim == 0 or len(leaf) != batch:
+        return leaf
+    return leaf.mean(0, keepdim=True).expand_as(leaf)
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 import lana.pool.distillation as distilling
 import lana.pool.scoring as scoring
 from lana.common.files import missing_rows, write_text
-from lana.common.progress import Progress
+from lana.common.progress import Progress, counted
 from lana.config.options import ProfilingOptions
 from lana.config.recipe import fingerprint
 from lana.models.selection import Pair
@@ -33,7 +34,7 @@ from lana.pool.candidates import (
     with_latencies,
     write_candidates,
 )
-from lana.pool.parallel import distill_in_units, score_in_units
+from lana.pool.parallel import distill_in_units, make_scorer, score_in_units
 from lana.pool.shortlist import shortlist
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
@@ -49,11 +50,15 @@ Operations = Mapping[Pair, nn.Module]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
-    """A finished pool: the candidates that may be chosen, their trained operations, and the loss expected of each."""
+    """A finished pool: the candidates that may be chosen, their trained operations, and the loss expected of each.
+
+    The `saturation` is the loss of a network that ignores its input.
+    """
 
     candidates: Sequence[Candidate]
     operations: Operations
     scores: Mapping[Pair, float]
+    saturation: float = math.inf
 
     @property
     def layers(self) -> list[Layer]:
@@ -65,7 +70,8 @@ def make_pool(context: RunContext) -> Pool:
     candidates, operations = distill_pool(context, profile_pool(context))
     scores = score_pool(context, candidates)
     kept = [candidate for candidate in candidates if candidate.kept and candidate.pair in scores]
-    return Pool(candidates=kept, operations=operations, scores=scores)
+    limit = scoring.saturation(scoring.read_scores(context.run.scores))
+    return Pool(candidates=kept, operations=operations, scores=scores, saturation=limit)
 
 
 def profile_pool(context: RunContext) -> list[Candidate]:
@@ -180,4 +186,17 @@ def score_pool(context: RunContext, candidates: Sequence[Candidate]) -> dict[Pai
     if not run.finished("score", stage_key) or _lacks(run.scores, pool, scoring.scored(run.scores)):
         with run.stage("score", stage_key):
             score_in_units(context, pool, run.pool / "operations", run.scores)
-    return scoring.losses_of(scoring.read_scores(run.scores), recipe.selecting.score_by)
+            scoring.add_scores(run.scores, [make_scorer(context).constant()])
+    scores = scoring.read_scores(run.scores)
+    _tell_saturated(scores)
+    return scoring.losses_of(scores, recipe.selecting.score_by)
+
+
+def _tell_saturated(scores: Sequence[scoring.Score]) -> None:
+    limit = scoring.saturation(scores)
+    names = [f"{row.operation} at {row.layer}" for row in scores if row.score >= limit and row.pair != scoring.CONSTANT]
+    if names:
+        logger.info(
+            f"{counted(len(names), 'operation')} left out, with which the network is as far from the teacher as "
+            f"one that ignores its input: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}."
+        )

@@ -20,7 +20,7 @@ from lana.errors import UserError
 from lana.models.preprocessing import Preprocessing
 from lana.models.selection import Selection
 from lana.pool.candidates import Candidate, read_candidates
-from lana.pool.scoring import losses_of, read_scores
+from lana.pool.scoring import losses_of, read_scores, saturation
 from lana.report.expected_accuracy import ExpectedAccuracy, fit_accuracy
 from lana.runs.baseline import read_baseline
 from lana.runs.run import Run
@@ -80,6 +80,7 @@ def read_model(run: Run) -> SelectionModel:
         scores=scores,
         teacher_ms=read_baseline(run).teacher_ms,
         correct_scores=bool(run.recipe().selecting.refine),
+        saturation=saturation(read_scores(run.scores)),
     )
     return model.informed_by(MeasurementLog.read(run.pool))
 

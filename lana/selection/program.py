@@ -28,8 +28,9 @@ class SelectionModel:
     """Predicts and solves, given the candidates, their scores and the measured students.
 
     `scores` maps (layer, operation) to what the network loses with it. Measured `latencies` correct the predicted ones,
-    from `lowest_ratio` of the teacher's on. Measured `losses` correct the scores, with `correct_scores`. `pins` maps
-    layers to the operations that they must get. All layers together take at most `most_bytes` of a file.
+    from `lowest_ratio` of the teacher's on. Measured `losses` correct the scores, with `correct_scores`. From the
+    `saturation` on they correct nothing: they do not tell one ruin from another. `pins` maps layers to the operations
+    that they must get. All layers together take at most `most_bytes` of a file.
 
     Raises:
         UserError: no candidate is what a pin asks for.
@@ -43,6 +44,7 @@ class SelectionModel:
     losses: Sequence[MeasuredLoss] = ()
     correct_scores: bool = False
     lowest_ratio: float = LOWEST_BUDGET_RATIO
+    saturation: float = math.inf
     pins: Mapping[str, str] = field(default_factory=dict)
     most_bytes: float = math.inf
     seed: int = 0
@@ -119,7 +121,7 @@ class SelectionModel:
             return Losses(of=self.scores)
         ratio = max(0.01, round(around_ms / self.teacher_ms, 2))
         if ratio not in self._corrected:
-            finite = [row for row in self.losses if math.isfinite(row.loss) and self.knows(row.selection)]
+            finite = [row for row in self.losses if row.loss < self.saturation and self.knows(row.selection)]
             known = [MeasuredLoss(Selection(), 0.0), *finite]  # the teacher is a student of known loss
             latencies_ms = np.array([self.predicted_ms(selection) for selection, _ in known])
             # Below the fastest of them, what holds for that one holds best: the plain sum promises far too much.

@@ -18,6 +18,7 @@ from lana.evaluation.metrics import evaluate_module
 from lana.models.selection import Selection
 from lana.models.student import parameter_bytes
 from lana.models.student_files import Selected, save_student
+from lana.pool.candidates import Candidate
 from lana.pool.stages import Pool
 from lana.runs.baseline import PROCESSES, Baseline
 from lana.runs.context import RunContext
@@ -39,6 +40,7 @@ def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSe
         scores=pool.scores,
         teacher_ms=baseline.teacher_ms,
         correct_scores=bool(recipe.selecting.refine),
+        saturation=pool.saturation,
         seed=recipe.seed,
     )
     return BudgetSearch(
@@ -48,6 +50,20 @@ def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSe
         refinement_students=recipe.selecting.refine,
         calibration_students=recipe.selecting.calibrate,
     )
+
+
+def refuse_by_table(context: RunContext, baseline: Baseline, candidates: Sequence[Candidate]) -> None:
+    """Refuse a budget below the fastest reachable, before anything is trained: latency does not depend on weights.
+
+    Raises:
+        BudgetUnreachable: the fastest selection, measured as it is built, is too slow.
+    """
+    kept = [candidate for candidate in candidates if candidate.kept]
+    pool = Pool(candidates=kept, operations={}, scores=dict.fromkeys((one.pair for one in kept), 0.0))
+    search = make_search(context, pool, baseline)
+    search.model = dataclasses.replace(search.model, correct_scores=False)
+    search.begin("the fastest by the table")
+    search.refuse_unreachable(baseline.budget_ms(context.recipe))
 
 
 def within_size(model: SelectionModel, teacher_bytes: float, max_size_mb: float | None) -> SelectionModel:
