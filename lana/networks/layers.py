@@ -90,13 +90,7 @@ def find_layers(
     modules = dict(model.named_modules())
     batch = next(flat_tensors(example_inputs)).shape[0]
     search = LayerSearch(model, modules, seen, total, granularity, batch)
-    chosen, referenced = search.run(), set[str]()
-    candidates = chosen
-    while read := externally_referenced(model, candidates, example_inputs):  # what they hold may yet be replaced
-        within = {name: search.run(name) for name in sorted(read)}
-        referenced |= {name for name, inner in within.items() if not inner}
-        candidates = [path for inner in within.values() for path in inner]
-        chosen = [name for name in chosen if not within.get(name)] + candidates
+    chosen, referenced = _chosen(search, model, example_inputs)
     layers, passed = [], search.skipped
     for name in sorted(chosen, key=lambda name: seen[name].order):
         reason = ""
@@ -128,6 +122,18 @@ def find_layers(
 
 def _holds_any(name: str, parts: Sequence[str]) -> bool:
     return any(part == name or part.startswith(f"{name}.") for part in parts)
+
+
+def _chosen(search: LayerSearch, model: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[list[str], set[str]]:
+    """The layers that the search finds, and those of them whose parts other code reads."""
+    chosen, referenced = search.run(), set[str]()
+    candidates = chosen
+    while read := externally_referenced(model, candidates, example_inputs):  # what they hold may yet be replaced
+        within = {name: search.run(name) for name in sorted(read)}
+        referenced |= {name for name, inner in within.items() if not inner}
+        candidates = [path for inner in within.values() for path in inner]
+        chosen = [name for name in chosen if not within.get(name)] + candidates
+    return chosen, referenced
 
 
 def externally_referenced(model: nn.Module, names: Sequence[str], example_inputs: tuple[Any, ...]) -> set[str]:
