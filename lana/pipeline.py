@@ -278,4 +278,6 @@ def _student_of_here(student: Path | str, *, begun: bool = False) -> tuple[Path,
                 "Train the network of lana.load_student, or select by a budget of this machine."
             )
         raise UserError(f"{student} is not a student's folder: it has no selection.json. Expected RUN/students/NAME.")
+    if not begun:
+        Selected.read(folder)  # damaged: told before the work
     return folder, folder.parent.parent

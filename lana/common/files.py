@@ -155,7 +155,9 @@ def read_records(path: Path, record: type, missing: Collection[str] = ()) -> lis
     text = {name: str for name, hint in hints.items() if hint not in (int, float, bool)}
     with explain_damage(path):
         empty = {name: ["", "nan"] for name in missing}
-        rows = _csv_rows(path, na_values=empty, dtype={**text, NUMBERS: str})
+        columns, rows = _csv_rows(path, na_values=empty, dtype={**text, NUMBERS: str})
+        if not rows and not set(columns) & set(hints):
+            raise ValueError(f"its columns are {', '.join(columns)[:80]}")
         for row in rows:
             row.pop(NUMBERS, None)
             check_types(row, hints)
@@ -169,7 +171,7 @@ def missing_rows(path: Path) -> str:
         UserError: the file is damaged.
     """
     with explain_damage(path):
-        rows = _csv_rows(path, dtype={NUMBERS: str})
+        _, rows = _csv_rows(path, dtype={NUMBERS: str})
         if rows and NUMBERS not in rows[0]:
             return ""
         places = [row[NUMBERS].split(" of ") for row in rows]
@@ -180,14 +182,15 @@ def missing_rows(path: Path) -> str:
     return f"{len(lost)} of its {total} rows (no. {', '.join(lost[:10])}{' …' if lost[10:] else ''})" if lost else ""
 
 
-def _csv_rows(path: Path, **how: Any) -> list[dict[str, Any]]:
+def _csv_rows(path: Path, **how: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns and the rows."""
     import pandas as pd
 
     frame = pd.read_csv(path, keep_default_na=False, **how)
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes what is too much for an index
         raise ValueError("its rows are longer than its header")
     rows: list[dict[str, Any]] = frame.to_dict("records")
-    return rows
+    return [str(name) for name in frame.columns], rows
 
 
 def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

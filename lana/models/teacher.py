@@ -8,7 +8,7 @@ import logging
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from lana.common.importing import fenced
 from lana.common.reference import LOCAL, split_reference
 from lana.config.options import TeacherOptions
+from lana.config.recipe import OPTIONS
 from lana.errors import UserError
 from lana.models.libraries import build_network
 from lana.models.model_arguments import parse_arguments
@@ -78,6 +79,8 @@ def load_teacher(
     >>> teacher.example(batch=2).shape
     torch.Size([2, 1, 16, 16])
     """
+    checked = {name: OPTIONS[name].checked(value) for name, value in inputs.items() if name in OPTIONS}
+    inputs = cast(InputOptions, {**inputs, **checked})
     if pretrained and weights is None and model in _IMPLIED:
         model_args = ",".join(filter(None, [_IMPLIED[model], model_args]))
     module, own = build_network(model, parse_arguments(model_args), pretrained=pretrained and weights is None)

@@ -179,11 +179,31 @@ def parse_operation(name: str) -> Operation:
     if family not in FAMILIES:
         raise UserError(f"There is no operation {name!r}.{near(family, list(FAMILIES))}")
     pairs = re.findall(r"_([a-z]+)([0-9][0-9.]*)", match["parameters"] if match else "")
-    parameters = tuple((key, float(value)) for key, value in pairs)
-    if [key for key, _ in parameters] != list(family_of(family).grid):
-        pattern = "".join(f"_{key}…" for key in family_of(family).grid)
+    grid = family_of(family).grid
+    if [key for key, _ in pairs] != list(grid):
+        pattern = "".join(f"_{key}…" for key in grid)
         raise UserError(f"The operation {name!r} is not complete: expected {family}{pattern}.")
+    parameters = tuple((key, _parameter(name, key, value, grid[key])) for key, value in pairs)
     return Operation(name=name + suffix, family=family, parameters=parameters, precision=precision)
+
+
+def _parameter(name: str, key: str, text: str, usual: Sequence[float]) -> float:
+    """A parameter of an operation, within reach of the usual ones: a share at most 1, and whole where they are.
+
+    Raises:
+        UserError: it is none.
+    """
+    most = 1.0 if max(usual) <= 1 else 4.0 * max(usual)
+    try:
+        value = float(text)
+    except ValueError:  # 0.5.5
+        value = 0.0
+    if not (0 < value <= most or value in usual) or (
+        all(float(one).is_integer() for one in usual) and not value.is_integer()
+    ):
+        values = ", ".join(f"{one:g}" for one in usual[:4])
+        raise UserError(f"The operation {name!r} has {key} {text[:20]}: expected a number like {values}.")
+    return value
 
 
 def split_precision(name: str) -> tuple[str, str]:

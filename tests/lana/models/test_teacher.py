@@ -295,3 +295,13 @@ def test_one_mean_for_a_network_that_takes_grey_and_rgb_is_asked_about(tmp_path)
     (tmp_path / "net.py").write_text("from torch import nn\ndef net():\n    return nn.AdaptiveAvgPool2d(1)\n")
     with pytest.raises(UserError, match=r"--mean 0\.5 --std 0\.25 give one value.*Give three values each for RGB"):
         load_teacher(f"{tmp_path}/net.py:net", mean=(0.5,), std=(0.25,))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"std": (0.0,)}, {"std": (float("inf"),)}, {"mean": (-1001.0,)}, {"image_size": 0}, {"image_size": 70_000}],
+)
+def test_inputs_out_of_their_bounds_are_refused(inputs):
+    """Also where no recipe holds them."""
+    with pytest.raises(UserError, match=f"^--{next(iter(inputs)).replace('_', '-')} .*: expected "):
+        load_teacher("digits-resnet", **inputs)

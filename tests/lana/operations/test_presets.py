@@ -182,3 +182,9 @@ def test_a_predicate_that_fails_is_a_reason(monkeypatch):
     (reason,) = [reason for operation, reason in reasons(layer, module, "no_se").items() if operation.name == "no_se"]
     assert reason == "the test whether it applies failed: KeyError: 'nobody foresaw this'"
     assert "no_se" not in [operation.name for operation in offered(layer, module, "no_se")]
+
+
+@pytest.mark.parametrize("name", ["pruned_w9", "pruned_w0", "pruned_w0.5.5", "linear_k0", "linear_k1.5", "linear_k99"])
+def test_a_parameter_out_of_reach_is_refused(name):
+    with pytest.raises(UserError, match=r"has [kw] .*: expected a number like"):
+        parse_operation(name)
