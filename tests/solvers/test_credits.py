@@ -17,10 +17,13 @@ from solvers import (
     Limit,
     SelectionProblem,
     Termination,
+    beam_search,
     check,
+    evolutionary,
     explain,
     fastest,
     frontier,
+    random_search,
     solve,
     solve_diverse,
     violations,
@@ -83,6 +86,45 @@ def test_a_lower_limit_cannot_leave_a_credit_out():
     problem = int8_network(0.0, limits=limits, forbidden=(0, 2, 4, 6))
     assert solve(problem).termination is Termination.infeasible
     assert solve(replace(problem, credits=())).chosen == (1, 3, 5)
+
+
+def test_a_lower_limit_excludes_a_whole_network_of_int8_at_once():
+    """More selections than the search excludes one by one."""
+    problem = random_problem(5, 6, seed=0, credit=0.5)
+    slower = 1e-3 * (np.arange(problem.size) % 6)  # and of more loss, so that none dominates
+    fp32 = np.arange(problem.size) % 2 == 0
+    lower, costs = {"cost0": Limit(lower=4.0)}, {"cost0": 1.0 + slower}
+    given = replace(problem, loss=slower + fp32, costs=costs, limits=lower)
+    with mock.patch("solvers.cover.OPEN_CREDITS", 0):  # the program alone
+        assert solve(given, gap=0.0).objective == pytest.approx(best_by_enumeration(given)[0])
+
+
+def test_what_earns_a_credit_does_not_dominate_under_a_lower_limit():
+    problem = SelectionProblem(
+        layers=2,
+        loss=[0.0, 0.5, 0.0],
+        first=[0, 0, 1],
+        span=[1, 1, 1],
+        costs={"ms": [1.0, 1.0, 1.0]},
+        limits={"ms": Limit(lower=2.0)},
+        credits=(Credit(producers=(0,), consumers=(2,), amounts={"ms": 0.5}),),
+    )
+    assert solve(problem).chosen == (1, 2)
+
+
+@pytest.mark.parametrize("search", [random_search, evolutionary, lambda problem: beam_search(problem, "ms")])
+@pytest.mark.parametrize("sides", [((0,), (1,)), ((1,), (0,))])
+def test_what_only_a_credit_makes_fit_is_not_given_up_early(search, sides):
+    problem = SelectionProblem(
+        layers=2,
+        loss=[0.0, 0.0],
+        first=[0, 1],
+        span=[1, 1],
+        costs={"ms": [1.0, 1.0]},
+        limits={"ms": Limit(upper=1.5)},
+        credits=(Credit(producers=sides[0], consumers=sides[1], amounts={"ms": 0.5}),),
+    )
+    assert search(problem).chosen == (0, 1)
 
 
 def test_the_check_refuses_a_wrong_cost():
