@@ -158,7 +158,7 @@ def test_contradictions_are_refused(credit, message):
 
 
 @given(small_problems())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_bounds_are_never_above_the_truth(problem):
     optimist = {name: optimistic(problem, name) for name in problem.costs}
     for chosen in itertools.islice(covers(problem), 100):
@@ -168,7 +168,7 @@ def test_bounds_are_never_above_the_truth(problem):
 
 
 @given(small_problems())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_diverse_one_is_the_best_of_what_is_left(problem):
     found = solve_diverse(problem, count=3, gap=0.0, further_gap=0.0)
     valid = sorted((sums(problem, c)["loss"], c) for c in covers(problem) if not violations(problem, c))
@@ -178,7 +178,7 @@ def test_every_diverse_one_is_the_best_of_what_is_left(problem):
 
 
 @given(small_problems())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_fastest_is_the_fastest(problem):
     for name in list(problem.costs)[:1]:
         found = fastest(problem, name, gap=0.0)
@@ -193,7 +193,7 @@ def test_the_fastest_is_the_fastest(problem):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_larger_tables_equal_enumeration(seed):
-    problem = random_problem(6, 5, seed=seed, costs=2, share=0.8, credit=0.15)
+    problem = random_problem(5, 5, seed=seed, costs=2, share=0.8, credit=0.15)
     truth = best_by_enumeration(problem)
     found = solve(problem, gap=0.0)
     assert truth[0] < best_by_enumeration(replace(problem, credits=()))[0] - 1e-3
@@ -233,7 +233,7 @@ def test_a_deep_network_is_solved_to_a_proof(adversarial):
 
 
 @given(small_problems(), st.integers(0, 2))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_credits_beyond_the_states_of_a_path_are_as_exact(problem, limit):
     with mock.patch("solvers.cover.OPEN_CREDITS", limit):
         found = solve(problem, gap=0.0)
