@@ -108,7 +108,7 @@ def distilled(folder: Path, profiled: Path, recipe: Recipe, at_start: Callable[[
         score_in_units(context, pool, folder, folder / "scores.csv")
         ended_s = time.perf_counter()
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.*")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return middle_s - start_s, ended_s - middle_s, digest.hexdigest()[:16]
 

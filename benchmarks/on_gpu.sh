@@ -33,7 +33,7 @@ timed() {  # NAME COMMAND…: with its seconds and the end of its log
 wide() {
     timed train-wide "$python" "$here/train_wide.py" data/wide_resnet.py:wrn16_4 --weights data/wrn16_4.safetensors \
         --data parquet:data --epochs "${WIDE_EPOCHS:-30}" --device cuda --out wrn-on.safetensors
-    timed pool-wrn "$python" "$here/pool.py" wrn --processes "${PROCESSES:-8}"
+    timed pool-wrn "$python" "$here/pool.py" wrn --workers "${PROCESSES:-8}"
 }
 
 case $part in
@@ -41,7 +41,7 @@ pools)
     (cd "$here/.." && timed gpu-tests "$python" -m pytest -m gpu tests) &
     cd "$1" || exit 2
     wide &
-    timed pool-r56 "$python" "$here/pool.py" r56 --processes "${PROCESSES:-8}"
+    timed pool-r56 "$python" "$here/pool.py" r56 --workers "${PROCESSES:-8}"
     wait
     ;;
 tune)

@@ -18,13 +18,14 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lana.common.console import figure
-from lana.common.progress import reporting
+from lana.common.progress import reporting, silence
 from lana.config.budget import check_number
 from lana.config.fields import check_options
 from lana.config.fleet_file import read_fleet
@@ -33,7 +34,8 @@ from lana.config.recipe import FINETUNING, SELECTING, Recipe
 from lana.delivery import remote_devices as devices
 from lana.delivery.again import deliver_within_budget
 from lana.delivery.deliver import deliver
-from lana.delivery.finetune import finetune_student
+from lana.delivery.finetune import finetune_student, is_tuned, train_student
+from lana.delivery.finetune_units import finetune_students
 from lana.delivery.fleet import FleetSummary, FleetWork
 from lana.delivery.summary import Summary, meets_budgets, nothing_to_do
 from lana.errors import UserError
@@ -46,8 +48,11 @@ from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
 from lana.selection.search import BudgetSearch, fastest_within
 from lana.selection.stage import WithinLoss, budget_of, make_search, refuse_by_table, select_student
+from lana.training.distributed import DistributedGroup, launched_rank
 
 logger = logging.getLogger(__name__)
+
+WHERE = ("device", "processes", "engine", "workers")  # options that decide where students are fine-tuned
 
 
 def compress(
@@ -231,6 +236,8 @@ def finetune(
     Raises:
         UserError: the folder is not a student's; an option that fine-tuning does not have.
     """
+    if launched_rank():
+        _follow(student, replace_better, **options)
     aside = set_aside(Path(student).resolve())  # killed before another was chosen in its place
     folder, out = _student_of_here(student, begun=bool(aside))
     check_options(options, (*FINETUNING, "device", "processes"), "Fine-tuning")
@@ -252,6 +259,49 @@ def finetune(
         search = make_search(context, pool, baseline)
         search.model = dataclasses.replace(search.model, pins=Selected.read(folder if begun else aside[-1]).pins)
         return deliver_within_budget(context, baseline, pool, search, folder.name, selected=True)
+
+
+def _follow(student: Path | str, replace_better: bool, **options: Any) -> NoReturn:
+    """The part of a process of `torchrun` that is not the first: it trains and ends, the first delivers."""
+    silence()
+    folder, out = _student_of_here(student)
+    run = Run(out)
+    usual = {name: run.recipe().options[name] for name in FINETUNING}
+    recipe = as_distilled(run, student_recipe(folder)).replace(**{**usual, **options})
+    if not is_tuned(folder, recipe.finetuning, replace_better=replace_better):
+        group = DistributedGroup(recipe.compute.device)
+        train_student(prepare(run, recipe), folder, group, replace_better)
+        group.end()
+    os._exit(0)
+
+
+def finetune_together(
+    students: Sequence[Path | str],
+    *,
+    replace_better: bool = False,
+    keep_over_budget: bool = False,
+    quiet: bool = False,
+    **options: Any,
+) -> list[Summary]:
+    """As `finetune`, of several students of one run: they are tuned at once, each in one thread, then delivered.
+
+    `options` may also name the engine: engine="processes", workers=4.
+
+    Raises:
+        UserError: as `finetune`; students of several runs.
+    """
+    check_options(options, (*FINETUNING, *WHERE), "Fine-tuning")
+    tuning = {name: value for name, value in options.items() if name not in ("engine", "workers")}
+    folders = [_student_of_here(student) for student in students]
+    if len({out for _, out in folders}) > 1:
+        raise UserError("The students are of several runs. Fine-tune those of one run at a time.")
+    out = folders[0][1]
+    with reporting(quiet=quiet), Run.open(out) as run:
+        usual = {name: run.recipe().options[name] for name in FINETUNING}
+        recipes = [(f, as_distilled(run, student_recipe(f)).replace(**{**usual, **options})) for f, _ in folders]
+        finetune_students(prepare(run, recipes[0][1]), recipes, replace_better=replace_better)
+    how = {"replace_better": replace_better, "keep_over_budget": keep_over_budget, "quiet": quiet}
+    return [finetune(student, **how, **tuning) for student in students]
 
 
 def verify(student: Path | str, *, quiet: bool = False) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -181,30 +182,43 @@ def _pin(text: str) -> tuple[str, str]:
 
 
 @main.command()
-@click.argument("student", type=PATH, callback=lambda ctx, param, path: tuned_folder(path))
-@recipe_options(*FINETUNING, "device", "processes", of_run=True)
+@click.argument(
+    "students", nargs=-1, required=True, type=PATH, callback=lambda ctx, param, paths: [*map(tuned_folder, paths)]
+)
+@recipe_options(*FINETUNING, "device", "processes", "engine", "workers", of_run=True)
 @click.option("--replace-better", is_flag=True, help="Replace the student even by one that is worse on the test split.")
 @click.option("--keep-over-budget", is_flag=True, help="Deliver a student over its budget; choose no other.")
 @trust
 @quiet
 @as_json
-def finetune(student: Path, replace_better: bool, keep_over_budget: bool, json_output: bool, **options: Any) -> None:
-    """Fine-tune STUDENT (RUN/students/NAME) with its teacher, and deliver it anew.
+def finetune(
+    students: list[Path], replace_better: bool, keep_over_budget: bool, json_output: bool, **options: Any
+) -> None:
+    """Fine-tune STUDENTS (RUN/students/NAME) with their teacher, and deliver them anew.
 
     The same command resumes an interrupted fine-tuning and ends with the same weights.
     A student that was better on the test split is kept. One over its budget is chosen again, and tuned.
+    Several students of one run are tuned at once by --engine processes or ray.
 
     \b
     lana finetune runs/digits-resnet/students/0.4x --epochs 30
     lana finetune runs/mine/students/5ms --epochs 90 --mixup 0.2 --cutmix 1 --temperature 2 --patience 10
     lana finetune runs/mine/students/5ms --epochs 90 --finetune-batch 512 --device cuda --processes 4
+    lana finetune runs/mine/students/5ms runs/mine/students/8ms --epochs 90 --engine processes --workers 2
     """
     from lana import pipeline
 
-    summary = pipeline.finetune(
-        student, replace_better=replace_better, keep_over_budget=keep_over_budget, **given(options)
-    )
-    print_result(summary, json_output=json_output)
+    how = {"replace_better": replace_better, "keep_over_budget": keep_over_budget, **given(options)}
+    if len(students) == 1:
+        alone = {name: value for name, value in how.items() if name not in ("engine", "workers")}
+        print_result(pipeline.finetune(students[0], **alone), json_output=json_output)
+        return
+    summaries = pipeline.finetune_together(students, **how)
+    if json_output:
+        print_json([dataclasses.asdict(summary) for summary in summaries])
+        return
+    for summary in summaries:
+        summary.show()
 
 
 @main.command()

@@ -138,12 +138,17 @@ def teacher_pass_s(context: RunContext) -> float:
     return (time.perf_counter() - start_s) / TRIAL_IMAGES
 
 
+def finetune_s(context: RunContext, recipe: Recipe) -> float:
+    """Seconds of fine-tuning a student: a pass of the teacher a step, and three of a student of half its work."""
+    return recipe.finetuning.epochs * len(context.data.train) * teacher_pass_s(context) * 2.5
+
+
 def estimate(context: RunContext) -> Plan:
     """Time one pass of the teacher and scale.
 
     An operation kept for training is taken to do half of its layer's work, a student half of the teacher's.
     """
-    teacher, scan, data, recipe = context.teacher, context.scan, context.data, context.recipe
+    teacher, scan, recipe = context.teacher, context.scan, context.recipe
     places = [*scan.layers, *scan.spans]
     candidates = {
         layer.name: offered(layer, own_module(teacher.module, layer), recipe.profiling.pool) for layer in places
@@ -163,7 +168,7 @@ def estimate(context: RunContext) -> Plan:
         distill_s=makespan(of_stage["distill"], workers),
         score_s=makespan(of_stage["score"], workers),
         select_s=SELECT_S,
-        finetune_s=recipe.finetuning.epochs * len(data.train) * teacher_pass_s(context) * 2.5,
+        finetune_s=finetune_s(context, recipe),
         units=tuple(units),
         workers=workers,
     )

@@ -19,6 +19,11 @@ Value = TypeVar("Value")
 TIMEOUT = datetime.timedelta(hours=6)  # for the others, while the main process evaluates
 
 
+def launched_rank() -> int | None:
+    """The number of this process in a group that `torchrun` or `accelerate launch` started; None alone."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
 class SingleProcess:
     """A process that trains by itself, with all of every batch.
 
@@ -87,6 +92,11 @@ class DistributedGroup(SingleProcess):
         from accelerate.utils import gather_object
 
         return sum(gather_object([value])) / self.count
+
+    def leave(self) -> None:
+        """Leave a group that a launcher of the user's started: from here on this process works alone."""
+        self.accelerator.end_training()
+        os.environ["WORLD_SIZE"] = "1"
 
     def end(self) -> NoReturn:
         """Leave the group and end this process, successfully.
