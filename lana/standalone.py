@@ -30,7 +30,7 @@ from lana.exporters.parity import onnx_session, relative_error, run_onnx
 from lana.models.student_files import load_student_as_teacher
 from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
-from lana.pool.stages import measured_candidates
+from lana.pool.profiling import Profiling
 from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_of
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
@@ -57,7 +57,10 @@ def profile(
     teacher, scan = load_layers(recipe)
     with reporting(quiet=quiet), tempfile.TemporaryDirectory() as folder:
         libraries = [] if fresh else search_path(tables)
-        return measured_candidates(Path(table), Path(folder), teacher, scan, recipe.profiling, libraries)[1]
+        profiling = Profiling(
+            teacher, scan, recipe.profiling, table=Path(table), folder=Path(folder), libraries=libraries
+        )
+        return profiling.candidates()[1]
 
 
 def bundle(recipe: Recipe, path: Path | str, *, quiet: bool = False) -> int:

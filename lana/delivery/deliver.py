@@ -15,20 +15,23 @@ from torch import Tensor, nn
 from lana.common.files import write_json
 from lana.common.progress import Progress
 from lana.delivery.model_card import write_card
-from lana.delivery.summary import Summary, summarise
+from lana.delivery.summary import DeliveredFiles, Summary, summarise
 from lana.evaluation.detection import Detection
-from lana.exporters.computation import to_computation
 from lana.exporters.metadata import describe
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import check_parity, onnx_parity
 from lana.exporters.torch_export import export_program
 from lana.exporters.tracing import ExportFailed, named_outputs
 from lana.models.selection import Selection
+from lana.models.student import int8_layers
 from lana.models.student_files import WEIGHTS, Selected, load_student_as_teacher
+from lana.quantization.files import FileNetwork
+from lana.quantization.scheme import CALIBRATION_IMAGES
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.measurement import compared
 from lana.selection.measurement_log import LatencyLog, MeasuredLatency
+from lana.selection.precision import student_computation
 from profilers import Computation
 
 logger = logging.getLogger(__name__)
@@ -49,14 +52,24 @@ def deliver(
         return Summary.read(folder / "summary.json")
     begun_s, student = time.monotonic(), load_student_as_teacher(folder).module
     example = context.teacher.example(context.recipe.profiling.batch)
-    format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
-    delivered = to_computation(student, example, folder, name=folder.name, format=format, stem="model")
-    if verify or format != "onnx":  # seconds that a quick look should not take; `lana export` writes it at any time
+    selection = Selection(Selected.read(folder).selection)
+    format, images = runtime_format(context.recipe.profiling.runtime, context.runtime_settings), CALIBRATION_IMAGES
+    delivered = student_computation(context, student, selection, folder, name=folder.name, stem="model", images=images)
+    int8 = bool(int8_layers(selection))
+    if not int8 and (verify or format != "onnx"):  # seconds that a quick look should not take
         _export_second_format(student, example, folder, format)
     _describe(context, folder)
-    parity = _checked_parity(context, student, folder, format)
+    parity = _parity(context, student, delivered.file) if int8 else _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
-    summary = summarise(context, baseline, folder, student=student, measured=measured, parity=parity, begun_s=begun_s)
+    promised = FileNetwork(delivered.file, len(example)) if int8 else student
+    summary = summarise(
+        context,
+        baseline,
+        folder,
+        files=DeliveredFiles(student=student, promised=promised, parity=parity),
+        measured=measured,
+        begun_s=begun_s,
+    )
     write_card(folder, summary, _notes(context, student))
     write_json(folder / "summary.json", asdict(summary))  # last: with it the student is delivered
     return summary
@@ -93,6 +106,11 @@ def _describe(context: RunContext, folder: Path) -> None:
     images = context.teacher.preprocessing
     if (folder / "model.onnx").is_file():
         describe(folder / "model.onnx", asdict(images) if images else None, context.data.classes)
+
+
+def _parity(context: RunContext, student: nn.Module, file: Path) -> float:
+    """How far an int8 file is from the student in fp32: rounding, which is no fault."""
+    return onnx_parity(student, file, examples(context), limit_s=PARITY_S)
 
 
 def _checked_parity(context: RunContext, student: nn.Module, folder: Path, format: str) -> float | None:

@@ -209,14 +209,27 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
     (console or make_console()).print(table)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DeliveredFiles:
+    """A student as its files have it.
+
+    Attributes:
+        promised: gives the outputs of the file that the runtime runs: the student itself, or its int8 file.
+        parity: how far the ONNX file is from the student, relative to the largest output.
+    """
+
+    student: nn.Module
+    promised: nn.Module
+    parity: float | None
+
+
 def summarise(
     context: RunContext,
     baseline: Baseline,
     folder: Path,
     *,
-    student: nn.Module,
+    files: DeliveredFiles,
     measured: MeasuredLatency | None,
-    parity: float | None,
     begun_s: float,
 ) -> Summary:
     """Gather a student's figures; its delivery began at `begun_s`."""
@@ -235,14 +248,14 @@ def summarise(
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
-        **_metrics(context, baseline, student),
+        **_metrics(context, baseline, files.promised),
         max_loss=chosen.max_loss,
         max_size_mb=largest_mb,
         file_bytes=size,
         predicted_ms=chosen.predicted_ms,
         selected_accuracy=chosen.selected_metric,
-        student_parameters=count_parameters(student),
-        onnx_max_relative_error=parity,
+        student_parameters=count_parameters(files.student),
+        onnx_max_relative_error=files.parity,
         prediction_error=chosen.prediction_error,
         selection=chosen.selection,
         seconds={

@@ -13,7 +13,7 @@ from lana.models.selection import Pair
 from lana.networks.constant_arguments import copy_with_constant_arguments, of_one_tensor, return_as
 from lana.networks.layers import Layer
 from lana.networks.surgery import replace, tensor_of
-from lana.operations.families import parse_operation
+from lana.operations.families import parse_operation, split_precision
 from lana.operations.shortcut import Skip
 
 
@@ -39,11 +39,12 @@ def assemble(
     """A copy of the teacher with the selected operations in place of its layers.
 
     `operations` holds trained ones by (layer, operation), which are copied in; what it lacks is built as initialised.
-    A span's operation replaces its first member, and its other parts become identities.
+    A span's operation replaces its first member, and its other parts become identities. Precisions change nothing here:
+    they are those of the exported file.
     """
     student = copy_with_constant_arguments(teacher)
     for layer in layers:
-        operation = selection.get(layer.name, "teacher")
+        operation = split_precision(selection.get(layer.name, "teacher"))[0]
         if operation == "teacher":
             continue
         trained = (operations or {}).get((layer.name, operation))
@@ -53,6 +54,23 @@ def assemble(
         for part in others:
             _stand_in(student, part, Skip())
     return student.eval()
+
+
+def precisions(layers: Sequence[str], selection: Mapping[str, str]) -> dict[str, str]:
+    """The path of each module at a layer → its precision; the members of a span behind the first have no work.
+
+    >>> precisions(["a", "b", "c"], {"a+b": "merged_w1@int8"})
+    {'a': 'int8', 'c': 'fp32'}
+    """
+    chosen = {name.split("+")[0]: split_precision(operation)[1] for name, operation in selection.items()}
+    behind = {member for name in selection for member in name.split("+")[1:]}
+    return {layer: chosen.get(layer, "fp32") for layer in layers if layer not in behind}
+
+
+def int8_layers(selection: Mapping[str, str]) -> list[str]:
+    """The layers and spans with an int8 operation; a skip has no precision of its own."""
+    parsed = {name: split_precision(operation) for name, operation in selection.items()}
+    return [name for name, (base, precision) in parsed.items() if precision == "int8" and base != "identity"]
 
 
 def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:

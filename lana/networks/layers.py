@@ -60,7 +60,8 @@ class Layer:
 class LayerScan:
     """The result of `find_layers`; layers are in order of execution.
 
-    `unlinked` names layers that form no span with the next, and why.
+    `unlinked` names layers that form no span with the next, and why. At `borders`, pairs of consecutive layers, the output
+    of the first goes to the second and nowhere else.
     """
 
     layers: tuple[Layer, ...]
@@ -68,6 +69,7 @@ class LayerScan:
     skipped: tuple[SkippedModule, ...]
     total_macs: int
     unlinked: tuple[SkippedModule, ...] = ()
+    borders: tuple[tuple[str, str], ...] = ()
 
 
 def find_layers(
@@ -117,6 +119,11 @@ def find_layers(
         skipped=tuple(passed),
         total_macs=total // batch,
         unlinked=_unlinked(layers, links),
+        borders=tuple(
+            (ours.name, theirs.name)
+            for (ours, theirs), link in zip(pairwise(layers), links, strict=True)
+            if not isinstance(link, str)
+        ),
     )
 
 

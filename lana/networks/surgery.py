@@ -58,7 +58,7 @@ class Switch(nn.Module):
 def switched(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Switch]]:
     """While open, a `Switch` replaces each named submodule; afterwards the network is as it was."""
     switches = {name: Switch(module.get_submodule(name)) for name in names}
-    with _installed(module, switches):
+    with installed(module, switches):
         yield switches
 
 
@@ -76,12 +76,13 @@ class Hidden(nn.Module):
 @contextlib.contextmanager
 def hidden(module: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """While open, each named submodule runs hidden; afterwards the network is as it was."""
-    with _installed(module, {name: Hidden(module.get_submodule(name)) for name in names}):
+    with installed(module, {name: Hidden(module.get_submodule(name)) for name in names}):
         yield
 
 
 @contextlib.contextmanager
-def _installed(module: nn.Module, instead: Mapping[str, nn.Module]) -> Iterator[None]:
+def installed(module: nn.Module, instead: Mapping[str, nn.Module]) -> Iterator[None]:
+    """While open, each named submodule is replaced; afterwards the network is as it was."""
     originals = {name: module.get_submodule(name) for name in instead}
     try:
         for name, submodule in instead.items():

@@ -30,7 +30,7 @@ from lana.operations.base import (
     why_no_tokens,
 )
 
-PRECISIONS: Sequence[str] = ("fp32",)  # an operation's file may hold these
+PRECISIONS: Sequence[str] = ("fp32", "int8")  # an operation's file may hold these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +204,16 @@ def _parameter(name: str, key: str, text: str, usual: Sequence[float]) -> float:
         values = ", ".join(f"{one:g}" for one in usual[:4])
         raise UserError(f"The operation {name!r} has {key} {text[:20]}: expected a number like {values}.")
     return value
+
+
+def at_precision(name: str, precision: str) -> str:
+    """The name of an operation at another precision.
+
+    >>> at_precision("pruned_w0.5", "int8"), at_precision("pruned_w0.5@int8", "fp32")
+    ('pruned_w0.5@int8', 'pruned_w0.5')
+    """
+    base = split_precision(name)[0]
+    return base if precision == "fp32" else f"{base}@{precision}"
 
 
 def split_precision(name: str) -> tuple[str, str]:

@@ -87,7 +87,8 @@ def _is_for_spans(name: str) -> bool:
 
 
 def _named(part: str, pool: str) -> str:
-    split_precision(part)  # its error names the precisions
+    if split_precision(part)[1] != "fp32":
+        raise UserError(f"--pool {pool!r}: {part!r} has a precision. Name it without, and give --precisions fp32,int8.")
     try:
         return parse_operation(part).name
     except UserError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lana.errors import UserError
 from lana.exporters.computation import to_computation
@@ -17,6 +18,9 @@ from lana.networks.layers import Layer, LayerScan
 from lana.networks.structure import structure, structure_key
 from lana.operations.families import Operation
 from lana.pool.candidates import Candidate, not_built, planned_candidates
+from lana.quantization.files import conversion_computation, operation_computation, precision_text
+from lana.quantization.onnx_quantizer import QuantizationFailed
+from lana.quantization.scheme import Scheme
 from profilers.computation import Computation
 
 
@@ -26,8 +30,11 @@ class Builder:
     An operation that cannot be built or exported is a candidate that is not kept, with the reason.
     """
 
-    def __init__(self, teacher: Teacher, *, batch: int, folder: Path, format: str = "onnx") -> None:
+    def __init__(
+        self, teacher: Teacher, *, batch: int, folder: Path, format: str = "onnx", scheme: Scheme | None = None
+    ) -> None:
         self.teacher, self.batch, self.folder, self.format = teacher.module, batch, folder, format
+        self.scheme = scheme or Scheme()
         self.computations: dict[str, Computation] = {}
         self._structures: dict[str, str] = {}
         self._known: dict[tuple[str, tuple[int, ...], str], Candidate] = {}
@@ -42,25 +49,20 @@ class Builder:
         return dataclasses.replace(self._known[place], layer=layer)
 
     def _built(self, layer: Layer, operation: Operation, example: torch.Tensor) -> Candidate:
+        if operation.name == "identity@int8":
+            made = self.conversion(layer.input_shape)
+            return self._candidate(layer, operation, made.key, made.columns)
         try:
             own = own_module(self.teacher, layer)
             module = own if operation.name == "teacher" else operation.build(layer, own)
-            key, columns = structure(module, (example,), operation.precision)
+            precision = "fp32" if operation.precision == "fp32" else precision_text(self.scheme)
+            key, columns = structure(module, (example,), precision)
         except UserError:
             raise
         except Exception as error:  # one operation that fails at one layer must not end the run: it is named instead
             reason = f"cannot be built: {type(error).__name__}: {str(error)[:150]}"
             return not_built(layer, operation, reason)
-        candidate = Candidate(
-            layer=layer,
-            operation=operation.name,
-            family=operation.family,
-            key=key,
-            parameters=columns["parameters"],
-            macs=columns["macs"],
-            operators=columns["operators"],
-            activations=columns["activations"],
-        )
+        candidate = self._candidate(layer, operation, key, columns)
         shapes = [" ".join(str(size) for size in shape) for shape in (layer.input_shape, layer.output_shape)]
         labels = {
             "operation": operation.name,
@@ -70,18 +72,39 @@ class Builder:
             "output_shape": shapes[1],
         }
         try:
-            computation = to_computation(
-                module,
-                example,
-                self.folder,
-                name=f"{operation.name} ({shapes[0]})",
-                format=self.format,
-                known=(key, columns),
-            )
-        except ExportFailed as error:
+            computation = self._written(operation, module, example, (key, columns))
+        except (ExportFailed, QuantizationFailed) as error:
             return dataclasses.replace(candidate, kept=False, reason=str(error))
         self.computations.setdefault(key, dataclasses.replace(computation, labels=labels))
         return candidate
+
+    def conversion(self, shape: tuple[int, ...]) -> Computation:
+        """The conversion of a tensor of this shape to int8 and back."""
+        name = f"conversion@int8 ({' '.join(str(size) for size in shape)})"
+        example = torch.zeros(self.batch, *shape)
+        made = conversion_computation(example, self.folder, name=name, scheme=self.scheme)
+        return self.computations.setdefault(made.key, made)
+
+    @staticmethod
+    def _candidate(layer: Layer, operation: Operation, key: str, columns: Mapping[str, float]) -> Candidate:
+        return Candidate(
+            layer=layer,
+            operation=operation.name,
+            family=operation.family,
+            key=key,
+            parameters=columns["parameters"],
+            macs=columns["macs"],
+            operators=columns["operators"],
+            activations=columns["activations"],
+        )
+
+    def _written(
+        self, operation: Operation, module: nn.Module, example: torch.Tensor, known: tuple[str, dict[str, float]]
+    ) -> Computation:
+        name = f"{operation.name} ({' '.join(str(size) for size in example.shape[1:])})"
+        if operation.precision == "fp32":
+            return to_computation(module, example, self.folder, name=name, format=self.format, known=known)
+        return operation_computation(module, example, self.folder, name=name, scheme=self.scheme, known=known)
 
 
 def make_candidates(

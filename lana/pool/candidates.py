@@ -14,7 +14,7 @@ from lana.models.selection import Pair
 from lana.models.student import own_module
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
-from lana.operations.families import Operation
+from lana.operations.families import Operation, split_precision
 from lana.operations.presets import offered
 from profilers.table import LatencyTable
 
@@ -26,7 +26,9 @@ class Candidate:
     """An operation at a layer: its structure, its measured speed, and whether it is kept for selection.
 
     `reason` explains why it is not kept. `latency_ms` (caches warm) and `cold_ms` are nan until measured. `overhead_ms`
-    is the time to start a runtime on nothing at all; a whole network pays it once and not at every layer.
+    is the time to start a runtime on nothing at all; a whole network pays it once and not at every layer. An int8
+    operation's latency includes conversions at its ends; `input_conversion_ms` and `output_conversion_ms` are those of
+    its input and its output, there and back.
     """
 
     layer: Layer
@@ -40,6 +42,8 @@ class Candidate:
     latency_ms: float = float("nan")
     cold_ms: float = float("nan")
     overhead_ms: float = 0.0
+    input_conversion_ms: float = 0.0
+    output_conversion_ms: float = 0.0
     kept: bool = True
     reason: str = ""
 
@@ -50,25 +54,36 @@ class Candidate:
     @property
     def file_bytes(self) -> float:
         """Its bytes in a file: the weights, and the nodes of the graph with their names."""
-        return 4 * self.parameters + NODE_BYTES * self.operators
+        return (1 if self.precision == "int8" else 4) * self.parameters + NODE_BYTES * self.operators
 
     @property
     def is_nothing(self) -> bool:
         """True for an identity that costs nothing; one that keeps a permutation does."""
-        return self.operation == "identity" and not self.operators
+        return self.base[1] == "identity" and not self.operators
+
+    @property
+    def base(self) -> Pair:
+        """The pair of the same operation at fp32, whose weights it has."""
+        return self.layer.name, split_precision(self.operation)[0]
+
+    @property
+    def precision(self) -> str:
+        return split_precision(self.operation)[1]
 
     @property
     def columns(self) -> dict[str, float]:
         """The columns that the prediction of a whole network reads."""
         cold_ms = self.cold_ms - self.latency_ms
         nothing = self.is_nothing
+        numbers = float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape))
         return {
             "latency_ms": self.latency_ms - self.overhead_ms,
             "cold_ms": 0.0 if nothing or not cold_ms > 0 else cold_ms,
             "operations": 0.0 if nothing else 1.0,
             "macs": self.macs,
             "activations": self.activations,
-            "border": 0.0 if nothing else float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape)),
+            "border": 0.0 if nothing else numbers,
+            "mixed_border": numbers if self.precision == "int8" else 0.0,
         }
 
 
@@ -119,7 +134,12 @@ def unique_layers(candidates: Sequence[Candidate]) -> list[Layer]:
 
 
 def is_trainable(candidate: Candidate) -> bool:
-    return candidate.operation not in ("teacher", "identity")
+    return is_trained(candidate.operation)
+
+
+def is_trained(operation: str) -> bool:
+    """True if an operation has weights of its own to train; an int8 one has those of its fp32."""
+    return operation not in ("teacher", "identity") and split_precision(operation)[1] == "fp32"
 
 
 def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:

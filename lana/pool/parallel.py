@@ -18,9 +18,11 @@ from lana.models.selection import Pair
 from lana.models.student import build_operation
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute
+from lana.operations.families import split_precision
 from lana.pool import distillation, scoring
 from lana.pool.block_training import Distillation
-from lana.pool.candidates import Candidate
+from lana.pool.candidates import Candidate, is_trained
+from lana.pool.int8_operations import RANGE_IMAGES, OperationQuantizer
 from lana.runs.context import RunContext
 from lana.runs.run import POOL
 from lana.runs.time_plan import UnitTimes
@@ -62,10 +64,11 @@ class ScoreWork:
 
     def __call__(self, group: Pairs, report: Report) -> list[dict[str, Any]]:
         layer, names = group[0][0], [name for _, name in group]
-        trained = [pair for pair in group if pair[1] not in ("teacher", "identity")]
+        bases = dict.fromkeys(split_precision(name)[0] for name in names)  # int8 operations have the weights of fp32
+        trained = [(layer, name) for name in bases if is_trained(name)]
         with one_thread():
             context, teacher = self.run.context, self.run.context.teacher.module
-            untrained = ["identity"] if "identity" in names else []
+            untrained = ["identity"] if "identity" in bases else []
             plain = {(layer.name, name): build_operation(layer, teacher, name) for name in untrained}
             operations = {**plain, **distillation.load_pool(teacher, trained, self.folder)}
             scores = make_scorer(context).score_layer(self.layers, layer, names, operations)
@@ -142,10 +145,18 @@ def distillation_settings(context: RunContext) -> Distillation:
 
 
 def make_scorer(context: RunContext) -> scoring.Scorer:
-    recipe = context.recipe
+    recipe, quantizer = context.recipe, None
+    if context.scheme is not None:
+        quantizer = OperationQuantizer(
+            teacher=context.teacher.module,
+            split=context.data.train.subset(RANGE_IMAGES, recipe.seed + 4),
+            scheme=context.scheme,
+            batch=recipe.profiling.batch,
+        )
     return scoring.Scorer(
         teacher=context.teacher.module,
         split=context.data.train.subset(recipe.scoring.images, recipe.seed),
         task=context.task,
         compute=Compute(recipe.compute.device, recipe.finetuning.precision),
+        quantizer=quantizer,
     )

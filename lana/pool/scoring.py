@@ -28,6 +28,8 @@ from lana.networks.features import replayable
 from lana.networks.layers import Layer
 from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.surgery import switched
+from lana.operations.families import split_precision
+from lana.pool.int8_operations import OperationQuantizer
 
 BATCH = 64
 CONSTANT_BATCHES = 4
@@ -52,6 +54,12 @@ class Score:
     @property
     def pair(self) -> Pair:
         return self.layer, self.operation
+
+    @classmethod
+    def none(cls, layer: str, operation: str) -> Score:
+        """Of an operation that does not run: it is left out of the pool."""
+        nothing = float("nan")
+        return cls(layer=layer, operation=operation, score=nothing, standard_error=nothing, task_loss=nothing, images=0)
 
 
 CONSTANT: Pair = ("", "constant")  # the row of a network that gives the mean output whatever it sees
@@ -89,6 +97,7 @@ class Scorer:
     split: Split
     task: Task
     compute: Compute
+    quantizer: OperationQuantizer | None = None
 
     def score(
         self,
@@ -137,8 +146,8 @@ class Scorer:
     ) -> list[Score]:
         """The scores of operations at one of the `layers` that a selection chooses at."""
         teacher, task, device, power = self.teacher, self.task, self.compute.device, 0.0
-        sums = {name: _Sums() for name in names}
-        modules = {name: operations[layer.name, name].to(device).eval() for name in names if name != "teacher"}
+        modules, failed = self._modules(layer, names, operations)
+        sums = {name: _Sums() for name in names if name not in failed}
         with evaluating(teacher, self.compute), self.compute.channels_last(modules.values()), torch.no_grad():
             # A span's other parts would run behind its operation: they are switched to pass their input on.
             before = replayable(teacher, layers, next(self.split.batches(1, device=device))[0])
@@ -170,7 +179,22 @@ class Scorer:
                         found.add(task.distance(output, expected), task.loss(output, labels) - expected_loss, error)
         for module in modules.values():
             module.cpu()  # students are assembled there
-        return [found.score(layer.name, name, power) for name, found in sums.items()]
+        scored = {name: found.score(layer.name, name, power) for name, found in sums.items()}
+        return [scored.get(name) or Score.none(layer.name, name) for name in names]
+
+    def _modules(
+        self, layer: Layer, names: Sequence[str], operations: Mapping[Pair, nn.Module]
+    ) -> tuple[dict[str, nn.Module], list[str]]:
+        """The modules to swap in, int8 ones as they will run; and the names of those that cannot be quantized."""
+        int8 = [name for name in names if split_precision(name)[1] == "int8"]
+        quantized: dict[str, nn.Module | None] = {}
+        if int8 and self.quantizer is not None:
+            self.teacher.cpu()
+            quantized = self.quantizer.modules(layer, int8, operations)
+        plain = {name: operations[layer.name, name] for name in names if name not in int8 and name != "teacher"}
+        modules = {**plain, **{name: module for name, module in quantized.items() if module is not None}}
+        moved = {name: module.to(self.compute.device).eval() for name, module in modules.items()}
+        return moved, [name for name, module in quantized.items() if module is None]
 
 
 def _mean(leaf: Any, batch: int) -> Any:

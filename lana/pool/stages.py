@@ -15,32 +15,22 @@ from torch import nn
 import lana.pool.distillation as distilling
 import lana.pool.scoring as scoring
 from lana.common.files import missing_rows, write_text
-from lana.common.progress import Progress, counted
-from lana.config.options import ProfilingOptions
+from lana.common.progress import counted
 from lana.config.recipe import fingerprint
 from lana.models.selection import Pair
 from lana.models.student import build_operation
-from lana.models.teacher import Teacher
-from lana.networks.layers import Layer, LayerScan
-from lana.operations.families import Operation
-from lana.pool.ascending import measure_ascending
-from lana.pool.builder import Builder
+from lana.networks.layers import Layer
 from lana.pool.candidates import (
     Candidate,
     pairs,
-    planned_candidates,
     read_candidates,
     unique_layers,
-    with_latencies,
     write_candidates,
 )
 from lana.pool.parallel import distill_in_units, make_scorer, score_in_units
-from lana.pool.shortlist import shortlist
-from lana.runs.baseline import runtime_format
+from lana.pool.profiling import Profiling
 from lana.runs.context import RunContext
 from lana.runs.run import POOL
-from profilers import LatencyTable
-from profilers import profile as measure_table
 from profilers.library import search_path
 
 logger = logging.getLogger(__name__)
@@ -80,52 +70,18 @@ def profile_pool(context: RunContext) -> list[Candidate]:
     path, stage_key = run.pool / "candidates.csv", fingerprint(run.parts(recipe, "teacher", "profile"))
     if not run.finished("profile", stage_key) or _is_lacking(path):
         with run.stage("profile", stage_key):
-            folder, libraries = run.pool / "computations", search_path()
-            candidates, table = measured_candidates(
-                run.table, folder, context.teacher, context.scan, recipe.profiling, libraries
+            folder = run.pool / "computations"
+            profiling = Profiling(
+                context.teacher,
+                context.scan,
+                recipe.profiling,
+                table=run.table,
+                folder=folder,
+                libraries=search_path(),
             )
-            write_candidates(path, shortlist(with_latencies(candidates, table)))
+            write_candidates(path, profiling.candidates()[0])
             shutil.rmtree(folder, ignore_errors=True)
     return read_candidates(path)
-
-
-def measured_candidates(
-    table: Path,
-    folder: Path,
-    teacher: Teacher,
-    scan: LayerScan,
-    options: ProfilingOptions,
-    libraries: Sequence[Path],
-) -> tuple[list[Candidate], LatencyTable]:
-    """The pool, and its latency table in the file `table`; rows that one of the `libraries` holds are taken from it."""
-    settings = options.runtime_settings
-    format = runtime_format(options.runtime, settings)
-    builder = Builder(teacher, batch=options.batch, folder=folder, format=format)
-    planned = planned_candidates(teacher, scan, options.pool)
-    with Progress(f"Building and measuring {len(planned)} operations", len(planned)) as progress:
-        built = measured = 0
-
-        def build(layer: Layer, operation: Operation) -> Candidate:
-            nonlocal built
-            built += 1
-            progress.update((built + measured) / 2, operation.name)
-            return builder.candidate(layer, operation)
-
-        def measure(wave: Sequence[Candidate]) -> LatencyTable:
-            nonlocal measured
-            computations = [builder.computations[key] for key in dict.fromkeys(candidate.key for candidate in wave)]
-            latencies = measure_table(
-                computations,
-                runtime=options.runtime,
-                settings=settings,
-                table=table,
-                libraries=libraries,
-                progress=lambda state: progress.update((built + measured + state.done) / 2, state.name),
-            )
-            measured = built
-            return latencies
-
-        return measure_ascending(planned, build, measure)
 
 
 def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[list[Candidate], Operations]:
@@ -143,8 +99,8 @@ def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[
             distill_in_units(context, pool, candidates, folder)
     given_up = {pair: found.dropped for pair, found in distilling.read_results(folder).items() if found.dropped}
     candidates = [
-        dataclasses.replace(candidate, kept=False, reason=given_up[candidate.pair])
-        if candidate.pair in given_up and candidate.kept
+        dataclasses.replace(candidate, kept=False, reason=given_up[candidate.base])
+        if candidate.base in given_up and candidate.kept
         else candidate
         for candidate in candidates
     ]

@@ -5,79 +5,95 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
+from onnxruntime.quantization import (
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quant_pre_process,
+    quantize_static,
+)
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
 from lana.common.files import write_atomically
 from lana.errors import LanaError, UserError
+from lana.quantization.ranges import observed_ranges, placeholders
 from lana.quantization.scheme import Scheme
 
-STRIDE = 16  # inputs whose intermediate outputs are in memory at a time; also the fewest to take ranges from
+LEAST_INPUTS = 16  # to take ranges from
 
 
 class QuantizationFailed(LanaError):
     """A file could not be quantized."""
 
 
-class Calibration(CalibrationDataReader):
-    """Inputs for calibration, handed out in strides: the calibrator keeps every intermediate output of one."""
-
-    def __init__(self, name: str, inputs: Sequence[np.ndarray]) -> None:
-        self.name, self.inputs = name, inputs
-        self.set_range(0, len(self))
-
-    def __len__(self) -> int:
-        return len(self.inputs) // STRIDE * STRIDE  # a stride that is not full is refused
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self.left = iter(range(start_index, end_index))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        index = next(self.left, None)
-        if index is None:
-            return None
-        return {self.name: np.ascontiguousarray(self.inputs[index], dtype=np.float32)}
-
-
-def quantize_onnx(source: Path, destination: Path, inputs: Sequence[np.ndarray], scheme: Scheme) -> Path:
+def quantize_onnx(
+    source: Path,
+    destination: Path,
+    inputs: Sequence[np.ndarray] | None,
+    scheme: Scheme,
+    *,
+    nodes: Callable[[onnx.GraphProto], list[str]] | None = None,
+) -> Path:
     """Write the ONNX file `source` with int8 weights and activations (Q/DQ), its ranges from `inputs`.
 
-    Each of the `inputs` has the shape of the file's input.
+    Each of the `inputs` has the shape of the file's input. Without inputs every range is a placeholder: the file runs
+    as fast, and computes nothing of use. `nodes` gives the names of those to quantize; by default all are.
 
     Normalisation is folded into convolutions first, as `quantize_static` asks for. Weights are quantized per channel,
     symmetrically; activations per tensor.
 
     Raises:
         UserError: fewer than 16 inputs.
-        QuantizationFailed: a range is not finite, or ONNX Runtime cannot quantize the file.
+        QuantizationFailed: a range is not finite, ONNX Runtime cannot quantize the file, or `nodes` gives none.
     """
-    if len(inputs) < STRIDE:
-        raise UserError(f"{len(inputs)} images are too few to calibrate int8 on. Give data with at least {STRIDE}.")
-    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-    reader = Calibration(onnx.load(str(source), load_external_data=False).graph.input[0].name, inputs)
+    if inputs is not None and len(inputs) < LEAST_INPUTS:
+        raise UserError(
+            f"{len(inputs)} images are too few to calibrate int8 on. Give data with at least {LEAST_INPUTS}."
+        )
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared, written = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        prepared, written, ranges = (Path(folder) / name for name in ("prepared.onnx", "quantized.onnx", "ranges.json"))
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(
-                str(prepared),
-                str(written),
-                reader,
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=scheme.reduced_range,
-                activation_type=types[scheme.activation],
-                weight_type=QuantType.QInt8,
-                extra_options={"ActivationSymmetric": scheme.symmetric, "CalibStridedMinMax": STRIDE},
-            )
+            graph = onnx.load(str(prepared), load_external_data=False).graph
+            chosen = nodes(graph) if nodes is not None else [node.name for node in graph.node]
+            if not chosen:
+                raise QuantizationFailed(f"{source.name} has no node to quantize: its exporter names no layers.")
+            found = placeholders(graph) if inputs is None else observed_ranges(prepared, inputs)
+            save_tensors_data(TensorsData(CalibrationMethod.MinMax, found), ranges)
+            quantize_static(str(prepared), str(written), calibration_cache_path=ranges, **_options(scheme, chosen))
+        except LanaError:
+            raise
         except Exception as error:  # ONNX Runtime raises errors of many kinds
             raise QuantizationFailed(f"{source} cannot be quantized: {type(error).__name__}: {error}") from error
         _check_ranges(written)
+        _keep_producer(source, written)
         return write_atomically(destination, lambda temporary: temporary.write_bytes(written.read_bytes()))
+
+
+def _options(scheme: Scheme, nodes: list[str]) -> dict[str, Any]:
+    types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+    return {
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "reduce_range": scheme.reduced_range,
+        "activation_type": types[scheme.activation],
+        "weight_type": QuantType.QInt8,
+        "nodes_to_quantize": nodes,
+        "extra_options": {"ActivationSymmetric": scheme.symmetric},
+    }
+
+
+def _keep_producer(source: Path, written: Path) -> None:
+    """Name the exporter of the source: the quantizer is a part of the runtime, whose version tables hold already."""
+    before, model = onnx.load(str(source), load_external_data=False), onnx.load(str(written))
+    model.producer_name, model.producer_version = before.producer_name, before.producer_version
+    onnx.save(model, str(written))
 
 
 def _check_ranges(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from lana.common.suggestions import near
 from lana.errors import UserError
+from profilers.environment import processor_flags
 
 PRECISIONS = ("fp32", "int8")
 CALIBRATION_IMAGES = 512  # on which the ranges of activations are taken
@@ -53,6 +55,17 @@ def scheme_of(runtime: str, machine: str, flags: Collection[str]) -> Scheme:
     if machine in ARM:
         return Scheme(activation="int8")
     return Scheme(reduced_range=not DOT_PRODUCT_FLAGS & set(flags))
+
+
+def scheme_for(runtime: str, precisions: str) -> Scheme | None:
+    """The int8 scheme of a runtime on this processor; None where `precisions` do not hold int8.
+
+    Raises:
+        UserError: unknown precisions; int8 for a runtime that runs no such files.
+    """
+    if "int8" not in check_precisions(precisions):
+        return None
+    return scheme_of(runtime, platform.machine(), processor_flags())
 
 
 def check_precisions(text: str) -> tuple[str, ...]:

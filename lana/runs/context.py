@@ -21,6 +21,7 @@ from lana.models.teacher import Teacher, teacher_of
 from lana.networks.layers import LayerScan, find_layers
 from lana.networks.predictors import last_predictors
 from lana.operations.presets import check_own, pool_names
+from lana.quantization.scheme import Scheme, scheme_for
 from lana.runs.run import Run
 from profilers import RuntimeSettings, create_runtime
 
@@ -39,6 +40,11 @@ class RunContext:
     @property
     def runtime_settings(self) -> RuntimeSettings:
         return self.recipe.profiling.runtime_settings
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The int8 scheme of this machine and runtime; None where nothing is int8."""
+        return scheme_for(self.recipe.profiling.runtime, self.recipe.profiling.precisions)
 
 
 def prepare(run: Run, recipe: Recipe) -> RunContext:

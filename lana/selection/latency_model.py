@@ -28,8 +28,10 @@ COEFFICIENT_PRIORS: Mapping[str, tuple[float, float]] = {
 # Multiply-adds: arithmetic counts otherwise when other work surrounds it. Numbers at the borders, in and out: alone, an
 # operation reads and writes the layout of its file, among others the one that its neighbours use. Numbers that its
 # operators write: wide maps inside an operation stay in the caches when it runs alone.
-COLUMN_SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05, "activations": 0.05}
+# Numbers at the ends of int8 operations, less those at borders between two of them: there layouts and types change.
+COLUMN_SHARES: Mapping[str, float] = {"macs": 0.05, "border": 0.05, "activations": 0.05, "mixed_border": 0.1}
 COLUMNS = (*COEFFICIENT_PRIORS, *COLUMN_SHARES)
+INT8_COLUMN = "mixed_border"  # is fitted where a measured network has int8 operations
 # How far the curve may go from the sum: constant, linear and square in the share of the sum.
 BEND_DEVIATIONS = (0.15, 0.15, 0.15)
 MIN_SLOPE = 0.25  # of the curve
@@ -52,11 +54,16 @@ class Prediction:
 
     def part_ms(self, columns: Mapping[str, float]) -> float:
         """What one operation adds to the network, at least nothing."""
-        return max(0.0, sum(weight * columns[name] for name, weight in self.coefficients.items()))
+        return max(0.0, self.change_ms(columns))
 
-    def network_ms(self, parts: Sequence[Mapping[str, float]]) -> float:
-        """The latency of a network of these operations."""
-        return self.bent_ms(self.intercept_ms + sum(self.part_ms(columns) for columns in parts))
+    def change_ms(self, columns: Mapping[str, float]) -> float:
+        """What columns add to the network; less than nothing for what is saved between int8 neighbours."""
+        return sum(weight * columns[name] for name, weight in self.coefficients.items() if name in columns)
+
+    def network_ms(self, parts: Sequence[Mapping[str, float]], savings: Sequence[Mapping[str, float]] = ()) -> float:
+        """The latency of a network of these operations, and of what is saved between them."""
+        saved = sum(min(0.0, self.change_ms(columns)) for columns in savings)
+        return self.bent_ms(self.intercept_ms + sum(self.part_ms(columns) for columns in parts) + saved)
 
     def bent_ms(self, sum_ms: float) -> float:
         """The latency of a network whose parts and intercept sum to this."""
@@ -84,10 +91,10 @@ def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Columns summed over operations.
 
     >>> part = {"latency_ms": 1.0, "cold_ms": 0.5, "operations": 1, "macs": 9e6, "border": 2000, "activations": 3000}
-    >>> total([part, part])
-    {'latency_ms': 2.0, 'cold_ms': 1.0, 'operations': 2.0, 'macs': 18000000.0, 'border': 4000.0, 'activations': 6000.0}
+    >>> total([part, part])["latency_ms"], total([part, part])["mixed_border"]
+    (2.0, 0.0)
     """
-    return {name: float(sum(columns[name] for columns in parts)) for name in COLUMNS}
+    return {name: float(sum(columns.get(name, 0.0) for columns in parts)) for name in COLUMNS}
 
 
 def plain_sum_ms(columns: Mapping[str, float]) -> float:
@@ -106,11 +113,15 @@ def fit(measured_networks: Sequence[MeasuredNetwork]) -> Prediction:
     """
     if not measured_networks:
         raise ValueError("Expected at least one measured network, the teacher; got none.")
-    names = list(COLUMNS)
+    names = [name for name in COLUMNS if name != INT8_COLUMN or any(n.columns.get(name) for n in measured_networks)]
     features = np.array([[network.columns[name] for name in names] for network in measured_networks])
     measured = np.array([network.measured_ms for network in measured_networks])
     largest = dict(zip(names, features.max(0), strict=True))
-    shares = {name: (0.0, share * measured.max() / max(largest[name], 1e-12)) for name, share in COLUMN_SHARES.items()}
+    shares = {
+        name: (0.0, share * measured.max() / (largest[name] or 1.0))
+        for name, share in COLUMN_SHARES.items()
+        if name in largest
+    }
     prior = {**COEFFICIENT_PRIORS, **shares}
     means, deviations = (np.array([prior[name][index] for name in names]) for index in (0, 1))
     residual = measured - features @ means
@@ -160,8 +171,8 @@ def held_out_error(measured_networks: Sequence[MeasuredNetwork]) -> PredictionEr
     errors = []
     for index, network in enumerate(measured_networks):
         prediction = fit([*measured_networks[:index], *measured_networks[index + 1 :]])
-        summed = sum(weight * network.columns[name] for name, weight in prediction.coefficients.items())
-        errors.append(prediction.bent_ms(prediction.intercept_ms + summed) / network.measured_ms - 1)
+        summed = prediction.intercept_ms + prediction.change_ms(network.columns)
+        errors.append(prediction.bent_ms(summed) / network.measured_ms - 1)
     relative = np.array(errors)
     return PredictionError(
         mean_absolute=float(np.abs(relative).mean()),

@@ -9,17 +9,19 @@ from torch import nn
 
 from lana.common.progress import Progress, counted
 from lana.evaluation.distance import DistanceToTeacher
-from lana.exporters.computation import to_computation
 from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.networks.mixed_precision import Compute
 from lana.pool.stages import Pool
-from lana.runs.baseline import runtime_format, teacher_computation
+from lana.runs.baseline import teacher_computation
 from lana.runs.context import RunContext
+from lana.selection.precision import as_promised, student_computation
 from lana.training.batchnorm import reestimate_batchnorm
 from profilers import Comparison, Computation, compare
 
 CANDIDATE_IMAGES = 2000  # on which candidates are compared (the paper: 6000), and statistics of BatchNorm taken
+
+RANGE_IMAGES = 128  # on which the int8 ranges of a student are taken whose loss is measured
 
 LOSS_IMAGES, NORM_IMAGES = 1000, 600  # on which the losses that correct the scores are measured, many times
 
@@ -35,12 +37,12 @@ class StudentMeasurer:
         """Beside the teacher, each in so many fresh processes."""
         context = self.context
         students = [
-            to_computation(
+            student_computation(
+                context,
                 assemble(context.teacher.module, self.pool.layers, selection, self.pool.operations),
-                context.teacher.example(context.recipe.profiling.batch),
+                selection,
                 context.run.pool / "networks",
                 name=f"student {number}",
-                format=runtime_format(context.recipe.profiling.runtime, context.runtime_settings),
             )
             for number, selection in enumerate(selections)
         ]
@@ -57,7 +59,8 @@ class StudentMeasurer:
         with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
             for selection in selections:
                 student = assembled(self.context, self.pool, selection, NORM_IMAGES, precision="auto")
-                found.append(float(distance.measure(student).mean()))
+                promised = as_promised(self.context, student, selection, RANGE_IMAGES)
+                found.append(float(distance.measure(promised).mean()))
                 progress.update(len(found))
         return found
 

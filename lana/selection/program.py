@@ -14,6 +14,7 @@ from lana.errors import LanaError, UserError
 from lana.models.selection import Pair, Selection
 from lana.pool.candidates import Candidate
 from lana.runs.baseline import PROCESSES
+from lana.selection.joins import credits, savings
 from lana.selection.latency_model import MeasuredNetwork, Prediction, PredictionError, fit, held_out_error, total
 from lana.selection.loss_model import Losses, corrected
 from lana.selection.measurement_log import MeasuredLatency, MeasuredLoss, MeasurementLog, pooled
@@ -30,7 +31,8 @@ class SelectionModel:
     `scores` maps (layer, operation) to what the network loses with it. Measured `latencies` correct the predicted ones,
     from `lowest_ratio` of the teacher's on. Measured `losses` correct the scores, with `correct_scores`. From the
     `saturation` on they correct nothing: they do not tell one ruin from another. `pins` maps layers to the operations
-    that they must get. All layers together take at most `most_bytes` of a file.
+    that they must get. All layers together take at most `most_bytes` of a file. At `borders`, pairs of layers, nothing is
+    converted between int8 neighbours.
 
     Raises:
         UserError: no candidate is what a pin asks for.
@@ -48,6 +50,7 @@ class SelectionModel:
     pins: Mapping[str, str] = field(default_factory=dict)
     most_bytes: float = math.inf
     seed: int = 0
+    borders: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         for layer, operation in self.pins.items():
@@ -86,9 +89,7 @@ class SelectionModel:
             if self.knows(selection) and (one.ratio >= self.lowest_ratio or len(one.ratios) >= PROCESSES)
         }
         return [
-            MeasuredNetwork(
-                columns=total([part.columns for part in self.parts(selection)]), measured_ms=ratio * self.teacher_ms
-            )
+            MeasuredNetwork(columns=total(self.columns(selection)), measured_ms=ratio * self.teacher_ms)
             for selection, ratio in {Selection(): 1.0, **ratios}.items()
         ]
 
@@ -100,7 +101,9 @@ class SelectionModel:
         return held_out_error(self.measured_networks())
 
     def predicted_ms(self, selection: Selection) -> float:
-        return self.prediction.network_ms([part.columns for part in self.parts(selection)])
+        parts = self.parts(selection)
+        saved = [saving.columns for saving in savings(parts, self.borders)]
+        return self.prediction.network_ms([part.columns for part in parts], saved)
 
     def expected_loss(self, selection: Selection, around_ms: float | None = None) -> float:
         """The sum of a student's scores, corrected around a latency (default: its own)."""
@@ -158,6 +161,11 @@ class SelectionModel:
     def file_bytes(self, selection: Selection) -> float:
         return sum(part.file_bytes for part in self.parts(selection))
 
+    def columns(self, selection: Selection) -> list[dict[str, float]]:
+        """The columns of its parts, and of what is saved at the borders of int8 neighbours."""
+        parts = self.parts(selection)
+        return [*(part.columns for part in parts), *(saving.columns for saving in savings(parts, self.borders))]
+
     # --- solving ---------------------------------------------------------------------------------------------------
 
     def problem(self, budget_ms: float, around_ms: float | None = None) -> SelectionProblem:
@@ -179,6 +187,7 @@ class SelectionModel:
                 **({"bytes": Limit(upper=self.most_bytes)} if math.isfinite(self.most_bytes) else {}),
             },
             fixed=tuple(index for index, fixed in enumerate(pinned) if fixed),
+            credits=credits(self.candidates, self.borders, self.prediction),
             names=tuple(f"{candidate.operation} at {candidate.layer.name}" for candidate in self.candidates),
         )
 

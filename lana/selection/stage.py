@@ -25,6 +25,7 @@ from lana.runs.context import RunContext
 from lana.runs.student_names import changed_options
 from lana.selection.measurement import StudentMeasurer, assembled, reference
 from lana.selection.measurement_log import MeasuredLatency, MeasurementLog
+from lana.selection.precision import as_promised
 from lana.selection.program import SelectionModel
 from lana.selection.search import SURE_PROCESSES, BudgetSearch
 
@@ -38,6 +39,7 @@ def make_search(context: RunContext, pool: Pool, baseline: Baseline) -> BudgetSe
         layers=[layer.name for layer in context.scan.layers],
         candidates=pool.candidates,
         scores=pool.scores,
+        borders=context.scan.borders,
         teacher_ms=baseline.teacher_ms,
         correct_scores=bool(recipe.selecting.refine),
         saturation=pool.saturation,
@@ -124,7 +126,8 @@ def select_student(
     accepted = _accepted(search, recipe.selecting.proposals, budget_ms, f"{name}, {budget_ms:.6g} ms", verify, within)
     (best, student), model = _look(context, pool, accepted), search.model
     save_student(student, folder, context.teacher, pool.layers, best.selection)
-    metric = evaluate_module(student, context.data.test, context.task, device=recipe.compute.device).metric
+    promised = as_promised(context, student, best.selection)
+    metric = evaluate_module(promised, context.data.test, context.task, device=recipe.compute.device).metric
     write_text(folder / "recipe.yaml", recipe.to_yaml(folder))
     Selected(
         budget_ms=budget_ms,
@@ -181,7 +184,8 @@ def _look(context: RunContext, pool: Pool, accepted: Sequence[MeasuredLatency]) 
     if len(students) == 1:
         return accepted[0], students[0]
     distance_to_teacher = reference(context)
-    distances = [float(distance_to_teacher.measure(student).mean()) for student in students]
+    promised = [as_promised(context, student, one.selection) for student, one in zip(students, accepted, strict=True)]
+    distances = [float(distance_to_teacher.measure(student).mean()) for student in promised]
     best = preferred(distances, [measured.ratio for measured in accepted])
     return accepted[best], students[best]
 

@@ -145,7 +145,7 @@ def test_a_file_without_operations_is_refused(tmp_path):
 
 @pytest.mark.parametrize("pool", ["linear_k1@int8", "default,pruned_w0.5@int8", "default,-linear_k1@int8"])
 def test_an_unknown_precision_is_refused(pool):
-    with pytest.raises(UserError, match=r"asks for int8\. The precisions are: fp32\."):
+    with pytest.raises(UserError, match=r"Name it without, and give --precisions fp32,int8\."):
         pool_names(pool)
 
 

@@ -8,13 +8,13 @@ import pytest
 from lana.errors import UserError
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import onnx_session, run_onnx
-from lana.quantization.onnx_quantizer import STRIDE, QuantizationFailed, quantize_onnx
+from lana.quantization.onnx_quantizer import LEAST_INPUTS, QuantizationFailed, quantize_onnx
 from lana.quantization.scheme import Scheme
 
 
 @pytest.fixture(scope="module")
 def inputs(digits_data):
-    return [images.numpy() for images, _ in digits_data.train.subset(5 * STRIDE + 3).batches(1)]
+    return [images.numpy() for images, _ in digits_data.train.subset(5 * LEAST_INPUTS + 3).batches(1)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_file_in_int8_classifies_as_the_network_does(files, digits_data):
 def test_ranges_are_those_of_all_images(digits_teacher, inputs, tmp_path):
     """The last stride alone would give other ranges: the brightest image is in the first."""
     plain = export_onnx(digits_teacher.module, digits_teacher.example(), tmp_path / "plain.onnx")
-    bright = [8.0 * inputs[0], *inputs[1 : 2 * STRIDE]]
+    bright = [8.0 * inputs[0], *inputs[1 : 2 * LEAST_INPUTS]]
     first, last = (tmp_path / "first.onnx", tmp_path / "last.onnx")
     quantize_onnx(plain, first, bright, Scheme())
     quantize_onnx(plain, last, bright[::-1], Scheme())
@@ -71,7 +71,7 @@ def test_too_few_images_are_refused(files, inputs, tmp_path):
 
 
 def test_ranges_that_are_not_finite_are_refused(files, inputs, tmp_path):
-    broken = [np.full_like(inputs[0], np.inf)] * STRIDE
+    broken = [np.full_like(inputs[0], np.inf)] * LEAST_INPUTS
     with pytest.raises(QuantizationFailed):
         quantize_onnx(files[0], tmp_path / "broken.onnx", broken, Scheme())
     assert not (tmp_path / "broken.onnx").exists()
