@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from lana.common.files import write_json
 from lana.common.progress import Progress
+from lana.delivery.delivered import DeliveredFiles
 from lana.delivery.model_card import write_card
-from lana.delivery.summary import DeliveredFiles, Summary, summarise
+from lana.delivery.summary import Summary, summarise
 from lana.evaluation.detection import Detection
 from lana.exporters.metadata import describe
 from lana.exporters.onnx_export import export_onnx

@@ -13,17 +13,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from lana.common.console import change, figure, make_console, milliseconds
 from lana.common.files import read_json, read_record
 from lana.common.progress import counted
-from lana.evaluation.intervals import paired_interval
-from lana.evaluation.metrics import evaluate_module
-from lana.evaluation.task import other_figures
+from lana.delivery.delivered import DeliveredFiles, figures_of
 from lana.models.student import count_parameters, parameter_bytes
 from lana.models.student_files import Selected
-from lana.runs.baseline import Baseline, runtime_format, teacher_records
+from lana.runs.baseline import Baseline, runtime_format
 from lana.runs.context import RunContext
 from lana.selection.measurement_log import MeasuredLatency
 from lana.version import __version__
@@ -209,20 +206,6 @@ def show_run(summaries: Sequence[Summary], console: Console | None = None) -> No
     (console or make_console()).print(table)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DeliveredFiles:
-    """A student as its files have it.
-
-    Attributes:
-        promised: gives the outputs of the file that the runtime runs: the student itself, or its int8 file.
-        parity: how far the ONNX file is from the student, relative to the largest output.
-    """
-
-    student: nn.Module
-    promised: nn.Module
-    parity: float | None
-
-
 def summarise(
     context: RunContext,
     baseline: Baseline,
@@ -248,7 +231,7 @@ def summarise(
     return Summary(
         **_common(context, baseline, folder.name, budget_ms),
         **figures,
-        **_metrics(context, baseline, files.promised),
+        **figures_of(context, baseline, files.promised),
         max_loss=chosen.max_loss,
         max_size_mb=largest_mb,
         file_bytes=size,
@@ -265,21 +248,6 @@ def summarise(
             "deliver": round(time.monotonic() - begun_s, 2),
         },
     )
-
-
-def _metrics(context: RunContext, baseline: Baseline, student: nn.Module) -> dict[str, Any]:
-    """The student's metrics on the test split, beside the teacher's."""
-    own = evaluate_module(student, context.data.test, context.task, device=context.recipe.compute.device)
-    theirs = teacher_records(context)
-    others = other_figures(context.task, theirs)
-    with torch.no_grad():
-        guess = context.task.chance(context.teacher.module(context.teacher.example()))
-    return {
-        "student_accuracy": own.metric,
-        "accuracy_change95": paired_interval(context.task, own.records, theirs, seed=context.recipe.seed),
-        "other_metrics": {name: (others[name], value) for name, value in own.others.items()},
-        "metric_kept": (own.metric - guess) / (baseline.metric - guess),
-    }
 
 
 def _file_size(context: RunContext, folder: Path) -> int:

@@ -60,8 +60,8 @@ class Layer:
 class LayerScan:
     """The result of `find_layers`; layers are in order of execution.
 
-    `unlinked` names layers that form no span with the next, and why. At `borders`, pairs of consecutive layers, the output
-    of the first goes to the second and nowhere else.
+    `unlinked` names layers that form no span with the next, and why. At `borders`, pairs of consecutive layers, the
+    output of the first goes to the second and nowhere else.
     """
 
     layers: tuple[Layer, ...]
@@ -119,11 +119,7 @@ def find_layers(
         skipped=tuple(passed),
         total_macs=total // batch,
         unlinked=_unlinked(layers, links),
-        borders=tuple(
-            (ours.name, theirs.name)
-            for (ours, theirs), link in zip(pairwise(layers), links, strict=True)
-            if not isinstance(link, str)
-        ),
+        borders=_borders(layers, links),
     )
 
 
@@ -224,6 +220,11 @@ def _without(read: set[str], links: Sequence[Link]) -> list[Link]:
     return [
         "other code reads what runs between" if not isinstance(link, str) and read & {*link} else link for link in links
     ]
+
+
+def _borders(layers: Sequence[Layer], links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
+    pairs = zip(pairwise(layers), links, strict=True)
+    return tuple((ours.name, theirs.name) for (ours, theirs), link in pairs if not isinstance(link, str))
 
 
 def _unlinked(layers: Sequence[Layer], links: Sequence[Link]) -> tuple[SkippedModule, ...]:

@@ -31,8 +31,8 @@ class SelectionModel:
     `scores` maps (layer, operation) to what the network loses with it. Measured `latencies` correct the predicted ones,
     from `lowest_ratio` of the teacher's on. Measured `losses` correct the scores, with `correct_scores`. From the
     `saturation` on they correct nothing: they do not tell one ruin from another. `pins` maps layers to the operations
-    that they must get. All layers together take at most `most_bytes` of a file. At `borders`, pairs of layers, nothing is
-    converted between int8 neighbours.
+    that they must get. All layers together take at most `most_bytes` of a file. At `borders`, pairs of layers, nothing
+    is converted between int8 neighbours.
 
     Raises:
         UserError: no candidate is what a pin asks for.
