@@ -57,10 +57,18 @@ STEP = 4  # of channels; ONNX Runtime wants multiples of 4, and steps of 8 or 16
 IMAGES = 1024  # of train, for gradients and for the score of Model-Optimizer's search
 
 
-def pruner(context: RunContext, importance: str, *, global_pruning: bool) -> Make:
+def pruner(
+    context: RunContext,
+    importance: str,
+    *,
+    global_pruning: bool,
+    loss_of: Callable[[Any, Tensor], Tensor] | None = None,
+    keep: Sequence[str] = (),
+) -> Make:
+    """Torch-Pruning by magnitude, or by Taylor's importance of a loss (default: the task's); `keep` stays as it is."""
     import torch_pruning as tp
 
-    example, loss_of = context.teacher.example(), context.task.loss
+    example, loss_of = context.teacher.example(), loss_of or context.task.loss
     gradients: dict[str, Tensor] = {}
 
     def add_gradients(module: nn.Module) -> None:
@@ -77,7 +85,7 @@ def pruner(context: RunContext, importance: str, *, global_pruning: bool) -> Mak
         if importance == "taylor":
             add_gradients(module)
         measure_of = tp.importance.GroupTaylorImportance() if importance == "taylor" else None
-        heads = [m for m in module.modules() if isinstance(m, nn.Linear)]
+        heads = [m for name, m in module.named_modules() if isinstance(m, nn.Linear) or name in keep]
         tp.pruner.BasePruner(
             module,
             example,

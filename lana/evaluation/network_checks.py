@@ -19,6 +19,7 @@ from lana.exporters.parity import TOLERANCE, apart
 from lana.exporters.tracing import short_error
 from lana.models.teacher import Teacher
 from lana.networks.structure import flat_tensors, quiet_evaluation
+from lana.networks.training_mode import begin_training, tell_partial, trains_alike
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,10 @@ def check_gradients(
         expected = teacher.module(inputs)
         try:
             student = copy.deepcopy(teacher.module)
+            whole = trains_alike(student, inputs)
             stopping = _stopping(student, layers)
             with fenced(), torch.enable_grad():
-                student.train()
+                begin_training(student, whole=whole)
                 loss = _loss(student(inputs), expected, labels, task, settings)
                 follows = loss.requires_grad
                 if follows:
@@ -127,6 +129,8 @@ def check_gradients(
                 f"{teacher.reference} cannot be fine-tuned: a pass forward and backward in training mode fails "
                 f"({short_error(error)}). Mend its forward, or give --epochs 0 to do without fine-tuning."
             ) from error
+    if not whole:
+        tell_partial(teacher.reference)
     if not follows:
         raise UserError(
             f"{teacher.reference} cannot be fine-tuned: its outputs carry no gradients. Expected a forward without "

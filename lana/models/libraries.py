@@ -114,7 +114,10 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
     transforms = default.transforms()
     with explain_download(f"torchvision:{name}"):
         module = models.get_model(
-            name, weights=default if pretrained else None, **_no_backbone(name, pretrained), **kwargs
+            name,
+            weights=default if pretrained else None,
+            **({} if pretrained else _no_backbone(models.get_model_builder(name))),
+            **kwargs,
         )
     if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
         module.aux_classifier = None  # it only helps training
@@ -124,10 +127,9 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
     return module, {"image_size": size[0], "mean": mean, "std": std, "crop_share": min(1.0, size[0] / resized[0])}
 
 
-def _no_backbone(name: str, pretrained: bool) -> dict[str, Any]:
-    """The argument that keeps segmentation networks from loading a backbone's weights by default."""
-    segmentation = ("deeplab", "fcn", "lraspp")
-    return {"weights_backbone": None} if name.startswith(segmentation) and not pretrained else {}
+def _no_backbone(builder: Callable[..., Any]) -> dict[str, Any]:
+    """The argument that keeps segmentation and detection networks from loading a backbone's weights by default."""
+    return {"weights_backbone": None} if "weights_backbone" in inspect.signature(builder).parameters else {}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lana.models.selection import Pair
 from lana.networks.constant_arguments import copy_with_constant_arguments, of_one_tensor, return_as
 from lana.networks.layers import Layer
-from lana.networks.surgery import replace, tensor_of
+from lana.networks.surgery import keep_attributes, replace, tensor_of
 from lana.operations.families import parse_operation, split_precision
 from lana.operations.shortcut import Skip
 
@@ -80,6 +80,7 @@ def _stand_in(student: nn.Module, name: str, module: nn.Module) -> None:
     if others or first not in ("x", "input"):  # other names may be called by
         module.register_forward_pre_hook(_only_the_tensor, with_kwargs=True)
     return_as(original, module)
+    keep_attributes(original, module)
     replace(student, name, module)
 
 

@@ -117,12 +117,19 @@ class LayerSearch:
             seen, module = self.seen[path], self.modules[path]
             if _is_container(module) or len(seen.inputs) != 1 or len(seen.outputs) != 1:
                 continue
-            if len(self._working_children(path)) < 2 or self._of_parts(path):
+            if not self._is_composite(path) or self._of_parts(path):
                 continue
             if (type(module), id(seen.inputs[0])) in outputs:
                 return True
             outputs[type(module), id(seen.outputs[0])] = True
         return False
+
+    def _is_composite(self, name: str) -> bool:
+        """True for several working children, or one of several around which more is done (a shortcut)."""
+        children = self._working_children(name)
+        if len(children) != 1:
+            return len(children) > 1
+        return len(self._working_children(children[0])) > 1 and not self._passes_through(name, children[0])
 
     def _of_parts(self, name: str) -> bool:
         """True if it works on windows, patches or frames as if each were an example; their number is no setting."""

@@ -16,6 +16,19 @@ def tensor_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
+def keep_attributes(original: nn.Module, replacement: nn.Module) -> None:
+    """Give a replacement the plain attributes that other code may read of a block (the `f` and `i` of Ultralytics')."""
+    for name, value in vars(original).items():
+        if not name.startswith("_") and name != "training" and not hasattr(replacement, name) and _plain(value):
+            setattr(replacement, name, value)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 class Switch(nn.Module):
     """Stands at a submodule: runs it, or another module instead, or records what it gives and replays that.
 
@@ -25,6 +38,7 @@ class Switch(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
+        keep_attributes(original, self)
         self.original = original
         self.instead: nn.Module | None = None
         self.recording = False
@@ -67,6 +81,7 @@ class Hidden(nn.Module):
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
+        keep_attributes(original, self)
         self.run = original.forward  # a method is no submodule
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -24,6 +24,7 @@ from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Task
 from lana.networks.mixed_precision import Compute, in_full
 from lana.networks.onednn_workaround import strides_as_slices
+from lana.networks.training_mode import begin_training, trains_alike
 from lana.training.batchnorm import reestimate_batchnorm
 from lana.training.cuda_graphs import Step, recorded
 from lana.training.distributed import SingleProcess
@@ -120,6 +121,8 @@ class _Training:
         averaged_steps = settings.ema_epochs * self.steps_an_epoch
         self.decay = math.exp(-1 / averaged_steps) if averaged_steps else 0.0
         self.terms = FeatureTerms(state.student, setup.teacher) if settings.feature_weight else None
+        example, _ = next(setup.data.train.subset(2).batches(2, device=group.device))
+        self.whole = trains_alike(state.student, example)
         forward = group.wrap(state.student)
         self.forward = torch.compile(forward, dynamic=False) if settings.compile else forward
         # A step that is compiled, hooked for features or part of a group is no CUDA graph.
@@ -138,7 +141,7 @@ class _Training:
         settings, group = self.setup.settings, self.setup.group
         losses: list[Tensor] = []
         shown = ""
-        self.state.student.train()
+        begin_training(self.state.student, whole=self.whole)
         batches = epoch_batches(self.setup, epoch, watched=self.terms is not None)
         torch.manual_seed(group.seed(_seed(settings, epoch)))  # dropout: an epoch draws the same numbers when resumed
         with self.terms.watching() if self.terms is not None else contextlib.nullcontext():

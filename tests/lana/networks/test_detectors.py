@@ -1,0 +1,76 @@
+"""Detectors as they come: their work lies in layers, students of theirs export, reload and train."""
+
+import numpy as np
+import pytest
+import torch
+from detector_networks import yolo
+
+from lana.config.options import FineTuning
+from lana.data.split import Data, from_arrays
+from lana.detection.decoders import make_decoder
+from lana.evaluation.detection import Detection
+from lana.exporters.onnx_export import export_onnx
+from lana.exporters.parity import onnx_session, run_onnx
+from lana.models.student import assemble, own_module
+from lana.networks.layers import find_layers
+from lana.networks.predictors import last_predictors
+from lana.networks.structure import flat_tensors
+from lana.operations.presets import offered
+from lana.training.distributed import SingleProcess
+from lana.training.finetuning import TrainingSetup, finetune
+
+
+def some_selection(layers, teacher, seed=0):
+    """A random operation of the cheap families at every second layer."""
+    random, chosen = np.random.default_rng(seed), {}
+    for layer in layers[::2]:
+        names = [one.name for one in offered(layer, own_module(teacher, layer), "pruned,linear_k3,identity")]
+        if others := [name for name in names if name != "teacher"]:
+            chosen[layer.name] = str(random.choice(others))
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def detector():
+    network, example = yolo(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return network, example
+
+
+def test_blocks_of_a_yolo_are_layers_though_their_f_and_i_are_read(detector):
+    network, example = detector
+    scan = find_layers(network, (example,))
+    names = {layer.name for layer in scan.layers}
+    assert {"model.2", "model.7", "model.10"} <= names  # C2f and SPPF
+    assert {"model.4.m.0", "model.4.m.1"} <= names  # of several blocks in a row, the blocks
+    assert sum(layer.macs for layer in scan.layers) >= 0.95 * scan.total_macs
+    assert last_predictors(network, example) == [
+        *(f"model.14.cv2.{i}.2" for i in range(2)), *(f"model.14.cv3.{i}.2" for i in range(2)), "model.14.dfl.conv",
+    ]  # fmt: skip
+
+
+def test_a_student_of_it_exports_reloads_and_trains(detector, tmp_path):
+    network, example = detector
+    scan = find_layers(network, (example,), predictors=last_predictors(network, example))
+    chosen = some_selection(scan.layers, network)
+    assert len(chosen) >= 5
+    student = assemble(network, scan.layers, chosen)
+    assert student.model[4].f == -1
+    session = onnx_session(export_onnx(student, example, tmp_path / "model.onnx"))
+    with torch.no_grad():
+        expected = [tensor.numpy() for tensor in flat_tensors(student(example))]
+    for ours, theirs in zip(run_onnx(session, example), expected, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+    again = assemble(network, scan.layers, chosen)
+    again.load_state_dict(student.state_dict())
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    images = torch.randn(40, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    split = from_arrays(images, torch.zeros(40, 0, 6), None)
+    data = Data(train=split.part(np.arange(32)), validation=split.part(np.arange(32, 36)), test=split, classes=None)
+    task = Detection(make_decoder("yolo", (64, 64)), labelled=False)
+    setup = TrainingSetup(
+        teacher=network, data=data, task=task, settings=FineTuning(epochs=2.5, batch_size=8), group=SingleProcess()
+    )
+    curve = finetune(student, setup, checkpoint=tmp_path / "training.pt")  # ten steps, in evaluation mode
+    assert all(np.isfinite(row.train_loss) for row in curve[1:])
+    assert curve[-1].train_loss < curve[1].train_loss
+    assert before.keys() == student.state_dict().keys()
