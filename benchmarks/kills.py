@@ -53,6 +53,7 @@ class Chain:
     arguments: tuple[str, ...]
     removed: tuple[str, ...]
     results: Callable[[Path], Mapping[str, Any]]
+    delivered: str = ""  # the file with which a search has ended: repeated, it would make another student
 
 
 def compress(run: Path) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ def chains(run: Path) -> list[Chain]:
             name="select",
             arguments=("select", str(run), "--budget", OTHER_BUDGET, "--keep-over-budget"),
             removed=(f"students/{OTHER_BUDGET}",),
+            delivered=f"students/{OTHER_BUDGET}/summary.json",
             results=lambda run: student_of(run, OTHER_BUDGET),
         ),
         Chain(
@@ -106,8 +108,9 @@ def chains(run: Path) -> list[Chain]:
         Chain(
             name="read back",
             arguments=("select", str(run), "--table", table, "--budget-ms", "{budget_ms}", "--measured", measured,
-                       "--name", "device"),
-            removed=("students/device", "devices/device/measured_students.csv", "devices/device/teacher.json"),
+                       "--name", "back"),
+            delivered="students/back/devices.json",
+            removed=("students/back", "devices/device/measured_students.csv", "devices/device/teacher.json"),
             results=lambda _: {name: Path(device, name).read_bytes() for name in READ_BACK},
         ),
         Chain(
@@ -153,6 +156,11 @@ class Place:
             raise RuntimeError(f"lana {' '.join(arguments)} ended with {code}. See {self.folder / 'log.txt'}.")
         return False
 
+    def has_ended(self, chain: Chain) -> bool:
+        """Whether a search was killed after its last file."""
+        path = self.run / chain.delivered
+        return bool(chain.delivered) and path.is_file() and not path.with_name("choosing").exists()
+
     def files(self) -> set[str]:
         """All files of the run, and what is left among temporary files."""
         left = {f"temporary/{path.name}" for path in self.temporary.iterdir() if path.name.startswith("lana")}
@@ -177,12 +185,13 @@ def prepare(place: Place) -> dict[str, tuple[Chain, float]]:
 
 
 def measure_there(run: Path) -> None:
-    """Measurements as they come back from a device on which each replaced layer saves 5%."""
+    """Measurements as they come back from a device on which each replaced layer saves a tenth."""
+    teacher_ms = json.loads((run / "pool" / "teacher.json").read_text())["teacher_ms"]
     header = LatencyTable.read(run / "device.csv").header
     sent: dict[str, dict[str, str]] = json.loads((run / "devices" / "device" / "sent.json").read_text())
     networks = [
-        {"name": name, "ratios": [1 - 0.05 * len(chosen) + 1e-4 * process for process in range(5)],
-         "reference_ms": [1.0] * 5}
+        {"name": name, "ratios": [1 - 0.1 * len(chosen) + 1e-4 * process for process in range(5)],
+         "reference_ms": [teacher_ms] * 5}
         for name, chosen in sent.items()
     ]  # fmt: skip
     content = {"label": "device", "runtime": header.runtime, "settings": header.settings.to_json(),
@@ -242,6 +251,8 @@ def main(kills: int, seed: int, folder: Path) -> None:
             if not place.killed(chain.arguments, after_s, group=group):
                 break
             here += 1
+            if place.has_ended(chain):
+                break
         else:
             place.whole(chain.arguments)
         faults = list(differing(place, chain))

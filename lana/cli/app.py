@@ -44,6 +44,8 @@ class Group(Named):
         except KeyboardInterrupt:
             click.echo("lana: interrupted. Finished work is kept: the same command resumes from there.", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+        except click.UsageError as error:
+            raise click.UsageError(bounded(error.format_message()), error.ctx) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:

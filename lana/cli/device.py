@@ -61,7 +61,7 @@ def runtimes(json_output: bool) -> None:
 @main.command()
 @click.argument("model")
 @recipe_options("data", "task", "decode", *LOADING)
-@click.option("--threads", type=click.IntRange(min=1), multiple=True, help="May be repeated.  [default: 1 and all]")
+@click.option("--threads", type=click.IntRange(1, 4096), multiple=True, help="May be repeated.  [default: 1 and all]")
 @quiet
 @as_json
 def survey(
@@ -145,7 +145,9 @@ def profile(
 @main.command()
 @click.argument("targets", metavar="FILE...", nargs=-1, required=True)
 @recipe_options(*TARGET)
-@click.option("--processes", type=click.IntRange(min=1), default=5, help="Fresh processes to measure in.  [default: 5]")
+@click.option(
+    "--processes", type=click.IntRange(1, 1024), default=5, help="Fresh processes to measure in.  [default: 5]"
+)
 @as_json
 def measure(targets: tuple[str, ...], processes: int, json_output: bool, **options: Any) -> None:
     """Measure the latency of FILE.onnx or of a student's folder in fresh processes.

@@ -65,11 +65,17 @@ def recipe_options(*names: str, of_run: bool = False) -> Callable[[Command], Com
                 name,
                 type=_click_type(one.type),
                 default=None,
+                callback=_checked,
                 help=one.help + shown,
             )(command)
         return command
 
     return add
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The value of an option of the recipe, within its declared bounds, for commands that make no recipe too."""
+    return value if value is None else OPTIONS[str(param.name)].checked(value)
 
 
 def _results_only(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -216,7 +216,7 @@ def evaluate(
 @main.command()
 @run_argument
 @click.option(
-    "--validate", type=click.IntRange(min=4), default=60, help="Students to measure in each band.  [default: 60]"
+    "--validate", type=click.IntRange(4, 10_000), default=60, help="Students to measure in each band.  [default: 60]"
 )
 @click.option(
     "--budget", multiple=True, help="Band of latency, e.g. 0.5x; may be repeated.  [default: 0.7x 0.5x 0.35x]"

@@ -249,7 +249,7 @@ def verify(student: Path, json_output: bool, **options: Any) -> None:
 @click.option("--format", help="onnx, torch_export, openvino or tensorrt.  [default: by suffix]")
 @click.option("--opset", type=int, help="Opset of an ONNX file.  [default: 18]")
 @click.option("--dynamic-batch", is_flag=True, help="Leave the number of examples open.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, help="Number of examples otherwise.  [default: 1]")
+@click.option("--batch", type=click.IntRange(1, 65_536), default=1, help="Number of examples otherwise.  [default: 1]")
 @click.option("--runtime-precision", default="fp32", help="fp32, or fp16 for openvino and tensorrt.  [default: fp32]")
 @trust
 @as_json

@@ -25,7 +25,7 @@ def table() -> None:
 @click.argument("table", type=PATH)
 @click.option(
     "--rows",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10**6),
     default=20,
     help="How many to show, the slowest first; with --json all.  [default: 20]",
 )

@@ -82,6 +82,8 @@ class Option:
         value = value_of_type(self.type, self.name, value)
         if value is None:
             return value
+        if value in ("", ()) and self.default != value:
+            raise UserError(f"{flag(self.name)} {shown(value)}: expected a value. Leave it out for the default.")
         for limit, holds, expected in _BOUNDS:
             bound = self.limits.get(limit)
             numbers = value if isinstance(value, tuple) else (value,)

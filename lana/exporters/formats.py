@@ -97,7 +97,7 @@ def format_of(path: Path | str, format: str | None, options: Options) -> str:
     if format is None and Path(path).suffix not in by_suffix:
         known = ", ".join(f"{suffix} ({name})" for suffix, name in by_suffix.items())
         raise UserError(f"The suffix of {path} names no format. Give --format, or end it in one of: {known}.")
-    name = format or by_suffix[Path(path).suffix]
+    name = by_suffix[Path(path).suffix] if format is None else format
     if name not in FORMATS:
         raise UserError(f"--format {name!r}: expected one of {', '.join(FORMATS)}.{near(name, list(FORMATS))}")
     _check_options(name, options)

@@ -60,7 +60,7 @@ def refused(result, *expected):
         (["compress", "digits-resnet", "--data", "npz:none.npz", "--budget", "1x"], "there is nothing at none.npz"),
         (["select", "nowhere", "--budget", "0.4x"], "is not a run"),
         (["compare", "nowhere"], "is not a run"),
-        (["evaluate", "digits-resnet", "--data", "digits", "--std", "0"], "--std 0.0: expected more than 0"),
+        (["evaluate", "digits-resnet", "--data", "digits", "--std", "0"], "--std (0.0,): expected at least 1e-06"),
         (["evaluate", "digits-resnet", "--data", "digits", "--task", "segmentation"], "fails on outputs of shape"),
         (["validate-scores", "nowhere"], "is not a run"),
         (["export", "nowhere", "net.onnx"], "Unknown model"),
@@ -326,3 +326,14 @@ def test_keep_over_budget_reaches_the_pipeline(monkeypatch, tmp_path, command, k
     first = DIGITS if command == "compress" else ("select", tmp_path)
     run(*first, "--budget", "0.4x", *flag)
     assert received["keep_over_budget"] is keep
+
+
+@pytest.mark.parametrize("option", ["--weights", "--task", "--device", "--mean"])
+def test_an_empty_value_is_refused(option):
+    """As of a variable of the shell that is not set: the default would be taken without a word."""
+    refused(run("evaluate", "digits-resnet", "--data", "digits", option, ""), option)
+
+
+def test_a_message_of_the_command_line_is_bounded():
+    assert len(run("x" * 20_000).output) < 4000
+    assert len(run("layers", "digits-resnet", "--max-span", "9" * 4000 + "x").output) < 4000

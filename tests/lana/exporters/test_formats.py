@@ -104,6 +104,7 @@ def test_without_tensorrt_nothing_is_written_but_the_remedy(student, tmp_path, m
     [
         ("net", (), "Give --format"),
         ("net.onnx", ("--format", "caffe"), "expected one of onnx, torch_export, openvino, tensorrt"),
+        ("net.onnx", ("--format", ""), "expected one of onnx, torch_export, openvino, tensorrt"),
         ("net.onnx", ("--opset", 3), "expected a number from 13"),
         ("net.pt2", ("--opset", 18), "has no opset"),
         ("net.onnx", ("--runtime-precision", "fp16"), "formats that offer it: openvino, tensorrt"),
