@@ -11,7 +11,7 @@ from lana import pipeline
 from lana.config.recipe import Recipe
 from lana.errors import UserError
 
-pytestmark = [pytest.mark.serial, pytest.mark.slow]
+pytestmark = [pytest.mark.serial, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OPTIONS = {
     "model": "digits-resnet",

@@ -9,7 +9,7 @@ from lana import pipeline
 from lana.cli import main
 from lana.config.recipe import Recipe
 
-pytestmark = [pytest.mark.serial, pytest.mark.slow]
+pytestmark = [pytest.mark.serial, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 OPTIONS = {
     "model": "digits-resnet",

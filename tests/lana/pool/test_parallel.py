@@ -1,5 +1,15 @@
 """The same pool, bit for bit, by whichever engine."""
 
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 from lana.config.recipe import Recipe
@@ -52,6 +62,7 @@ def test_two_processes_make_the_same_pool_bit_for_bit(serial, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # processes that load all on a busy machine
 def test_processes_that_load_the_run_themselves_make_it_too(serial, tmp_path):
     assert made(tmp_path / "run", engine="processes", workers=2) == serial
 
@@ -75,3 +86,47 @@ def test_what_failed_is_named_and_the_same_call_does_only_that(serial, tmp_path,
         made(tmp_path / "run", engine="local")
     assert made(tmp_path / "run", engine="local") == serial
     assert begun == ["blocks.0", "blocks.1", "blocks.2", "blocks.1"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # processes that load all on a busy machine
+def test_a_pool_whose_starter_and_a_worker_are_killed_ends_as_the_serial_one(serial, tmp_path):
+    """The starter goes in the middle; another engine does what it left."""
+    folder = tmp_path / "run"
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_parallel; "
+    begin = "from pathlib import Path; test_parallel.made(Path(sys.argv[1]), engine='processes', workers=2)"
+    with subprocess.Popen([sys.executable, "-c", script + begin, str(folder)], stderr=subprocess.DEVNULL) as starter:
+        while starter.poll() is None and not list(folder.glob("units/*/*.running")):
+            time.sleep(0.05)
+        record = json.loads(next(folder.glob("units/*/*.running")).read_text())
+        os.kill(record["process"], signal.SIGKILL)
+        while starter.poll() is None and not list(folder.glob("units/*/*.done")):
+            time.sleep(0.05)
+        starter.kill()
+    assert made(folder, engine="local") == serial
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # processes that load all on a busy machine
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="DID NOT RUN: ray is not installed")
+def test_three_ray_nodes_of_which_one_is_killed_make_the_same_pool(serial, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+
+        def kill_in_the_middle():
+            while len(list(tmp_path.glob("run/units/distill/*.running"))) < 3:
+                time.sleep(0.05)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+        killer = threading.Thread(target=kill_in_the_middle, daemon=True)
+        killer.start()
+        assert made(tmp_path / "run", engine=f"ray://{cluster.address}") == serial
+        killer.join(timeout=60)
+        assert not killer.is_alive()
+    finally:
+        cluster.shutdown()
