@@ -1,7 +1,7 @@
 """A user's first hour: MobileNetV1 of width 0.75 on photos of six classes, as a folder of files.
 
     python benchmarks/six_classes.py folder PARQUET... --out data/six-classes
-    python benchmarks/six_classes.py train data/six-classes --out data/mobilenet.safetensors [--epochs 12]
+    python benchmarks/six_classes.py train data/six-classes --out data/mobilenet.safetensors [--epochs 30]
     lana compress benchmarks/six_classes.py:mobilenet --weights data/mobilenet.safetensors \\
         --data folder:data/six-classes --budget 0.5x
 
@@ -104,7 +104,7 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[bytes, int]]:
 @main.command()
 @click.argument("images", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--epochs", default=12)
+@click.option("--epochs", default=30)
 @click.option("--batch", default=32)
 @click.option("--lr", default=2e-3)
 @click.option("--threads", default=2)

@@ -79,12 +79,19 @@ def _folded(model: Any) -> Any:
         if not path.is_file():
             return model
         folded = onnx.load(str(path))
-    if {node.domain for node in folded.graph.node} - {"", "ai.onnx"}:
+    if {node.domain for node in folded.graph.node} - {"", "ai.onnx"} or not _complete(folded.graph):
         return model
     opsets = [entry for entry in folded.opset_import if entry.domain in ("", "ai.onnx")]
     del folded.opset_import[:]
     folded.opset_import.extend(opsets)
     return folded
+
+
+def _complete(graph: Any) -> bool:
+    """Whether every input of a node is there: ONNX Runtime forgets bounds of clippings that it made of two nodes."""
+    known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
+    known.update(name for node in graph.node for name in node.output)
+    return all(name in known for node in graph.node for name in node.input)
 
 
 def _name_nodes(graph: Any, modules: Collection[str], inner: str) -> None:

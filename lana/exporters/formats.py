@@ -170,9 +170,9 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _write_onnx(module: nn.Module, example: Tensor, path: Path, options: Options) -> Path:
-    from lana.exporters.onnx_export import OPSET, export_onnx
+    from lana.exporters.onnx_export import export_onnx
 
-    return export_onnx(module, example, path, dynamic_batch=options.dynamic_batch, opset=options.opset or OPSET)
+    return export_onnx(module, example, path, dynamic_batch=options.dynamic_batch, opset=options.opset)
 
 
 def _run_onnx(path: Path, inputs: Tensor) -> list[np.ndarray]:

@@ -16,15 +16,21 @@ from lana.exporters.tracing import INNER, ExportFailed, in_a_tuple, named_output
 
 OPSET = 18  # understood by ONNX Runtime since 1.15, by TensorRT since 8.6 and by OpenVINO since 2023.1
 
+# The shape inference of ONNX Runtime's quantizer reads the axes of these where they are attributes, as before 18.
+_REDUCTIONS = {f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Min", "SumSquare")}
+REDUCTIONS_OPSET = 17
+_BRANCHES = {"If", "Loop", "Scan"}
+
 
 def export_onnx(
-    module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int = OPSET
+    module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = False, opset: int | None = None
 ) -> Path:
     """Write a module as ONNX: input `input`, output `output` (then `output_1` …, or a mapping's own keys).
 
     The TorchScript exporter is used: it takes a hundredth of the newer one's time, and a table needs hundreds of
     exports. The newer one exports modules that it fails on. It also exports those that TorchScript writes with branches
     and loops, which it does where shapes are unknown; runtimes refuse such files. What depends on no input is folded.
+    The opset is `OPSET` by default, and an older one where ONNX Runtime's quantizer needs it.
 
     Raises:
         ExportFailed: neither exporter can write this module.
@@ -37,11 +43,15 @@ def export_onnx(
             outputs = list(named_outputs(found))
         except Exception as error:  # the network's own code
             raise ExportFailed(f"{type(module).__name__} fails on an example: {short_error(error)}") from error
-        how = {"opset_version": opset, "input_names": ["input"], "output_names": outputs}
+        how = {"opset_version": opset or OPSET, "input_names": ["input"], "output_names": outputs}
         content = b""
         try:
             content = _traced(module, example, how, dynamic_batch=dynamic_batch)
-            amiss = ", ".join(_branches(content))
+            if opset is None and _operators(content) & _REDUCTIONS:
+                content = _traced(
+                    module, example, {**how, "opset_version": REDUCTIONS_OPSET}, dynamic_batch=dynamic_batch
+                )
+            amiss = ", ".join(sorted(_operators(content) & _BRANCHES))
         except Exception as error:  # exporters raise errors of many kinds
             amiss = short_error(error)
         if amiss:
@@ -73,8 +83,7 @@ def _captured(module: nn.Module, example: Tensor, how: dict[str, Any], *, dynami
     return program.model_proto.SerializeToString()
 
 
-def _branches(content: bytes) -> list[str]:
+def _operators(content: bytes) -> set[str]:
     import onnx
 
-    nodes = onnx.load_model_from_string(content).graph.node
-    return sorted({node.op_type for node in nodes} & {"If", "Loop", "Scan"})
+    return {node.op_type for node in onnx.load_model_from_string(content).graph.node}
