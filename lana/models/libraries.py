@@ -18,6 +18,7 @@ from lana.config.references import BUNDLED, check_model
 from lana.errors import UserError
 from lana.models.own_preprocessing import of_timm, own_preprocessing
 from lana.models.plain_modules import unwrap_parts, wrapped
+from lana.models.torchvision_detectors import is_one_stage, raw_detector
 
 
 def build_network(
@@ -119,6 +120,8 @@ def _from_torchvision(name: str, kwargs: dict[str, Any], *, pretrained: bool) ->
             **({} if pretrained else _no_backbone(models.get_model_builder(name))),
             **kwargs,
         )
+    if is_one_stage(module):
+        return raw_detector(module)
     if pretrained and "aux_loss" not in kwargs and getattr(module, "aux_classifier", None) is not None:
         module.aux_classifier = None  # it only helps training
     resized = getattr(transforms, "resize_size", [224])

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from detector_networks import yolo
+from torch import nn
 
+import lana
+from lana.common.importing import import_torchvision
 from lana.config.options import FineTuning
 from lana.data.split import Data, from_arrays
 from lana.detection.decoders import make_decoder
 from lana.evaluation.detection import Detection
+from lana.evaluation.examples import make_task
 from lana.exporters.onnx_export import export_onnx
 from lana.exporters.parity import onnx_session, run_onnx
 from lana.models.student import assemble, own_module
@@ -74,3 +78,56 @@ def test_a_student_of_it_exports_reloads_and_trains(detector, tmp_path):
     assert all(np.isfinite(row.train_loss) for row in curve[1:])
     assert curve[-1].train_loss < curve[1].train_loss
     assert before.keys() == student.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "decode", "share"),
+    [
+        ("ssdlite320_mobilenet_v3_large", "ssd", 0.95),
+        pytest.param("retinanet_resnet50_fpn", "retinanet", 0.4, marks=pytest.mark.slow),
+    ],
+)
+def test_torchvisions_detectors_give_what_their_heads_give(name, decode, share):
+    import_torchvision()
+    size = {"image_size": 128} if decode == "retinanet" else {}
+    teacher = lana.load_teacher(f"torchvision:{name}", pretrained=False, **size)
+    task = make_task("detection", teacher, decode)
+    with torch.no_grad():
+        decoded = task.decoder(teacher.module(teacher.example()))
+    assert decoded.boxes.shape == (1, decoded.scores.shape[1], 4)
+    assert decoded.scores.shape[2] == (90 if decode == "ssd" else 91)
+    assert decoded.boxes.isfinite().all()
+    scan = find_layers(teacher.module, (teacher.example(),))
+    assert sum(layer.macs for layer in scan.layers) >= share * scan.total_macs
+
+
+class Transformer(nn.Module):
+    """DETR in small: a convolutional trunk, an encoder, queries that a decoder turns into classes and boxes."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+        self.encoder = nn.Sequential(*(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True) for _ in range(2)))
+        self.decoder = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
+        self.queries = nn.Parameter(torch.randn(1, 12, 32))
+        self.classes, self.boxes = nn.Linear(32, 6), nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, x):
+        memory = self.encoder(self.trunk(x).flatten(2).transpose(1, 2))
+        found = self.decoder(self.queries.expand(len(x), -1, -1), memory)
+        return {"pred_logits": self.classes(found), "pred_boxes": self.boxes(found).sigmoid()}
+
+
+def test_a_detr_has_layers_and_its_outputs_keep_their_names(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, example = Transformer().eval(), torch.randn(2, 3, 64, 64)
+    predictors = last_predictors(network, example)
+    assert predictors == ["boxes.2", "classes"]
+    scan = find_layers(network, (example,), predictors=predictors)
+    assert {"encoder.0", "encoder.1"} <= {layer.name for layer in scan.layers}
+    student = assemble(network, scan.layers, some_selection(scan.layers, network))
+    session = onnx_session(export_onnx(student, example, tmp_path / "model.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["pred_logits", "pred_boxes"]
+    decoded = make_decoder("detr", (64, 64))(student(example))
+    assert (decoded.boxes.shape, decoded.scores.shape) == ((2, 12, 4), (2, 12, 5))
