@@ -139,11 +139,25 @@ def _channels_taken(module: nn.Module, height: int, width: int) -> tuple[int, ..
 def _in_evaluation(module: nn.Module, reference: str) -> nn.Module:
     for part in module.modules():
         if part.eval() is not part:
+            _let_train_return_itself(type(part))
+        if part.eval() is not part:
             raise UserError(
-                f"{type(part).__name__} of {reference} overrides train() or eval() and does not return itself, as "
-                "PyTorch's own do. End the method with: return self."
+                f"{type(part).__name__} of {reference} overrides eval() and does not return itself, as "
+                "PyTorch's own does. End the method with: return self."
             )
     return module.eval()
+
+
+def _let_train_return_itself(kind: type[nn.Module]) -> None:
+    """Let a class return the module from train(), as PyTorch's own do; some of timm's do not."""
+    own = kind.train
+
+    @functools.wraps(own)
+    def train(self: nn.Module, mode: bool = True) -> nn.Module:
+        own(self, mode)
+        return self
+
+    kind.train = train  # type: ignore[method-assign, assignment]  # of the class, since networks are copied
 
 
 def _trainable(module: nn.Module) -> nn.Module:

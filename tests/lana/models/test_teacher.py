@@ -1,3 +1,4 @@
+import copy
 import json
 import sys
 
@@ -251,7 +252,7 @@ def test_a_preprocessing_that_is_a_function_says_nothing_to_us(tmp_path):
     ("name", "options", "message"),
     [
         ("raises", {}, r"net\.py:raises failed: RuntimeError: boom inside \(.*net\.py, line \d+\)"),
-        ("silent", {}, r"Silent of .*net\.py:silent overrides train\(\) or eval\(\) and does not return itself"),
+        ("silent", {}, r"Silent of .*net\.py:silent overrides eval\(\) and does not return itself"),
         ("two", {}, "Wrap a network that takes more than one tensor"),
         ("plain", {"input_shape": (3, 8, 8), "mean": (0.5,)}, "--input-shape is for inputs that are not images"),
         ("plain", {"mean": (124.0, 116.0, 104.0), "std": (58.0, 57.0, 57.0)}, "expected means of images in 0…1"),
@@ -263,11 +264,24 @@ def test_what_cannot_work_is_told(tmp_path, name, options, message):
         "def raises():\n    raise RuntimeError('boom inside')\n"
         "def plain():\n    return nn.Conv2d(3, 4, 3)\n"
         "def two():\n    return nn.Bilinear(3, 3, 4)\n"
-        "class Silent(nn.Identity):\n    def train(self, mode=True):\n        super().train(mode)\n"
+        "class Silent(nn.Identity):\n    def eval(self):\n        super().eval()\n"
         "def silent():\n    return nn.Sequential(Silent(), nn.Conv2d(3, 4, 3))\n"
     )
     with pytest.raises(UserError, match=message):
         load_teacher(f"{tmp_path}/net.py:{name}", **options)
+
+
+def test_a_part_whose_train_returns_nothing_is_used(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Cached(nn.Identity):\n    def train(self, mode=True):\n        super().train(mode)\n"
+        "def net():\n    return nn.Sequential(Cached(), nn.Conv2d(3, 4, 3))\n"
+    )
+    part = copy.deepcopy(load_teacher(f"{tmp_path}/net.py:net").module[0])
+    assert part.train() is part
+    assert part.training
+    assert part.eval() is part
+    assert not part.training
 
 
 @pytest.mark.parametrize(
