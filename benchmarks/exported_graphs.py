@@ -10,6 +10,7 @@ folded file paired with the unfolded one, in fresh processes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import statistics
 import tempfile
@@ -46,25 +47,29 @@ def main() -> None:
 
 @main.command()
 @click.argument("references", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path, resolve_path=True), required=True)
 def graphs(references: tuple[str, ...], out: Path) -> None:
-    """Count what is left to fold in REFERENCES, by default in every network of the coverage list."""
+    """Count what is left to fold in REFERENCES, by default in every network of the coverage list that OUT lacks."""
     every = [*(f"timm:{name}" for name in families().values()), *(f"torchvision:{n}" for n in TORCHVISION), *VIDEOS]
-    rows = []
-    for reference in references or every:
-        rows.append(_graph(reference))
-        print(*rows[-1].values(), flush=True)
-        _write(out, rows)
-    exported = [row for row in rows if row["exported"] == "yes"]
+    kept = list(csv.DictReader(out.read_text().splitlines())) if out.is_file() else []
+    rows: dict[str, dict[str, Any]] = {row["network"]: row for row in kept if row["pre_processed"] == "yes"}
+    for reference in references or [name for name in every if name not in rows]:
+        rows[reference] = _graph(reference)
+        print(*rows[reference].values(), flush=True)
+        _write(out, [rows[name] for name in every if name in rows])
+    exported = [row for row in rows.values() if row["exported"] == "yes"]
     taken = sum(row["pre_processed"] == "yes" for row in exported)
-    left = sum(row["foldable"] for row in exported)
-    print(f"{left} foldable nodes in {len(exported)} graphs; quant_pre_process takes {taken} of {len(rows)}")
+    left = [int(row["foldable"]) for row in exported]
+    print(
+        f"{sum(left)} foldable nodes in {sum(map(bool, left))} of {len(exported)} graphs; "
+        f"quant_pre_process takes {taken} of {len(rows)}"
+    )
 
 
 def _graph(reference: str) -> dict[str, Any]:
     torch.manual_seed(0)
     row: dict[str, Any] = {"network": reference, "exported": "", "nodes": 0, "foldable": 0, "pre_processed": ""}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # what is refused is left where it runs
         path = Path(folder) / "model.onnx"
         try:
             teacher = load_teacher(
