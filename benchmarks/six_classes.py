@@ -6,8 +6,8 @@
         --data folder:data/six-classes --budget 0.5x
 
 `folder` writes 250 training and 50 test images of each of six classes from parquet files with the columns `image` and
-`label` (Tiny-ImageNet: 64 pixels, read at 224). `train` trains the network from nothing; its classes are learned at
-128 pixels, where an epoch takes a third of the time, and at 224 in the last third of the epochs.
+`label`, read in the order given (Tiny-ImageNet's train and test: 64 pixels, read at 224). `train` trains the network
+from nothing, at 128 pixels, where an epoch takes a third of the time, and in the last third of the epochs at 224.
 """
 
 from __future__ import annotations

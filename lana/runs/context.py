@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from lana.evaluation.network_checks import check_batches, check_gradients, check
 from lana.evaluation.task import Task
 from lana.models.student import own_module
 from lana.models.teacher import Teacher, teacher_of
-from lana.networks.layers import LayerScan, find_layers
+from lana.networks.layers import Layer, LayerScan, find_layers
 from lana.networks.predictors import last_predictors
 from lana.operations.presets import check_own, pool_names
+from lana.operations.pruning import why_not_pruned
 from lana.quantization.scheme import Scheme, scheme_for
 from lana.runs.run import Run
 from profilers import RuntimeSettings, create_runtime
@@ -105,7 +107,7 @@ def layers_of(teacher: Teacher, options: ProfilingOptions, *, keep_predictors: b
     names = [name for name, _ in teacher.module.named_modules() if name]
     for option, globs in {"--layers": options.layers, "--exclude": options.exclude}.items():
         _check_globs(option, globs.split(","), names)
-    return find_layers(
+    scan = find_layers(
         teacher.module,
         (teacher.example(),),
         include=options.layers.split(","),
@@ -114,6 +116,12 @@ def layers_of(teacher: Teacher, options: ProfilingOptions, *, keep_predictors: b
         granularity=options.granularity,
         max_span=options.max_span,
     )
+    return dataclasses.replace(scan, spans=tuple(span for span in scan.spans if _has_an_inside(teacher, span)))
+
+
+def _has_an_inside(teacher: Teacher, span: Layer) -> bool:
+    """Whether a span of a plain stack holds channels that neither border fixes; else its members do what it does."""
+    return not span.between or not why_not_pruned(span, own_module(teacher.module, span))
 
 
 def _check_globs(option: str, globs: Sequence[str], names: list[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lana.config.recipe import Recipe
 from lana.data.split import from_arrays
 from lana.evaluation.distance import DistanceToTeacher
 from lana.evaluation.task import Classification
@@ -17,6 +18,7 @@ from lana.networks.mixed_precision import CPU_FP32
 from lana.operations.presets import offered
 from lana.pool.explanation import without_pruned
 from lana.pool.scoring import Scorer
+from lana.runs.context import layers_of
 
 EXAMPLE = torch.randn(2, 8, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -116,3 +118,20 @@ def test_a_span_of_a_stack_is_scored_as_the_student_that_it_makes(stack, scan, t
     student = assemble(stack, scan.layers + scan.spans, {span.name: "pruned_w0.25"}, operations)
     expected = DistanceToTeacher(stack, split, Classification()).measure(student).mean()
     assert found.score == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+
+
+def test_a_span_without_channels_inside_is_not_offered(stack):
+    teacher = Teacher(module=stack, reference="test", weights=None, input_shape=(8, 12, 12), preprocessing=None)
+    spans = layers_of(teacher, Recipe().profiling).spans
+    assert [span.name for span in spans] == ["features.0+features.3+features.6"]
+
+
+def test_a_pruned_span_is_solved_again_on_features(stack, scan):
+    span, inputs = scan.spans[1], torch.randn(40, 8, 12, 12)
+    with torch.no_grad():
+        target = own_module(stack, span)(inputs)
+        errors = [
+            float((build_operation(span, stack, "pruned_w0.5", features).eval()(inputs) - target).square().mean())
+            for features in (None, (inputs, target))
+        ]
+    assert errors[1] < 0.8 * errors[0]
