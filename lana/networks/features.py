@@ -29,12 +29,15 @@ def captured(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[str, t
 
     def first(name: str) -> Any:
         def keep_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs[name] = tensor_of(args, kwargs).detach().clone()
+            if name not in features:  # of several calls the first
+                inputs[name] = tensor_of(args, kwargs).detach().clone()
 
         return keep_input
 
     def last(name: str) -> Any:
         def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            if name not in inputs:
+                return
             features[name] = (inputs.pop(name), next(flat_tensors(output)).detach().clone())
             if len(features) == len(layers):
                 raise LastLayerReached

@@ -124,6 +124,13 @@ class LayerSearch:
             outputs[type(module), id(seen.outputs[0])] = True
         return False
 
+    def _works_alike(self, seen: ObservedModule) -> bool:
+        """True where each call works on maps of the same channels and of another size: a head on several levels."""
+        calls = [shapes for shapes in seen.shapes if shapes is not None]
+        maps = len(calls) == seen.calls and all(len(shape) == 4 for call in calls for shape in call)
+        channels = {(before[:2], after[:2]) for before, after in calls}
+        return maps and len(channels) == 1 and len({before for before, _ in calls}) == len(calls)
+
     def _is_composite(self, name: str) -> bool:
         """True for several working children, or one of several around which more is done (a shortcut)."""
         children = self._working_children(name)
@@ -148,7 +155,7 @@ class LayerSearch:
         seen, module = self.seen[name], self.modules[name]
         if seen.calls == 0:
             return "never called in a forward pass"
-        if seen.calls > 1:
+        if seen.calls > 1 and not self._works_alike(seen):
             return f"called {seen.calls} times in a forward pass"
         if len(seen.inputs) != 1 or seen.other_arguments:
             return f"takes {len(seen.inputs)} tensors or other arguments than one tensor"

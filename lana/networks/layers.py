@@ -32,6 +32,7 @@ class Layer:
         macs: multiply-adds for one example.
         members: the submodules it covers, in order of execution.
         between: of a span over a plain stack, each normalisation or activation with the number of members before it.
+        other_shapes: of a layer that is called several times, the input shapes of all calls but the first.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layer:
     macs: int
     members: tuple[str, ...]
     between: tuple[tuple[int, str], ...] = ()
+    other_shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -53,6 +55,7 @@ class Layer:
         """The layer from the mapping that `dataclasses.asdict` made of it."""
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
         values["between"] = tuple((count, name) for count, name in values.get("between", ()))
+        values["other_shapes"] = tuple(map(tuple, values.get("other_shapes", ())))
         return cls(**values)
 
 
@@ -162,11 +165,12 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def _layer(name: str, seen: Mapping[str, ObservedModule], modules: Mapping[str, nn.Module], batch: int) -> Layer:
-    source, target = seen[name].inputs[0], seen[name].outputs[0]
+    (source, target), *others = [shapes for shapes in seen[name].shapes if shapes is not None]
     return Layer(
         name=name,
-        input_shape=tuple(source.shape[1:]),
-        output_shape=tuple(target.shape[1:]),
+        input_shape=source[1:],
+        output_shape=target[1:],
+        other_shapes=tuple(before[1:] for before, _ in others),
         layout=_layout(name, seen, modules),
         macs=seen[name].macs // batch,
         members=(name,),
@@ -246,7 +250,9 @@ def _links(
     links: list[Link] = []
     for ours, theirs in pairwise(layers):
         plain = all(isinstance(modules[layer.name], Convolution | nn.Linear) for layer in (ours, theirs))
-        if plain and len(ours.input_shape) != len(theirs.output_shape):
+        if ours.other_shapes or theirs.other_shapes:
+            links.append("one of them is called several times")
+        elif plain and len(ours.input_shape) != len(theirs.output_shape):
             links.append("they work on different numbers of dimensions")
         else:
             links.append(_linked(seen[ours.name], seen[theirs.name], leaves if plain else [], seen, readers))

@@ -26,6 +26,9 @@ class ObservedModule:
     other_arguments: bool = False
     plain_output: bool = True
     macs: int = 0
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]] | None] = field(
+        default_factory=list
+    )  # in and out, of each call
 
 
 class WorkCounter(TorchDispatchMode):
@@ -77,6 +80,10 @@ def observe(model: nn.Module, example_inputs: Sequence[Any]) -> tuple[dict[str, 
             record.outputs = list(flat_tensors(output))
             record.versions = [tensor._version for tensor in record.outputs]
             record.plain_output = returns_one_tensor(module, output)
+            plain = record.plain_output and len(record.inputs) == 1 and not record.other_arguments
+            plain = plain and len(record.outputs) == 1
+            shapes = (tuple(record.inputs[0].shape), tuple(record.outputs[0].shape)) if plain else None
+            record.shapes.append(shapes)
             for tensor in record.outputs:
                 count.readers.setdefault(id(tensor), [])
 

@@ -15,6 +15,7 @@ from lana.exporters.tracing import ExportFailed
 from lana.models.student import own_module
 from lana.models.teacher import Teacher
 from lana.networks.layers import Layer, LayerScan
+from lana.networks.repeated import AtShapes
 from lana.networks.structure import structure, structure_key
 from lana.operations.families import Operation
 from lana.pool.candidates import Candidate, not_built, planned_candidates
@@ -37,13 +38,13 @@ class Builder:
         self.scheme = scheme or Scheme()
         self.computations: dict[str, Computation] = {}
         self._structures: dict[str, str] = {}
-        self._known: dict[tuple[str, tuple[int, ...], str], Candidate] = {}
+        self._known: dict[tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...], str], Candidate] = {}
 
     def candidate(self, layer: Layer, operation: Operation) -> Candidate:
         example = torch.randn(self.batch, *layer.input_shape, generator=torch.Generator().manual_seed(0))
         if layer.name not in self._structures:
             self._structures[layer.name] = structure_key(own_module(self.teacher, layer), (example,))
-        place = (self._structures[layer.name], layer.output_shape, operation.name)
+        place = (self._structures[layer.name], layer.output_shape, layer.other_shapes, operation.name)
         if place not in self._known:
             self._known[place] = self._built(layer, operation, example)
         return dataclasses.replace(self._known[place], layer=layer)
@@ -55,6 +56,8 @@ class Builder:
         try:
             own = own_module(self.teacher, layer)
             module = own if operation.name == "teacher" else operation.build(layer, own)
+            if layer.other_shapes:
+                module, example = self._at_all_shapes(layer, module)
             precision = "fp32" if operation.precision == "fp32" else precision_text(self.scheme)
             key, columns = structure(module, (example,), precision)
         except UserError:
@@ -77,6 +80,20 @@ class Builder:
             return dataclasses.replace(candidate, kept=False, reason=str(error))
         self.computations.setdefault(key, dataclasses.replace(computation, labels=labels))
         return candidate
+
+    def _at_all_shapes(self, layer: Layer, module: nn.Module) -> tuple[nn.Module, torch.Tensor]:
+        """A module as all calls of its layer together, and an input for it.
+
+        Raises:
+            ValueError: at another shape than the first its outputs have other shapes than the layer's own.
+        """
+        shapes = (layer.input_shape, *layer.other_shapes)
+        made, own = (AtShapes(one, shapes).eval() for one in (module, own_module(self.teacher, layer)))
+        example = torch.randn(self.batch, *made.input_shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            if made(example).shape != own(example).shape:
+                raise ValueError("it gives outputs of other shapes where the layer is called again")
+        return made, example
 
     def conversion(self, shape: tuple[int, ...]) -> Computation:
         """The conversion of a tensor of this shape to int8 and back."""

@@ -26,7 +26,11 @@ def with_int8(
     A variant is kept where it can be faster than its fp32: between int8 neighbours, half of the conversions at either
     end are left out. A skip has a variant too, which hands an int8 tensor on: its row is the conversion.
     """
-    planned = [one for one in candidates if one.kept and (one.is_nothing or one.operation != "identity")]
+    planned = [
+        one
+        for one in candidates
+        if one.kept and (one.is_nothing or one.operation != "identity") and not one.layer.other_shapes
+    ]
     variants = []
     for number, one in enumerate(planned):
         on_progress(number / len(planned), one.operation)

@@ -84,7 +84,7 @@ def test_a_student_of_it_exports_reloads_and_trains(detector, tmp_path):
     ("name", "decode", "share"),
     [
         ("ssdlite320_mobilenet_v3_large", "ssd", 0.95),
-        pytest.param("retinanet_resnet50_fpn", "retinanet", 0.4, marks=pytest.mark.slow),
+        pytest.param("retinanet_resnet50_fpn", "retinanet", 0.95, marks=pytest.mark.slow),
     ],
 )
 def test_torchvisions_detectors_give_what_their_heads_give(name, decode, share):
