@@ -74,7 +74,7 @@ def pool_of(run: Path) -> dict[str, Any]:
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
-def chains(run: Path) -> list[Chain]:
+def chains(run: Path, budget_ms: str) -> list[Chain]:
     """The commands on a run; `run` is where it lies while they are killed."""
     student, device = f"students/{BUDGET}", f"{run}/devices/device"
     table, measured = str(run / "device.csv"), str(run / "measurements.json")
@@ -103,11 +103,11 @@ def chains(run: Path) -> list[Chain]:
             arguments=("profile", "digits-resnet", "--out", str(run / "own.csv"), "--fresh", "--pool", "linear_k1",
                        "--layers", "blocks.1,blocks.4", "--max-span", "1"),
             removed=("own.csv", "own.samples.jsonl"),
-            results=lambda run: {"keys": sorted(LatencyTable.read(run / "own.csv").rows["key"])},
+            results=lambda run: {"keys": sorted(LatencyTable.read(run / "own.csv").fields)},
         ),
         Chain(
             name="read back",
-            arguments=("select", str(run), "--table", table, "--budget-ms", "{budget_ms}", "--measured", measured,
+            arguments=("select", str(run), "--table", table, "--budget-ms", budget_ms, "--measured", measured,
                        "--name", "back"),
             delivered="students/back/devices.json",
             removed=("students/back", "devices/device/measured_students.csv", "devices/device/teacher.json"),
@@ -167,21 +167,27 @@ class Place:
         return left | {str(path.relative_to(self.run)) for path in self.run.rglob("*") if path.name != ".lock"}
 
 
-def prepare(place: Place) -> dict[str, tuple[Chain, float]]:
-    """The uninterrupted run with all that the chains need, and the seconds that each command takes."""
-    place.whole(compress(place.run))
-    shutil.copy(place.run / "pool" / "table.csv", place.run / "device.csv")
-    budget_ms = DEVICE_RATIO * json.loads((place.run / "pool" / "teacher.json").read_text())["teacher_ms"]
-    place.whole(("select", str(place.run), "--table", str(place.run / "device.csv"), "--budget-ms", f"{budget_ms:.4f}"))
-    measure_there(place.run)
-    timed: dict[str, tuple[Chain, float]] = {}
-    for chain in chains(place.run):
-        arguments = tuple(part.format(budget_ms=f"{budget_ms:.4f}") for part in chain.arguments)
-        ready = Chain(name=chain.name, arguments=arguments, removed=chain.removed, results=chain.results)
+def prepare(place: Place) -> list[tuple[Chain, float]]:
+    """The commands with the seconds that each takes; the uninterrupted run is made where it is not there yet."""
+    path = place.folder / "seconds.json"
+    took_s: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    if not took_s:
+        place.whole(compress(place.run))
+        shutil.copy(place.run / "pool" / "table.csv", place.run / "device.csv")
+        table = ("--table", str(place.run / "device.csv"), "--budget-ms", budget_there(place.run))
+        place.whole(("select", str(place.run), *table))
+        measure_there(place.run)
+    ready = chains(place.run, budget_there(place.run))
+    for chain in ready if not path.is_file() else ():
         saved(place.run, place.folder / f"{chain.name} before")
-        timed[chain.name] = (ready, place.whole(arguments))
+        took_s[chain.name] = place.whole(chain.arguments)
         saved(place.run, place.folder / f"{chain.name} after")
-    return timed
+    path.write_text(json.dumps(took_s))
+    return [(chain, took_s[chain.name]) for chain in ready]
+
+
+def budget_there(run: Path) -> str:
+    return f"{DEVICE_RATIO * json.loads((run / 'pool' / 'teacher.json').read_text())['teacher_ms']:.4f}"
 
 
 def measure_there(run: Path) -> None:
@@ -238,12 +244,10 @@ def differing(place: Place, chain: Chain) -> Iterator[str]:
 def main(kills: int, seed: int, folder: Path) -> None:
     place, rng = Place(folder.resolve()), random.Random(seed)
     timed = prepare(place)
-    print(
-        "seconds uninterrupted:", ", ".join(f"{name} {took_s:.0f}" for name, (_, took_s) in timed.items()), flush=True
-    )
+    print("seconds uninterrupted:", ", ".join(f"{one.name} {took_s:.0f}" for one, took_s in timed), flush=True)
     done = ended = wrong = 0
     while done < kills:
-        chain, took_s = rng.choice(list(timed.values()))
+        chain, took_s = rng.choice(timed)
         before(place, chain)
         turns, here = rng.randint(1, 5), 0
         for _ in range(turns):

@@ -1,12 +1,6 @@
 """Wrong inputs of every kind end in one message, as `wrong_inputs` tells in more words."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from workplace import make_workplace
 from wrong_inputs import counted_faults
 

@@ -34,15 +34,18 @@ GRAMMARS: Sequence[Callable[[Workplace, random.Random], Iterator[Case]]] = (
 
 
 def cases(place: Workplace, count: int, seed: int, kind: str | None = None) -> list[Case]:
-    """So many of all grammars' inputs, of each grammar as large a share as it has of all; the seed decides which."""
+    """So many of all grammars' inputs, as many of each where it has them; the seed decides which."""
     rng = random.Random(seed)
     listed = [
         list({(case.arguments, *case.files.values()): case for case in grammar(place, rng)}.values())
         for grammar in GRAMMARS
         if kind in (None, grammar.__name__)
     ]
-    share = min(1.0, count / sum(map(len, listed)))
-    return [case for one in listed for case in rng.sample(one, round(share * len(one)))]
+    chosen: list[Case] = []
+    for left, of_grammar in zip(range(len(listed), 0, -1), sorted(listed, key=len), strict=True):
+        share = min(len(of_grammar), (count - len(chosen)) // left)  # what a small grammar lacks, larger ones have more
+        chosen += rng.sample(of_grammar, share)
+    return chosen
 
 
 def fault(case: Case, place: Workplace) -> str:
