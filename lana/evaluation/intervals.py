@@ -10,7 +10,7 @@ import numpy as np
 from lana.evaluation.task import SetTask, Task
 
 MOST_SAMPLES, LEAST_SAMPLES = 1000, 100
-SET_EXAMPLES = 100_000  # that a figure of a whole set is computed of, in all samples together
+SET_EXAMPLES = 50_000  # that a figure of a whole set is computed of, in all samples together
 
 
 def paired_interval(task: Task, ours: Sequence[Any], theirs: Sequence[Any], *, seed: int = 0) -> tuple[float, float]:

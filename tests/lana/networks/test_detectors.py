@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detector_networks import yolo
+from detector_networks import Conv, yolo
 from torch import nn
 
 import lana
@@ -131,3 +131,35 @@ def test_a_detr_has_layers_and_its_outputs_keep_their_names(tmp_path):
     assert [output.name for output in session.get_outputs()] == ["pred_logits", "pred_boxes"]
     decoded = make_decoder("detr", (64, 64))(student(example))
     assert (decoded.boxes.shape, decoded.scores.shape) == ((2, 12, 4), (2, 12, 5))
+
+
+class Wrapped(nn.Module):
+    """A residual block as Transformers writes it: one working child, a chain, and the shortcut around it."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.shortcut = nn.Identity()
+        self.layer = nn.Sequential(Conv(channels, channels, 3), Conv(channels, channels, 3, act=False))
+        self.activation = nn.ReLU()
+
+    def forward(self, x):
+        return self.activation(self.layer(x) + self.shortcut(x))
+
+
+class Stage(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.layers = nn.Sequential(Wrapped(channels), Wrapped(channels))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_stages_of_blocks_with_one_working_child_are_looked_into():
+    network = nn.Sequential(Conv(3, 8, 3), Stage(8), Conv(8, 16, 3, 2), Stage(16), nn.Conv2d(16, 4, 1)).eval()
+    scan = find_layers(network, (torch.randn(1, 3, 16, 16),))
+    assert [layer.name for layer in scan.layers] == [
+        "0", "1.layers.0", "1.layers.1", "2", "3.layers.0", "3.layers.1", "4",
+    ]  # fmt: skip
