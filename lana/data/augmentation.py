@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lana.errors import UserError
 
+BOX_FIELDS = 6  # of a box among labels (`lana.data.boxes`)
 LARGE_SIDE = 96  # pixels: a shift moves objects in larger images too little, the field crops them
 CROP_AREA = (0.35, 1.0)  # shares of the image; the usual 0.08 is for hundreds of epochs from random weights
 
@@ -40,7 +41,7 @@ def free_of_place(labels: Tensor) -> bool:
 
     Maps of labels would have to move along.
     """
-    return labels.ndim == 1 or (labels.ndim == 3 and labels.is_floating_point())
+    return labels.ndim == 1 or (labels.shape[2:] == (BOX_FIELDS,) and labels.is_floating_point())
 
 
 def shift_and_flip(inputs: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from lana.data.augmentation import BOX_FIELDS
 from lana.data.formats import open_image
 from lana.data.images import encoded_images, placement
 from lana.data.split import Split
 from lana.errors import UserError
 from lana.models.preprocessing import Preprocessing
 
-FIELDS = 6  # of a box: class (-1 pads), x1, y1, x2, y2 in pixels of the network's input, crowd
+FIELDS = BOX_FIELDS  # class (-1 pads), x1, y1, x2, y2 in pixels of the network's input, crowd
 BEYOND = 0.02  # of the image: boxes reach over its edge by roundings, not by more
 LEAST_SHOWN = 0.1  # of a box: what a crop leaves less of is no box there
 

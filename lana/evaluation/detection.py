@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from lana.errors import UserError
 from lana.evaluation.metrics import EVALUATION_BATCH, evaluating
 from lana.models.teacher import Teacher
 from lana.networks.mixed_precision import Compute
+
+logger = logging.getLogger(__name__)
 
 SHOWN_SCORE = 0.25  # of a detection of the teacher that counts as true where there are no labels
 IN_SHARES = 1.5  # pixels: where no box of real images reaches farther, they are shares of the image
@@ -163,6 +166,11 @@ def _relabelled(split: Split, teacher: Teacher, task: Detection, device: str) ->
             f"The teacher detects nothing above a score of {SHOWN_SCORE} on {len(split)} images without labels. "
             "Check --decode, --weights, --fit, --mean, --std and --channel-order, or give images with objects."
         )
+    found = sum(map(len, rows))
+    logger.info(
+        f"{len(split)} images without labels: compared with the teacher's own detections above a score of "
+        f"{SHOWN_SCORE} ({found} boxes)."
+    )
     labels = padded(rows)
     position = {int(index): row for row, index in enumerate(split.indices)}
 
