@@ -151,9 +151,9 @@ def teacher_of(model: str, pretrained: bool = False) -> tuple[Teacher, dict[str,
 
 
 def layers_of(model: str) -> dict[str, dict[str, Any]]:
-    """Layers and spans as plain data; what only spans of plain stacks have is left out where it is empty."""
+    """Layers and spans as plain data; what few of them have is left out where it is empty."""
     layers = {name: asdict(layer) for name, layer in teacher_of(model)[1].items()}
-    return {name: {key: v for key, v in one.items() if (key, v) != ("between", ())} for name, one in layers.items()}
+    return {name: {key: v for key, v in one.items() if v != ()} for name, one in layers.items()}
 
 
 def offered_at(model: str) -> dict[str, list[str]]:
