@@ -54,9 +54,7 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
     check_device(recipe.compute.device)
     pool_names(recipe.profiling.pool)
     create_runtime(recipe.profiling.runtime, recipe.profiling.runtime_settings)
-    teacher = teacher_of(recipe.teacher)
-    task = make_task(recipe.teacher.task, teacher, recipe.teacher.decode)
-    task, data = load_examples(recipe.teacher.data, teacher, task, seed=recipe.seed, device=recipe.compute.device)
+    teacher, task, data = load_named(recipe)
     check_batches(teacher, data)
     if isinstance(task, Detection):
         check_options(task, recipe.finetuning, recipe.selecting.score_by)
@@ -70,6 +68,13 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
         check_layers(teacher, data, layers)
     run.begin(recipe)
     return RunContext(run=run, recipe=recipe, teacher=teacher, data=data, task=task, scan=scan)
+
+
+def load_named(recipe: Recipe) -> tuple[Teacher, Task, Data]:
+    """The teacher, task and data that a recipe names."""
+    teacher = teacher_of(recipe.teacher)
+    task = make_task(recipe.teacher.task, teacher, recipe.teacher.decode)
+    return teacher, *load_examples(recipe.teacher.data, teacher, task, seed=recipe.seed, device=recipe.compute.device)
 
 
 def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
@@ -87,7 +92,7 @@ def load_layers(recipe: Recipe) -> tuple[Teacher, LayerScan]:
 def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
     """`layers_of`, one at least, at which the user's own operations can be built."""
     model, options = recipe.teacher.model, recipe.profiling
-    scan = layers_of(teacher, options, keep_predictors=recipe.teacher.task == "detection" and options.layers == "*")
+    scan = recipe_layers(teacher, recipe)
     if not scan.layers:
         left_out = f" and not --exclude {options.exclude!r}" if options.exclude else ""
         raise UserError(
@@ -96,6 +101,12 @@ def _checked_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
         )
     check_own(options.pool, [(layer, own_module(teacher.module, layer)) for layer in (*scan.layers, *scan.spans)])
     return scan
+
+
+def recipe_layers(teacher: Teacher, recipe: Recipe) -> LayerScan:
+    """The layers and spans that a recipe asks for; a detector's last predictors stay, unless --layers names layers."""
+    keep = recipe.teacher.task == "detection" and recipe.profiling.layers == "*"
+    return layers_of(teacher, recipe.profiling, keep_predictors=keep)
 
 
 def layers_of(teacher: Teacher, options: ProfilingOptions, *, keep_predictors: bool = False) -> LayerScan:

@@ -11,10 +11,7 @@ import torch
 
 from lana.config.recipe import Recipe
 from lana.config.recipe_file import moved
-from lana.data.loading import load_data
-from lana.evaluation.task import load_task
-from lana.models.teacher import teacher_of
-from lana.runs.context import RunContext, layers_of
+from lana.runs.context import RunContext, load_named, recipe_layers
 from lana.runs.run import Run
 
 
@@ -40,14 +37,14 @@ class LoadedRun:
     @property
     def context(self) -> RunContext:
         if self._context is None:
-            teacher = teacher_of(self.recipe.teacher)
+            teacher, task, data = load_named(self.recipe)
             self._context = RunContext(
                 run=Run(self.path),
                 recipe=self.recipe,
                 teacher=teacher,
-                data=load_data(self.recipe.teacher.data, teacher, seed=self.recipe.seed),
-                task=load_task(self.recipe.teacher.task),
-                scan=layers_of(teacher, self.recipe.profiling),
+                data=data,
+                task=task,
+                scan=recipe_layers(teacher, self.recipe),
             )
         return self._context
 
