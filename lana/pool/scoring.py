@@ -259,6 +259,7 @@ def _read(path: Path) -> dict[Pair, Score]:
 
 
 def add_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Add scores to those of a file, in the order of their names, whichever came first."""
+    """Add scores to those of a file, in the order of their names, whichever came first; the constant network's last."""
     by_pair = {**_read(path), **{score.pair: score for score in scores}}
-    write_records(path, (vars(score) for _, score in sorted(by_pair.items())))
+    ordered = sorted(by_pair.values(), key=lambda score: (score.pair == CONSTANT, score.pair))
+    write_records(path, map(vars, ordered))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from lana.common.progress import Progress, counted
+from lana.config.recipe import fingerprint
+from lana.engines.choice import create_engine
+from lana.engines.units import Report, Unit, map_units
 from lana.evaluation.distance import DistanceToTeacher
 from lana.models.selection import Selection
 from lana.models.student import assemble
 from lana.networks.mixed_precision import Compute
-from lana.pool.stages import Pool
+from lana.pool.stages import Pool, make_pool
 from lana.runs.baseline import teacher_computation
 from lana.runs.context import RunContext
+from lana.runs.run import POOL
+from lana.runs.time_plan import UnitTimes
+from lana.runs.workers import LoadedRun, one_thread
 from lana.selection.precision import as_promised, student_computation
 from lana.training.batchnorm import reestimate_batchnorm
 from profilers import Comparison, Computation, compare
@@ -54,15 +61,49 @@ class StudentMeasurer:
         return comparisons
 
     def losses(self, selections: Sequence[Selection]) -> list[float]:
-        """Mean distances of their outputs to the teacher's."""
-        distance, found = reference(self.context, LOSS_IMAGES, precision="auto"), []
-        with Progress(f"Measuring the loss of {counted(len(selections), 'student')}", len(selections)) as progress:
-            for selection in selections:
-                student = assembled(self.context, self.pool, selection, NORM_IMAGES, precision="auto")
-                promised = as_promised(self.context, student, selection, RANGE_IMAGES)
-                found.append(float(distance.measure(promised).mean()))
-                progress.update(len(found))
-        return found
+        """Mean distances of their outputs to the teacher's, each student a unit of work of the recipe's engine."""
+        context, compute = self.context, self.context.recipe.compute
+        how = context.run.parts(context.recipe, *POOL)
+        pass_s = UnitTimes.of(context).pass_s
+        units = {
+            selection: Unit(
+                name=f"student-{fingerprint([how, sorted(selection.items())])}",
+                content=dict(selection),
+                seconds=pass_s * (LOSS_IMAGES + NORM_IMAGES),
+            )
+            for selection in selections
+        }
+        engine = create_engine(
+            compute.engine,
+            list(units.values()),
+            workers=compute.workers,
+            device=compute.device,
+            shared=context.run.path.resolve(),
+        )
+        title, work = f"Measuring the loss of {counted(len(units), 'student')}", LossWork(context, self.pool)
+        found = map_units(engine, work, list(units.values()), context.run.path / "units" / "losses", title=title)
+        values = {unit.name: value for unit, value in found}
+        return [values[units[selection].name] for selection in selections]
+
+
+class LossWork:
+    """The loss of a student, in the process of a worker, which loads the finished pool once."""
+
+    def __init__(self, context: RunContext, pool: Pool) -> None:
+        self.run, self._pool = LoadedRun(context), pool
+        self._distance: DistanceToTeacher | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"run": self.run, "_pool": None, "_distance": None}
+
+    def __call__(self, selection: Mapping[str, str], report: Report) -> float:
+        with one_thread():
+            context = self.run.context
+            self._pool = self._pool or make_pool(context)
+            self._distance = self._distance or reference(context, LOSS_IMAGES, precision="auto")
+            chosen = Selection(selection)
+            student = assembled(context, self._pool, chosen, NORM_IMAGES, precision="auto")
+            return float(self._distance.measure(as_promised(context, student, chosen, RANGE_IMAGES)).mean())
 
 
 def reference(context: RunContext, images: int = CANDIDATE_IMAGES, precision: str = "fp32") -> DistanceToTeacher:

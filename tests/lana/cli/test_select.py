@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -21,13 +22,14 @@ from lana.delivery.finetune import finetune_student
 from lana.delivery.summary import Summary
 from lana.errors import UserError
 from lana.exporters.tracing import ExportFailed
+from lana.models.selection import Selection
 from lana.pipeline import open_finished, select
 from lana.pool.stages import distill_pool
 from lana.runs.baseline import check_file, digest, teacher_computation
 from lana.runs.context import prepare
 from lana.runs.run import Run
 from lana.runs.student_names import student_recipe
-from lana.selection.measurement import compared
+from lana.selection.measurement import LossWork, StudentMeasurer, compared
 from profilers import LatencyTable, RuntimeSettings
 
 pytestmark = pytest.mark.serial
@@ -458,3 +460,15 @@ def test_a_tuned_student_over_its_budget_is_chosen_again(pool, monkeypatch):
     assert found["heavy"].measured_ms < found["heavy-over-budget-1"].measured_ms
     assert (pool / "students" / "heavy" / "finetuned.json").is_file()
     assert not list(pool.rglob("choosing"))
+
+
+def test_a_worker_that_loads_the_run_itself_finds_the_same_losses(pool):
+    with open_finished(pool, quiet=True) as (context, _, finished, search):
+        model = search.model
+        candidates = [one for one in model.candidates if one.operation == "linear_k1"]
+        selections = [Selection({one.layer.name: one.operation}) for one in candidates[:2]]
+        losses = StudentMeasurer(context=context, pool=finished).losses(selections)
+        worker = pickle.loads(pickle.dumps(LossWork(context, finished)))
+        assert [worker(dict(selection), lambda share: None) for selection in selections] == losses
+        assert losses[0] != losses[1]
+    assert not (pool / "units" / "losses").exists()

@@ -56,7 +56,7 @@ def test_torchrun_starts_the_command_in_several_processes(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     student = tmp_path / "run" / "students" / "0.7x"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lana", "finetune"]
-    options = ["--epochs", "3", "--finetune-batch", "64", "--keep-over-budget", "--json"]
+    options = ["--epochs", "3", "--finetune-batch", "64", "--keep-over-budget", "--replace-better", "--json"]
     done = subprocess.run([sys.executable, *launch, student, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["student"] == "0.7x"
