@@ -139,7 +139,8 @@ def score_pool(context: RunContext, candidates: Sequence[Candidate]) -> dict[Pai
     """Score each operation by the network's expected loss with it, in `pool/scores.csv`."""
     run, recipe, pool = context.run, context.recipe, pairs(candidates)
     stage_key = fingerprint([run.parts(recipe, *POOL), [(layer.name, name) for layer, name in pool]])
-    if not run.finished("score", stage_key) or _lacks(run.scores, pool, scoring.scored(run.scores)):
+    held = scoring.scored(run.scores)
+    if not run.finished("score", stage_key) or _lacks(run.scores, pool, held) or _is_lacking(run.scores):
         with run.stage("score", stage_key):
             score_in_units(context, pool, run.pool / "operations", run.scores)
             scoring.add_scores(run.scores, [make_scorer(context).constant()])
