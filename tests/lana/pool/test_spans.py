@@ -56,8 +56,8 @@ def test_no_operation_changes_the_teacher(run):
 
 
 def test_a_span_is_distilled_scored_and_can_be_selected(run):
-    summary = pipeline.select(run[0], "0.95x", pins={SPAN: "cb_stack_k3_w0.5"}, name="pinned", verify=False, quiet=True)
-    assert summary.selection[SPAN] == "cb_stack_k3_w0.5"
+    summary = pipeline.select(run[0], "0.95x", pins={SPAN: "linear_k3"}, name="pinned", verify=False, quiet=True)
+    assert summary.selection[SPAN] == "linear_k3"
     assert not {"blocks.0", "blocks.1"} & set(summary.selection)
     student = lana.load_student(run[0] / "students" / "pinned")
     assert isinstance(student.blocks[1], nn.Identity)
