@@ -65,9 +65,8 @@ def worker_count(engine: str, seconds: Sequence[float], workers: int | None, dev
 
 
 def default_workers(gpus: Sequence[str]) -> int:
-    if gpus:
-        return len(gpus)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len(gpus) or len(allowed)
 
 
 def gpus_of(device: str) -> list[str]:

@@ -123,6 +123,12 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the starter ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what a unit has started ends with it
     threading.Thread(target=_end_with_starter, daemon=True).start()
+    with contextlib.suppress(SystemExit):
+        _serve(function, pipe)
+    os._exit(1)  # Python's own end takes a second with torch, and must not be interrupted
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     while True:
         try:
             index, unit = pipe.recv()
