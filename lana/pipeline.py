@@ -46,6 +46,7 @@ from lana.runs.context import RunContext, prepare
 from lana.runs.run import Run
 from lana.runs.student_names import free_name, student_recipe
 from lana.runs.time_plan import Plan, as_distilled, estimate, fit_to_time
+from lana.selection.int8_alone import report_int8_alone
 from lana.selection.search import BudgetSearch, fastest_within
 from lana.selection.stage import WithinLoss, budget_of, make_search, refuse_by_table, select_student
 from lana.training.distributed import DistributedGroup, launched_rank
@@ -81,6 +82,7 @@ def compress(
         )
         if meets_budgets(context, baseline):
             return nothing_to_do(context, baseline, budget_ms)
+        report_int8_alone(context, baseline)
         refuse_by_table(context, baseline, profile_pool(context))
         pool = make_pool(context)
         search = make_search(context, pool, baseline)

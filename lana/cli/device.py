@@ -95,7 +95,7 @@ def survey(
 
 @main.command()
 @click.argument("model")
-@recipe_options(*LOADING, *TARGET, "pool", *PLACES)
+@recipe_options(*LOADING, *TARGET, "precisions", "pool", *PLACES)
 @click.option("--out", type=PATH, default=None, help="The table.  [default: MODEL-RUNTIME.csv]")
 @click.option("--tables", type=PATH, help="A folder of tables whose rows need not be measured.")
 @click.option("--fresh", is_flag=True, help="Measure all rows anew; reuse none from other tables.")

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 @recipe_options("data")
 @budget_ms
 @budget
-@recipe_options(*LOADING, "task", "decode", *TARGET, "device", "pool", *PLACES, *FINETUNING, "processes")
+@recipe_options(*LOADING, "task", "decode", *TARGET, "precisions", "device", "pool", *PLACES, *FINETUNING, "processes")
 @recipe_options("distill_epochs", "distill_images", "distill_batch", "score_images", *SELECTING, "seed", "max_minutes")
 @recipe_options("engine", "workers", "unit_operations", "unit_memory")
 @click.option("--recipe", type=click.Path(), help="A recipe in YAML; options on the command line override it.")

@@ -22,6 +22,7 @@ from lana.models.student import count_parameters, parameter_bytes
 from lana.models.student_files import Selected
 from lana.runs.baseline import Baseline, runtime_format
 from lana.runs.context import RunContext
+from lana.selection.int8_alone import int8_alone
 from lana.selection.measurement_log import MeasuredLatency
 from lana.version import __version__
 from profilers.formats import SUFFIXES
@@ -73,6 +74,7 @@ class Summary:
     metric_kept: float | None = None
     student_parameters: int | None = None
     onnx_max_relative_error: float | None = None
+    int8_alone: Mapping[str, float] | None = None
     prediction_error: Mapping[str, float] | None = None
     selection: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] | None = None
@@ -239,6 +241,7 @@ def summarise(
         selected_accuracy=chosen.selected_metric,
         student_parameters=count_parameters(files.student),
         onnx_max_relative_error=files.parity,
+        int8_alone=asdict(alone) if (alone := int8_alone(context)) is not None else None,
         prediction_error=chosen.prediction_error,
         selection=chosen.selection,
         seconds={

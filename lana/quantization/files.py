@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lana.common.files import write_atomically
 from lana.exporters.computation import input_spec
+from lana.exporters.folding import FOLDED
 from lana.exporters.onnx_export import OPSET, export_onnx
 from lana.exporters.parity import onnx_session, run_onnx
 from lana.networks.structure import structure
@@ -114,7 +115,8 @@ def conversion_computation(example: Tensor, folder: Path, *, name: str, scheme: 
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
-    model.producer_name, model.producer_version = "pytorch", torch.__version__.partition("+")[0]  # as all of a table
+    model.producer_name = "pytorch"  # one exporter a table
+    model.producer_version = torch.__version__.partition("+")[0] + FOLDED
     write_atomically(path, lambda temporary: onnx.save(model, str(temporary)))
     columns = {"parameters": 0.0, "weight_bytes": 0.0, "macs": 0.0, "operators": 0.0, "activations": 0.0}
     return Computation(key=key, name=name, format="onnx", file=path, inputs=(spec,), columns=columns)

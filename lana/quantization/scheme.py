@@ -63,7 +63,10 @@ def scheme_for(runtime: str, precisions: str) -> Scheme | None:
     Raises:
         UserError: unknown precisions; int8 for a runtime that runs no such files.
     """
-    if "int8" not in check_precisions(precisions):
+    names = check_precisions(precisions)
+    if "fp32" not in names:
+        raise UserError(f"--precisions {precisions!r}: expected fp32, or fp32,int8. int8 is chosen where it is faster.")
+    if "int8" not in names:
         return None
     return scheme_of(runtime, platform.machine(), processor_flags())
 

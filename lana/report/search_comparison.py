@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from lana.common.console import make_console
 from lana.errors import UserError
 from lana.models.selection import Selection
 from lana.pipeline import open_finished
+from lana.selection.int8_baselines import fp32_only, offers_int8, quantized, structure_then_int8
 from lana.selection.measurement import assembled, reference
+from lana.selection.precision import as_promised
+from lana.selection.program import SelectionModel
 from solvers import (
     SelectionProblem,
     Solution,
@@ -61,6 +65,17 @@ class SearchComparison:
         make_console().print(table)
 
 
+def precisions(model: SelectionModel, budget_ms: float) -> dict[str, Selection | None]:
+    """Selections that a user gets without the program over both; none where no operation is offered in int8."""
+    if not offers_int8(model):
+        return {}
+    return {
+        "every layer int8": quantized(model, Selection()),
+        "structure, then int8": structure_then_int8(model, budget_ms),
+        "fp32 only": fp32_only(model).solve(budget_ms),
+    }
+
+
 def searches(simple: Sequence[int], seed: int) -> dict[str, Callable[[SelectionProblem], Solution]]:
     """Every search by its name; `simple` are the choices of the single shot: the teacher's own and identity."""
     return {
@@ -85,31 +100,44 @@ def compare_searches(out: Path | str, budget: str, *, quiet: bool = False) -> Se
     with open_finished(out, quiet=quiet) as (context, baseline, pool, search):
         budget_ms = baseline.budget_ms(context.recipe.replace(budget=budget))
         model = search.model
-        problem = model.problem(budget_ms)
         simple = [i for i, candidate in enumerate(model.candidates) if candidate.operation in ("teacher", "identity")]
         distance_to_teacher = reference(context)
         losses: dict[Selection, float] = {}
         results = []
-        for method, find in searches(simple, context.recipe.seed).items():
-            solution = find(problem)
-            if not solution.found:
+        for method, (selection, seconds) in _selections(model, budget_ms, simple, context.recipe.seed).items():
+            if selection is None:
                 nothing = {"expected_loss": None, "measured_loss": None, "predicted_ms": None}
-                results.append(Found(method=method, **nothing, seconds=solution.runtime_s, selection={}))
+                results.append(Found(method=method, **nothing, seconds=seconds, selection={}))
                 continue
-            selection = model.selection_of(solution)
             if selection not in losses:
                 student = assembled(context, pool, selection)
-                losses[selection] = float(distance_to_teacher.measure(student).mean())
+                promised = as_promised(context, student, selection)
+                losses[selection] = float(distance_to_teacher.measure(promised).mean())
             results.append(
                 Found(
                     method=method,
                     expected_loss=model.expected_loss(selection, budget_ms),
                     measured_loss=losses[selection],
                     predicted_ms=model.predicted_ms(selection),
-                    seconds=solution.runtime_s,
+                    seconds=seconds,
                     selection=selection.in_full(model.layers),
                 )
             )
         if not losses:
             raise UserError(f"No search found anything within {budget_ms:.4g} ms. Raise the budget.")
     return SearchComparison(budget_ms=budget_ms, found=results)
+
+
+def _selections(
+    model: SelectionModel, budget_ms: float, simple: Sequence[int], seed: int
+) -> dict[str, tuple[Selection | None, float]]:
+    """Method → its selection, None where it found none, and the seconds that it took."""
+    problem = model.problem(budget_ms)
+    found: dict[str, tuple[Selection | None, float]] = {}
+    for method, find in searches(simple, seed).items():
+        solution = find(problem)
+        found[method] = model.selection_of(solution) if solution.found else None, solution.runtime_s
+    begun_s = time.monotonic()
+    return found | {
+        method: (selection, time.monotonic() - begun_s) for method, selection in precisions(model, budget_ms).items()
+    }

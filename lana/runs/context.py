@@ -54,6 +54,7 @@ def prepare(run: Run, recipe: Recipe) -> RunContext:
     check_device(recipe.compute.device)
     pool_names(recipe.profiling.pool)
     create_runtime(recipe.profiling.runtime, recipe.profiling.runtime_settings)
+    scheme_for(recipe.profiling.runtime, recipe.profiling.precisions)
     teacher, task, data = load_named(recipe)
     check_batches(teacher, data)
     if isinstance(task, Detection):

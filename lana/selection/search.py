@@ -19,6 +19,7 @@ from lana.errors import BudgetUnreachable, UserError
 from lana.models.selection import Selection
 from lana.runs.baseline import PROCESSES
 from lana.selection.acceptance import accepted, budget_margin, limit_ratio, target_ms, within
+from lana.selection.int8_baselines import int8_baselines
 from lana.selection.measurement_log import MeasuredLatency, MeasurementLog
 from lana.selection.program import SelectionModel
 from lana.selection.sampling import sample, spread, spread_perturbed
@@ -120,8 +121,12 @@ class BudgetSearch:
             self.measure_losses([s for s in near if s and s not in self.model.measured_losses][:count])
 
     def propose(self, aimed_ms: float, count: int) -> list[Selection]:
-        """Solve for a predicted latency and measure the solutions; where there are none, the fastest selection."""
+        """Solve for a predicted latency and measure the solutions; where there are none, the fastest selection.
+
+        Beside them, what is got without the program: the teacher in int8, or structure first and int8 afterwards.
+        """
         proposed = [selection for selection in self.model.diverse(aimed_ms, count) if selection]
+        proposed += [selection for selection in int8_baselines(self.model, aimed_ms) if selection not in proposed]
         self.measure_latencies(proposed or [self.model.fastest()], PROCESSES)
         return proposed
 
