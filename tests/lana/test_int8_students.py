@@ -12,7 +12,7 @@ from lana.quantization.files import FileNetwork
 from lana.report.search_comparison import compare_searches
 from profilers.table import LatencyTable
 
-pytestmark = [pytest.mark.slow, pytest.mark.serial]
+pytestmark = [pytest.mark.slow, pytest.mark.serial, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
