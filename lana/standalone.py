@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lana.common.files import read_json
 from lana.common.progress import Progress, reporting
@@ -27,10 +28,12 @@ from lana.evaluation.network_checks import check_batches, check_logits
 from lana.exporters.formats import Exported, Options, export_as, format_of
 from lana.exporters.metadata import describe
 from lana.exporters.parity import onnx_session, relative_error, run_onnx
-from lana.models.student_files import load_student_as_teacher
+from lana.models.student import int8_layers
+from lana.models.student_files import load_student_as_teacher, selection_of
 from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
 from lana.pool.profiling import Profiling
+from lana.quantization.files import FileNetwork, form_of
 from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_of
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
@@ -124,7 +127,7 @@ def evaluate(
         check_batches(network, loaded)
         check_labels(network, loaded, judged)
         check_logits(network, loaded, judged)
-        evaluation = evaluate_module(network.module, loaded.test, judged, device=device)
+        evaluation = evaluate_module(_promised(model, network), loaded.test, judged, device=device)
         if not math.isfinite(evaluation.loss):
             logger.warning(
                 "The loss of %s is %s. Outputs are no numbers, or the task has none for some examples: check both.",
@@ -132,6 +135,15 @@ def evaluate(
                 evaluation.loss,
             )
     return evaluation
+
+
+def _promised(model: Path | str, network: Teacher) -> nn.Module:
+    """The network, or the file of a student that has int8 layers: its weights are floats, and the file is promised."""
+    if not is_student(model) or not int8_layers(selection_of(model)):
+        return network.module
+    file = onnx_file(model)
+    logger.info("%s has int8 layers: its file %s is evaluated.", model, file)
+    return FileNetwork(file, form_of(network.module, network.example()))
 
 
 def export(
@@ -163,6 +175,8 @@ def export(
     if int8 and (format != "onnx" or data is None or settings.dynamic_batch):
         raise UserError("--precisions int8 needs --data, an ONNX file and a fixed batch: ranges come from real images.")
     network = load_network(model, **(load or {}))
+    if is_student(model) and int8_layers(selection_of(model)) and not int8:
+        logger.info("The layers in int8 are written in fp32 here. Their int8 file is %s.", onnx_file(model))
     exported = export_as(network.module, network.example, path, format=format, options=settings)
     if int8 and data is not None:
         exported = _quantized(network, exported, data, settings.batch)

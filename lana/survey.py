@@ -11,11 +11,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lana.common.console import figure, make_console, milliseconds
 from lana.common.progress import Progress
@@ -25,8 +22,8 @@ from lana.evaluation.examples import load_examples
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Task
 from lana.exporters.computation import to_computation
-from lana.exporters.parity import onnx_session, run_onnx
 from lana.models.teacher import Teacher
+from lana.quantization.files import FileNetwork
 from lana.quantization.scheme import CALIBRATION_IMAGES, INT8_RUNTIMES, Scheme, scheme_of
 from profilers import Computation, ProfilerError, RuntimeSettings, compare, runtime_statuses
 from profilers.environment import processor_flags
@@ -104,19 +101,6 @@ class Setup:
     precision: str
     settings: RuntimeSettings
     computation: Computation
-
-
-class FileNetwork(nn.Module):
-    """An ONNX file of batch 1 as a module, for the metrics of a task."""
-
-    def __init__(self, path: Path, like: Any) -> None:
-        super().__init__()
-        self.session, self.form = onnx_session(path), tree_flatten(like)[1]
-
-    def forward(self, inputs: Tensor) -> Any:
-        """The outputs in the form of the network's own."""
-        outputs = zip(*(run_onnx(self.session, one) for one in inputs.split(1)), strict=True)
-        return tree_unflatten([torch.cat([*map(torch.from_numpy, parts)]) for parts in outputs], self.form)
 
 
 def survey(network: Teacher, task: Task, data: str | None = None, *, threads: Sequence[int] = ()) -> Survey:

@@ -126,6 +126,12 @@ def load_student(path: Path | str) -> nn.Module:
     return load_student_as_teacher(path).module
 
 
+def selection_of(path: Path | str) -> Mapping[str, str]:
+    """The replaced layers of the student in a folder → their operations."""
+    selection: dict[str, str] = read_json(student_folder(path) / "architecture.json")["selection"]
+    return selection
+
+
 def load_student_as_teacher(path: Path | str, weights: str = WEIGHTS) -> Teacher:
     """A student with its preprocessing and input shape, and the weights of one of its files."""
     folder = student_folder(path)

@@ -61,7 +61,7 @@ class OperationQuantizer:
                 made = operation_computation(
                     module, example, Path(folder), name=operation, scheme=self.scheme, inputs=batches
                 )
-                return FileNetwork(made.file, self.batch)
+                return FileNetwork(made.file)
         except (ExportFailed, QuantizationFailed) as error:
             logger.info(f"{operation} at {layer.name} stays in fp32: {error}")
             return None

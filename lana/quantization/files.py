@@ -8,12 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lana.common.files import write_atomically
 from lana.exporters.computation import input_spec
@@ -128,17 +130,31 @@ def precision_text(scheme: Scheme) -> str:
 
 
 class FileNetwork(nn.Module):
-    """An ONNX file of a fixed batch as a module: its outputs are those that are promised."""
+    """An ONNX file as a module: its outputs are those that are promised.
 
-    def __init__(self, path: Path, batch: int = 1) -> None:
+    They have the form of `like`, an output of the network; by default the first is given as it is.
+    """
+
+    def __init__(self, path: Path, like: Any = None) -> None:
         super().__init__()
-        self.session, self.batch = onnx_session(path), batch
+        self.session, self.form = onnx_session(path), None if like is None else tree_flatten(like)[1]
+        self.batch = int(self.session.get_inputs()[0].shape[0])
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:
         """The outputs of any number of examples; the last batch is filled up with its last example."""
         count, device = len(inputs), inputs.device
         inputs = inputs.detach().to("cpu", torch.float32)
         if missing := math.ceil(count / self.batch) * self.batch - count:
             inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
-        outputs = [torch.from_numpy(run_onnx(self.session, part)[0]) for part in inputs.split(self.batch)]
-        return torch.cat(outputs)[:count].to(device)
+        runs = [run_onnx(self.session, part) for part in inputs.split(self.batch)]
+        outputs = [
+            torch.cat([torch.from_numpy(part) for part in parts])[:count].to(device)
+            for parts in zip(*runs, strict=True)
+        ]
+        return outputs[0] if self.form is None else tree_unflatten(outputs, self.form)
+
+
+def form_of(network: nn.Module, example: Tensor) -> Any:
+    """An output of a network, for the form of its file's."""
+    with torch.no_grad():
+        return network.eval()(example)

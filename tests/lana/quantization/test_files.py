@@ -91,7 +91,7 @@ def test_a_batch_that_does_not_fill_the_file_is_filled_up(network, tmp_path):
     tripled = [one_input.repeat(3, axis=0) for one_input in inputs()]
     three = made(network, tmp_path / "three", ["0"], X.expand(3, -1, -1, -1), inputs=tripled)
     seen = torch.cat([torch.from_numpy(one_input) for one_input in inputs(5)])
-    assert torch.allclose(FileNetwork(three.file, 3)(seen), one(seen), atol=1e-5)
+    assert torch.allclose(FileNetwork(three.file)(seen), one(seen), atol=1e-5)
 
 
 def test_an_operation_converts_at_both_ends(tmp_path):
