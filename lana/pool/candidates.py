@@ -59,7 +59,7 @@ class Candidate:
     @property
     def is_nothing(self) -> bool:
         """True for an identity that costs nothing; one that keeps a permutation does."""
-        return self.base[1] == "identity" and not self.operators
+        return self.operation == "identity" and not self.operators
 
     @property
     def base(self) -> Pair:
@@ -74,7 +74,7 @@ class Candidate:
     def columns(self) -> dict[str, float]:
         """The columns that the prediction of a whole network reads."""
         cold_ms = self.cold_ms - self.latency_ms
-        nothing = self.is_nothing
+        nothing = self.base[1] == "identity" and not self.operators
         numbers = float(math.prod(self.layer.input_shape) + math.prod(self.layer.output_shape))
         return {
             "latency_ms": self.latency_ms - self.overhead_ms,
