@@ -33,7 +33,7 @@ from lana.models.student_files import load_student_as_teacher, selection_of
 from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
 from lana.pool.profiling import Profiling
-from lana.quantization.files import FileNetwork, form_of
+from lana.quantization.int8_files import FileNetwork, example_output
 from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_of
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
@@ -143,7 +143,7 @@ def _promised(model: Path | str, network: Teacher) -> nn.Module:
         return network.module
     file = onnx_file(model)
     logger.info("%s has int8 layers: its file %s is evaluated.", model, file)
-    return FileNetwork(file, form_of(network.module, network.example()))
+    return FileNetwork(file, example_output(network.module, network.example()))
 
 
 def export(

@@ -23,7 +23,7 @@ from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Task
 from lana.exporters.computation import to_computation
 from lana.models.teacher import Teacher
-from lana.quantization.files import FileNetwork
+from lana.quantization.int8_files import FileNetwork
 from lana.quantization.scheme import CALIBRATION_IMAGES, INT8_RUNTIMES, Scheme, scheme_of
 from profilers import Computation, ProfilerError, RuntimeSettings, compare, runtime_statuses
 from profilers.environment import processor_flags

@@ -19,7 +19,7 @@ from lana.networks.repeated import AtShapes
 from lana.networks.structure import structure, structure_key
 from lana.operations.families import Operation
 from lana.pool.candidates import Candidate, not_built, planned_candidates
-from lana.quantization.files import conversion_computation, operation_computation, precision_text
+from lana.quantization.int8_files import conversion_computation, operation_computation, precision_text
 from lana.quantization.onnx_quantizer import QuantizationFailed
 from lana.quantization.scheme import Scheme
 from profilers.computation import Computation

@@ -19,7 +19,7 @@ from lana.models.student import own_module
 from lana.networks.features import captured, forward_until
 from lana.networks.layers import Layer
 from lana.operations.families import split_precision
-from lana.quantization.files import FileNetwork, operation_computation
+from lana.quantization.int8_files import FileNetwork, operation_computation
 from lana.quantization.onnx_quantizer import LEAST_INPUTS, QuantizationFailed
 from lana.quantization.scheme import Scheme
 

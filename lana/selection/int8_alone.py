@@ -13,7 +13,7 @@ from lana.config.recipe import fingerprint
 from lana.evaluation.metrics import evaluate_module
 from lana.exporters.tracing import ExportFailed
 from lana.models.selection import Selection
-from lana.quantization.files import FileNetwork, form_of
+from lana.quantization.int8_files import FileNetwork, example_output
 from lana.quantization.onnx_quantizer import QuantizationFailed
 from lana.quantization.scheme import CALIBRATION_IMAGES
 from lana.runs.baseline import PROCESSES, Baseline
@@ -85,7 +85,7 @@ def _measured(context: RunContext) -> Mapping[str, object]:
         return asdict(_Kept(reason=str(error)))
     [latency] = compared(context, [made], PROCESSES)
     measured = MeasuredLatency(selection=every, ratios=tuple(latency.ratios))
-    promised = FileNetwork(made.file, form_of(module, context.teacher.example()))
+    promised = FileNetwork(made.file, example_output(module, context.teacher.example()))
     metric = evaluate_module(promised, context.data.test, context.task).metric
     made.file.unlink()
     return asdict(_Kept(ratio=measured.ratio, metric=metric))

@@ -11,7 +11,7 @@ from torch import nn
 
 from lana.exporters.computation import to_computation
 from lana.models.student import int8_layers, precisions
-from lana.quantization.files import FileNetwork, MixedPrecision, form_of, network_computation
+from lana.quantization.int8_files import FileNetwork, MixedPrecision, example_output, network_computation
 from lana.quantization.scheme import CALIBRATION_IMAGES
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
@@ -61,7 +61,7 @@ def as_promised(
         return student
     with tempfile.TemporaryDirectory() as folder:
         made = student_computation(context, student, selection, Path(folder), name="student", images=images)
-        return FileNetwork(made.file, form_of(student, context.teacher.example()))
+        return FileNetwork(made.file, example_output(student, context.teacher.example()))
 
 
 def calibration_inputs(context: RunContext, images: int) -> list[np.ndarray]:

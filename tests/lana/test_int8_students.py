@@ -8,7 +8,7 @@ import lana
 from lana.evaluation.metrics import evaluate_module
 from lana.evaluation.task import Classification
 from lana.models.student import int8_layers
-from lana.quantization.files import FileNetwork
+from lana.quantization.int8_files import FileNetwork
 from lana.report.search_comparison import compare_searches
 from profilers.table import LatencyTable
 

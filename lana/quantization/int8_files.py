@@ -154,7 +154,7 @@ class FileNetwork(nn.Module):
         return outputs[0] if self.form is None else tree_unflatten(outputs, self.form)
 
 
-def form_of(network: nn.Module, example: Tensor) -> Any:
+def example_output(network: nn.Module, example: Tensor) -> Any:
     """An output of a network, for the form of its file's."""
     with torch.no_grad():
         return network.eval()(example)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lana.exporters.onnx_export import export_onnx
 from lana.networks.structure import structure_key
-from lana.quantization.files import (
+from lana.quantization.int8_files import (
     FileNetwork,
     MixedPrecision,
     conversion_computation,
