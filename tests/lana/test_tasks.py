@@ -89,7 +89,8 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("task", ["segmentation", pytest.param("net.py:Levels", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "net.py:Levels"])
 def test_from_end_to_end(task, place):
     out = place / task.replace(":", "-")
     recipe = Recipe(

@@ -29,6 +29,9 @@ RECIPE = Recipe(
 SPAN = "blocks.0+blocks.1"
 
 
+pytestmark = pytest.mark.slow  # its run takes a minute
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The run's folder, and the teacher's state before and after."""
