@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from lana.config.fields import check_options, flag
 from lana.config.folders import is_student, onnx_file
 from lana.config.recipe import Recipe
 from lana.data.loading import load_data
+from lana.data.split import calibration_inputs
 from lana.errors import UserError
 from lana.evaluation.checks import check_device, check_labels
 from lana.evaluation.examples import load_examples, make_task
@@ -33,12 +33,11 @@ from lana.models.student_files import load_student_as_teacher, selection_of
 from lana.models.teacher import Teacher, load_teacher
 from lana.pool.builder import make_candidates
 from lana.pool.profiling import Profiling
-from lana.quantization.int8_files import FileNetwork, example_output
-from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_of
+from lana.quantization.int8_files import run_as
+from lana.quantization.scheme import CALIBRATION_IMAGES, check_precisions, scheme_here
 from lana.runs.context import load_layers
 from profilers import Comparison, Computation, LatencyTable, RuntimeSettings, compare
 from profilers.bundle import format_on_device, write_bundle
-from profilers.environment import processor_flags
 from profilers.library import search_path
 
 logger = logging.getLogger(__name__)
@@ -143,7 +142,7 @@ def _promised(model: Path | str, network: Teacher) -> nn.Module:
         return network.module
     file = onnx_file(model)
     logger.info("%s has int8 layers: its file %s is evaluated.", model, file)
-    return FileNetwork(file, example_output(network.module, network.example()))
+    return run_as(network.module, network.example(), file)
 
 
 def export(
@@ -197,10 +196,9 @@ def _quantized(network: Teacher, exported: Exported, data: str, batch: int) -> E
     """The exported ONNX file in int8, in its place."""
     from lana.quantization.onnx_quantizer import quantize_onnx
 
-    path, scheme = Path(exported.file), scheme_of("onnxruntime-cpu", platform.machine(), processor_flags())
-    train = load_data(data, network).train.subset(CALIBRATION_IMAGES)
-    inputs = [images.numpy() for images, _ in train.batches(batch) if len(images) == batch]
-    quantize_onnx(path, path, inputs, scheme)
+    path = Path(exported.file)
+    inputs = calibration_inputs(load_data(data, network).train.subset(CALIBRATION_IMAGES), batch)
+    quantize_onnx(path, path, inputs, scheme_here())
     first = torch.from_numpy(inputs[0])
     error = relative_error(network.module, first, run_onnx(onnx_session(path), first))
     size = path.stat().st_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -16,7 +15,7 @@ import torch
 
 from lana.common.console import figure, make_console, milliseconds
 from lana.common.progress import Progress
-from lana.data.split import Data
+from lana.data.split import Data, calibration_inputs
 from lana.errors import LanaError
 from lana.evaluation.examples import load_examples
 from lana.evaluation.metrics import evaluate_module
@@ -24,7 +23,7 @@ from lana.evaluation.task import Task
 from lana.exporters.computation import to_computation
 from lana.models.teacher import Teacher
 from lana.quantization.int8_files import FileNetwork
-from lana.quantization.scheme import CALIBRATION_IMAGES, INT8_RUNTIMES, Scheme, scheme_of
+from lana.quantization.scheme import CALIBRATION_IMAGES, INT8_RUNTIMES, Scheme, scheme_here
 from profilers import Computation, ProfilerError, RuntimeSettings, compare, runtime_statuses
 from profilers.environment import processor_flags
 from profilers.registry import find_runtime
@@ -116,7 +115,7 @@ def survey(network: Teacher, task: Task, data: str | None = None, *, threads: Se
     loaded = None
     if data is not None:
         task, loaded = load_examples(data, network, task)
-    scheme = scheme_of("onnxruntime-cpu", platform.machine(), processor_flags())
+    scheme = scheme_here()
     with tempfile.TemporaryDirectory() as name:
         files = _files(network, Path(name), loaded, scheme)
         setups = [setup for count in counts for setup in _setups(files, count)]
@@ -135,7 +134,7 @@ def _files(network: Teacher, folder: Path, data: Data | None, scheme: Scheme) ->
     if data is not None:
         from lana.quantization.onnx_quantizer import quantize_onnx
 
-        images = [inputs.numpy() for inputs, _ in data.train.subset(CALIBRATION_IMAGES).batches(1)]
+        images = calibration_inputs(data.train.subset(CALIBRATION_IMAGES), 1)
         plain = files["onnx", "fp32"]
         path = quantize_onnx(plain.file, folder / "int8.onnx", images, scheme)
         files["onnx", "int8"] = dataclasses.replace(plain, key=f"{plain.key}int8", file=path)

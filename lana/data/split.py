@@ -197,3 +197,8 @@ def checked_shape(split: Split, teacher: Teacher, reference: str) -> Split:
             "Give --input-shape or --image-size, or prepare the examples accordingly."
         )
     return split
+
+
+def calibration_inputs(split: Split, batch: int) -> list[np.ndarray]:
+    """All inputs of a split in full batches, for the ranges of an int8 file of this batch."""
+    return [inputs.numpy() for inputs, _ in split.batches(batch) if len(inputs) == batch]

@@ -26,7 +26,7 @@ from lana.exporters.tracing import ExportFailed, named_outputs
 from lana.models.selection import Selection
 from lana.models.student import int8_layers
 from lana.models.student_files import WEIGHTS, Selected, load_student_as_teacher
-from lana.quantization.int8_files import FileNetwork, example_output
+from lana.quantization.int8_files import run_as
 from lana.quantization.scheme import CALIBRATION_IMAGES
 from lana.runs.baseline import PARITY_S, PROCESSES, Baseline, examples, runtime_format
 from lana.runs.context import RunContext
@@ -62,7 +62,7 @@ def deliver(
     _describe(context, folder)
     parity = _parity(context, student, delivered.file) if int8 else _checked_parity(context, student, folder, format)
     measured = _measured(context, baseline, folder, delivered) if verify else None
-    promised = FileNetwork(delivered.file, example_output(student, example)) if int8 else student
+    promised = run_as(student, example, delivered.file) if int8 else student
     summary = summarise(
         context,
         baseline,

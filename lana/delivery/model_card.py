@@ -72,7 +72,7 @@ or `model.onnx` with any runtime (input `input`, output `output`).
 
 
 def _input(summary: Summary) -> str:
-    """What the network is fed, its classes, and how to run its file on an image."""
+    """The inputs of the network, its classes, and how to run its file on an image."""
     if summary.preprocessing is None:
         return ""
     images, text = Preprocessing(**summary.preprocessing), ""

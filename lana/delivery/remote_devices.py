@@ -129,6 +129,8 @@ def open_device(
 def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with a device's milliseconds; one that its table has not, or could not run, is not kept.
 
+    Nor is one in int8: the files that go to a device are in fp32.
+
     Raises:
         UserError: it has no figure for a layer's own operation.
     """
@@ -143,6 +145,8 @@ def candidates_on(table: LatencyTable, candidates: Sequence[Candidate]) -> list[
                     "make it with `lana profile MODEL`, or with --bundle for a device without lana."
                 ) from error
             candidate = dataclasses.replace(candidate, kept=False, reason="not in the device's table")
+        if candidate.precision != "fp32":
+            candidate = dataclasses.replace(candidate, kept=False, reason="files for other devices are in fp32")
         on_device.append(candidate)
     return with_latencies(on_device, table)
 

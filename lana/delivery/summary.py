@@ -74,7 +74,7 @@ class Summary:
     metric_kept: float | None = None
     student_parameters: int | None = None
     onnx_max_relative_error: float | None = None
-    int8_alone: Mapping[str, float] | None = None
+    int8_alone: Mapping[str, Any] | None = None
     prediction_error: Mapping[str, float] | None = None
     selection: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] | None = None
@@ -85,7 +85,7 @@ class Summary:
 
     @property
     def ruin(self) -> str | None:
-        """What to do about a student that computes next to nothing of use; None for any other."""
+        """The advice for a student that computes next to nothing of use; None for any other."""
         if self.metric_kept is None or self.metric_kept >= RUINED:
             return None
         return (
@@ -96,17 +96,17 @@ class Summary:
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes disturbed all that was measured."""
+        """True if other processes disturbed all that was measured."""
         return bool(self.measuring and self.measuring["disturbed"])
 
     @property
     def over_budget(self) -> bool:
-        """Whether it was measured, undisturbed, and the bound lies above the budget."""
+        """True if it was measured, undisturbed, and the bound lies above the budget."""
         return self.measured_ms is not None and not (self.verified or self.disturbed or self.over_size)
 
     @property
     def over_size(self) -> bool:
-        """Whether its file is larger than it may be."""
+        """True if its file is larger than it may be."""
         return self.max_size_mb is not None and (self.file_bytes or 0) > self.max_size_mb * 1e6
 
     @classmethod
@@ -241,7 +241,7 @@ def summarise(
         selected_accuracy=chosen.selected_metric,
         student_parameters=count_parameters(files.student),
         onnx_max_relative_error=files.parity,
-        int8_alone=asdict(alone) if (alone := int8_alone(context)) is not None else None,
+        int8_alone=asdict(alone) if (alone := int8_alone(context)) and alone.ratio else None,
         prediction_error=chosen.prediction_error,
         selection=chosen.selection,
         seconds={

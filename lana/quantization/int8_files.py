@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def operation_computation(
     key, columns = known or structure(module, (example,), precision_text(scheme))
     path = folder / f"{key}.onnx"
     if not path.is_file():
-        quantize_onnx(export_onnx(module, example, path), path, inputs, scheme)
+        with tempfile.TemporaryDirectory() as place:
+            quantize_onnx(export_onnx(module, example, Path(place) / "fp32.onnx"), path, inputs, scheme)
     return Computation(key=key, name=name, format="onnx", file=path, inputs=(input_spec(example),), columns=columns)
 
 
@@ -87,11 +89,10 @@ def network_computation(
     key, columns = structure(network, (example,), f"{precision_text(mixed.scheme)} at {where}")
     path = folder / f"{stem or key}.onnx"
     if stem or not path.is_file():
-        plain = path.with_suffix(".fp32.onnx")
-        with marked(network, mixed.layers) as regions:
-            export_onnx(regions, example, plain)
-        quantize_onnx(plain, path, mixed.inputs, mixed.scheme, nodes=int8_nodes)
-        plain.unlink()
+        with tempfile.TemporaryDirectory() as place:
+            with marked(network, mixed.layers) as regions:
+                plain = export_onnx(regions, example, Path(place) / "fp32.onnx")
+            quantize_onnx(plain, path, mixed.inputs, mixed.scheme, nodes=int8_nodes)
     return Computation(key=key, name=name, format="onnx", file=path, inputs=(input_spec(example),), columns=columns)
 
 
@@ -154,7 +155,7 @@ class FileNetwork(nn.Module):
         return outputs[0] if self.form is None else tree_unflatten(outputs, self.form)
 
 
-def example_output(network: nn.Module, example: Tensor) -> Any:
-    """An output of a network, for the form of its file's."""
+def run_as(network: nn.Module, example: Tensor, path: Path) -> FileNetwork:
+    """The file of a network as a module; its outputs have the form of the network's own."""
     with torch.no_grad():
-        return network.eval()(example)
+        return FileNetwork(path, network.eval()(example))

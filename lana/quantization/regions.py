@@ -1,4 +1,4 @@
-"""Which part of a network is int8: layers are marked during the export, and their nodes found in the file."""
+"""The int8 part of a network: layers are marked during the export, and their nodes are found in the file."""
 
 from __future__ import annotations
 

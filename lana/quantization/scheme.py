@@ -68,6 +68,15 @@ def scheme_for(runtime: str, precisions: str) -> Scheme | None:
         raise UserError(f"--precisions {precisions!r}: expected fp32, or fp32,int8. int8 is chosen where it is faster.")
     if "int8" not in names:
         return None
+    return scheme_here(runtime)
+
+
+def scheme_here(runtime: str = "onnxruntime-cpu") -> Scheme:
+    """The int8 scheme of a runtime on this processor.
+
+    Raises:
+        UserError: lana writes no int8 files for this runtime.
+    """
     return scheme_of(runtime, platform.machine(), processor_flags())
 
 

@@ -1,4 +1,4 @@
-"""What a user would do without the program: all of the teacher in int8, or structure first and int8 afterwards."""
+"""A user's choices without the program: all of the teacher in int8, or structure first and int8 afterwards."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def structure_then_int8(model: SelectionModel, budget_ms: float) -> Selection | 
 
 
 def int8_baselines(model: SelectionModel, budget_ms: float) -> list[Selection]:
-    """Those that are predicted within a budget: the search measures them beside the program's choices."""
+    """The baselines within a predicted budget: the search measures them beside the program's choices."""
     if not offers_int8(model):
         return []
     found = [quantized(model, Selection()), structure_then_int8(model, budget_ms)]

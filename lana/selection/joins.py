@@ -13,7 +13,7 @@ from solvers import Credit
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """What is saved where one of the producers feeds one of the consumers: columns of the prediction, below zero."""
+    """The saving where one of the producers feeds one of the consumers, as columns of the prediction below zero."""
 
     name: str
     producers: tuple[Candidate, ...]

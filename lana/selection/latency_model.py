@@ -57,7 +57,7 @@ class Prediction:
         return max(0.0, self.change_ms(columns))
 
     def change_ms(self, columns: Mapping[str, float]) -> float:
-        """What columns add to the network; less than nothing for what is saved between int8 neighbours."""
+        """The milliseconds that columns add to the network; below zero for a saving between int8 neighbours."""
         return sum(weight * columns[name] for name, weight in self.coefficients.items() if name in columns)
 
     def network_ms(self, parts: Sequence[Mapping[str, float]], savings: Sequence[Mapping[str, float]] = ()) -> float:

@@ -51,13 +51,24 @@ class MeasuredLatency:
     waited: tuple[float, ...] = ()
     watched: str = ""
 
+    @classmethod
+    def of(cls, selection: Selection, comparison: Comparison) -> Self:
+        """A comparison with the teacher, as that of a selection."""
+        return cls(
+            selection=selection,
+            ratios=tuple(round(ratio, 5) for ratio in comparison.ratios),
+            calm=comparison.calm,
+            waited=comparison.waited,
+            watched=comparison.watched,
+        )
+
     @property
     def calm_ratios(self) -> tuple[float, ...]:
         return tuple(itertools.compress(self.ratios, self.calm)) if self.calm else self.ratios
 
     @property
     def disturbed(self) -> bool:
-        """Whether calm never came."""
+        """True if calm never came."""
         return len(self.calm_ratios) < min(LEAST_CALM, len(self.ratios))
 
     @property
@@ -227,13 +238,7 @@ class LatencyLog(ReplayLog[MeasuredLatency]):
     def add(self, selections: Sequence[Selection], comparisons: Sequence[Comparison]) -> None:
         """Append measurements and write the log."""
         new = [
-            MeasuredLatency(
-                selection=selection,
-                ratios=tuple(round(ratio, 5) for ratio in comparison.ratios),
-                calm=comparison.calm,
-                waited=comparison.waited,
-                watched=comparison.watched,
-            )
+            MeasuredLatency.of(selection, comparison)
             for selection, comparison in zip(selections, comparisons, strict=True)
         ]
         self.rows += new

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
+from lana.data.split import calibration_inputs
 from lana.exporters.computation import to_computation
 from lana.models.student import int8_layers, precisions
-from lana.quantization.int8_files import FileNetwork, MixedPrecision, example_output, network_computation
+from lana.quantization.int8_files import MixedPrecision, network_computation, run_as
 from lana.quantization.scheme import CALIBRATION_IMAGES
 from lana.runs.baseline import runtime_format
 from lana.runs.context import RunContext
@@ -35,10 +35,12 @@ def student_computation(
     Raises:
         ExportFailed, QuantizationFailed: it cannot be written so.
     """
-    example = context.teacher.example(context.recipe.profiling.batch)
+    batch = context.recipe.profiling.batch
+    example = context.teacher.example(batch)
     if not int8_layers(selection) or context.scheme is None:
         format = runtime_format(context.recipe.profiling.runtime, context.runtime_settings)
         return to_computation(student, example, folder, name=name, format=format, stem=stem)
+    drawn = context.data.train.subset(images * batch, context.recipe.seed + 5)
     return network_computation(
         student,
         example,
@@ -47,7 +49,7 @@ def student_computation(
         mixed=MixedPrecision(
             scheme=context.scheme,
             layers=precisions([layer.name for layer in context.scan.layers], selection),
-            inputs=calibration_inputs(context, images) if images else None,
+            inputs=calibration_inputs(drawn, batch) if images else None,
         ),
         stem=stem,
     )
@@ -61,11 +63,4 @@ def as_promised(
         return student
     with tempfile.TemporaryDirectory() as folder:
         made = student_computation(context, student, selection, Path(folder), name="student", images=images)
-        return FileNetwork(made.file, example_output(student, context.teacher.example()))
-
-
-def calibration_inputs(context: RunContext, images: int) -> list[np.ndarray]:
-    """Training images in batches of the recipe's size."""
-    batch = context.recipe.profiling.batch
-    split = context.data.train.subset(images * batch, context.recipe.seed + 5)
-    return [inputs.numpy() for inputs, _ in split.batches(batch) if len(inputs) == batch]
+        return run_as(student, context.teacher.example(), made.file)

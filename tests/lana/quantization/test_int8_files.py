@@ -114,3 +114,11 @@ def test_a_file_whose_nodes_name_no_layer_is_refused(network, tmp_path):
     plain = export_onnx(network, X, tmp_path / "plain.onnx")
     with pytest.raises(QuantizationFailed, match="has no node to quantize"):
         quantize_onnx(plain, tmp_path / "int8.onnx", None, Scheme(), nodes=lambda graph: [])
+
+
+def test_a_failed_quantization_leaves_no_file_under_the_name_of_an_int8_one(tmp_path):
+    broken = [one * float("inf") for one in inputs()]
+    for _ in range(2):  # the second time, too, it is no fp32 file that is found
+        with pytest.raises(QuantizationFailed):
+            operation_computation(block().eval(), X, tmp_path, name="block@int8", scheme=Scheme(), inputs=broken)
+    assert list(tmp_path.iterdir()) == []
