@@ -72,7 +72,7 @@ def select_beside(copy: Path, busy: int, ratios: Sequence[float], processor: int
 
 
 def figures(copy: Path, busy: int, processes: int) -> pd.DataFrame:
-    """What was promised, and what the quiet machine measures; kept beside the students."""
+    """The promise, and the measurement of the quiet machine; kept beside the students."""
     path = copy / "busy_budgets.csv"
     delivered = sorted((copy / "students").glob("promise-*/busy.json"))
     if path.is_file() and len(found := pd.read_csv(path)) == len(delivered):

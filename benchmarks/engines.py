@@ -68,7 +68,7 @@ def mapped(engine: Engine, work: Spend, units: Sequence[Unit]) -> tuple[dict[str
 
 
 def overhead(engines: dict[str, Engine]) -> None:
-    """What an engine adds to units of about a second."""
+    """The time that an engine adds to units of about a second."""
     once = Spend(2000)
     once(0, lambda share: None)
     work = Spend(round(2000 / once(0, lambda share: None)[1]))

@@ -157,7 +157,7 @@ class Place:
         return False
 
     def has_ended(self, chain: Chain) -> bool:
-        """Whether a search was killed after its last file."""
+        """True if a search was killed after its last file."""
         path = self.run / chain.delivered
         return bool(chain.delivered) and path.is_file() and not path.with_name("choosing").exists()
 
@@ -226,7 +226,7 @@ def before(place: Place, chain: Chain) -> None:
 
 
 def differing(place: Place, chain: Chain) -> Iterator[str]:
-    """What a chain left otherwise than the uninterrupted command."""
+    """The files of a chain that differ from those of the uninterrupted command."""
     after = place.folder / f"{chain.name} after"
     found, files = chain.results(place.run), place.files()
     saved(place.run, place.folder / "last")

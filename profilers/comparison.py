@@ -44,13 +44,13 @@ class Comparison:
 
     @property
     def calm_reference_ms(self) -> tuple[float, ...]:
-        """Of the calm processes; of all where there is none."""
+        """The figures of the calm processes; of all where there is none."""
         return tuple(itertools.compress(self.reference_ms, self.calm)) or self.reference_ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessFound:
-    """What one process saw: figures of each candidate, and its own."""
+    """The figures of one process: of each candidate, and its own."""
 
     ratios: tuple[float, ...]
     calm: tuple[bool, ...]
@@ -120,7 +120,7 @@ def _found(result: Mapping[str, Any] | Blame, everything: Sequence[Computation])
 
 
 def goes_on(done: Sequence[ProcessFound], processes: int) -> bool:
-    """Whether another process is wanted: those that were disturbed are repeated, up to twice as many in all.
+    """True if another process is wanted: those that were disturbed are repeated, up to twice as many in all.
 
     Where none was calm, one more shows whether calm comes.
     """
@@ -133,7 +133,7 @@ def goes_on(done: Sequence[ProcessFound], processes: int) -> bool:
 
 
 def compared(done: Sequence[ProcessFound], index: int, processes: int) -> Comparison:
-    """Of one candidate so many processes: the calm ones, and of the others as many as lack."""
+    """So many processes of one candidate: the calm ones, and as many of the others as lack."""
     order = sorted(range(len(done)), key=lambda process: not done[process].calm[index])[:processes]
     taken = [done[process] for process in sorted(order)]
     return Comparison(

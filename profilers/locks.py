@@ -60,7 +60,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock of a file; where this cannot be seen, yes."""
+    """True if some process holds the lock of a file; where this cannot be seen, yes."""
     if fcntl is None:
         return True
     with path.open("rb") as file:

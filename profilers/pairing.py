@@ -22,7 +22,7 @@ SLOWED = 1.1  # the kernels' index over the least one: beside a busy process it 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedRounds:
-    """What one process saw.
+    """The figures of one process.
 
     Attributes:
         ratios: of each candidate, round by round: calm rounds where there are enough of them, else all.

@@ -92,7 +92,7 @@ def missing(held: np.ndarray, amounts: np.ndarray) -> np.ndarray:
 
 
 class Earnings:
-    """What a choice earns beside others, for searches that build a selection step by step."""
+    """The credits that a choice earns beside others, for searches that build a selection step by step."""
 
     def __init__(self, problem: SelectionProblem) -> None:
         self._other_sides: dict[int, list[tuple[frozenset[int], Credit]]] = {}

@@ -65,7 +65,7 @@ class DistanceLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """What a selection saves, once, if it holds one of `producers` and one of `consumers`.
+    """A saving that a selection has once, if it holds one of `producers` and one of `consumers`.
 
     Example: an int8 operation's cost includes a quantise at its input and a dequantise at its output. Between two int8
     neighbours neither happens, so the pair costs less than its parts. The two sides may lie anywhere in the network.

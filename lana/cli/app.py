@@ -51,7 +51,7 @@ class Group(Named):
         except Exception as error:
             if place := place_in_own_code(error):
                 message = bounded(f"code of yours failed: {type(error).__name__}: {error} ({place}).")
-                click.echo(f"lana: {message} What is finished is kept.", err=True)
+                click.echo(f"lana: {message} Finished work is kept.", err=True)
                 ctx.exit(EXIT_USER_ERROR)
             traceback.print_exc()
             click.echo("lana: this is a fault of lana: please report the lines above. Finished work is kept.", err=True)

@@ -202,7 +202,7 @@ def told_of_ends() -> Iterator[None]:
     except EndedProgram as error:
         raise UserError(
             f"Code of yours failed: {error} in {place_of(error.__cause__ or error)}. "
-            "Raise an Exception there instead. What is finished is kept."
+            "Raise an Exception there instead. Finished work is kept."
         ) from error
 
 

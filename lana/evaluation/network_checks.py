@@ -70,7 +70,7 @@ def _training(module: nn.Module) -> str:
 
 
 def _difference(whole: Any, parts: list[Any]) -> float:
-    """Of the float outputs that hold one entry an example, relative to the largest."""
+    """The error of the float outputs that hold one entry an example, relative to the largest."""
     errors = [0.0]
     for ours, *theirs in zip(flat_tensors(whole), *map(flat_tensors, parts), strict=False):
         alike = ours.is_floating_point() and ours.ndim and len({tensor.shape[1:] for tensor in (ours, *theirs)}) == 1

@@ -88,7 +88,7 @@ def _folded(model: Any) -> Any:
 
 
 def _complete(graph: Any) -> bool:
-    """Whether every input of a node is there: ONNX Runtime forgets bounds of clippings that it made of two nodes."""
+    """True if every input of a node is there: ONNX Runtime forgets bounds of clippings that it made of two nodes."""
     known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
     known.update(name for node in graph.node for name in node.output)
     return all(name in known for node in graph.node for name in node.input)

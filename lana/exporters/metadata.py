@@ -1,4 +1,4 @@
-"""What an ONNX file says of its inputs and outputs: the preprocessing, and the names of the classes in their order."""
+"""The metadata of an ONNX file: the preprocessing, and the names of the classes in their order."""
 
 from __future__ import annotations
 

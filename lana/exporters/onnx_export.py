@@ -29,7 +29,7 @@ def export_onnx(
 
     The TorchScript exporter is used: it takes a hundredth of the newer one's time, and a table needs hundreds of
     exports. The newer one exports modules that it fails on. It also exports those that TorchScript writes with branches
-    and loops, which it does where shapes are unknown; runtimes refuse such files. What depends on no input is folded.
+    and loops, which it does where shapes are unknown; runtimes refuse such files. Constant nodes are folded.
     The opset is `OPSET` by default, and an older one where ONNX Runtime's quantizer needs it.
 
     Raises:

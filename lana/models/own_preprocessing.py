@@ -14,7 +14,7 @@ from lana.models.preprocessing import KEYS
 
 
 def own_preprocessing(module: nn.Module, model: str) -> Mapping[str, Any] | None:
-    """What a network says of its images; None where it says nothing.
+    """The preprocessing that a network declares; None where it declares none.
 
     Its attribute `preprocessing` counts first, then a configuration of timm, then one of Transformers, of any part.
 

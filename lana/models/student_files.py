@@ -28,7 +28,7 @@ WEIGHTS, SELECTED = "model.safetensors", "selected.safetensors"  # a student's; 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selected:
-    """What selecting a student found, as `selection.json` in its folder."""
+    """The result of selecting a student, as `selection.json` in its folder."""
 
     budget_ms: float
     predicted_ms: float

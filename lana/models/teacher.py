@@ -112,7 +112,7 @@ def tell_no_numbers(module: nn.Module, source: str) -> None:
     ]
     if damaged:
         logger.warning(
-            "%s: %s no numbers (NaN or infinite): %s%s. What the network computes means nothing. Give other weights.",
+            "%s: %s no numbers (NaN or infinite): %s%s. Its outputs mean nothing. Give other weights.",
             source,
             "1 tensor holds" if len(damaged) == 1 else f"{len(damaged)} tensors hold",
             ", ".join(damaged[:3]),

@@ -33,7 +33,7 @@ def why_not_pruned(layer: Layer, module: nn.Module) -> str:
 
 
 def _plain_stack(module: nn.Module) -> bool:
-    """Whether convolutions or linear maps run one after the other, so that the channels between them are inside."""
+    """True if convolutions or linear maps run one after the other, so that the channels between them are inside."""
     return all(next(part.children(), None) is None for part in module.children())
 
 
@@ -85,7 +85,7 @@ def _groups_or_reason(layer: Layer, module: nn.Module) -> tuple[tuple[InnerGroup
 
 
 def _has_own_forward(part: LinearMap) -> bool:
-    """Whether it may compute its weights from others, as standardised convolutions do."""
+    """True if it may compute its weights from others, as standardised convolutions do."""
     return not type(part).forward.__module__.startswith("torch.")
 
 

@@ -1,4 +1,4 @@
-"""What a block passes on beside its own work: a shortcut, or a part of its channels in another order (ShuffleNetV2)."""
+"""The part that a block passes on beside its work: a shortcut, or some channels in another order (ShuffleNetV2)."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class OperationQuantizer:
             return None
 
     def _inputs(self, layer: Layer) -> np.ndarray:
-        """What the layer gets in the teacher, (N, …); as many images as fit in `RANGE_BYTES`."""
+        """The inputs of the layer in the teacher, (N, …); as many images as fit in `RANGE_BYTES`."""
         size = 4 * int(np.prod(layer.input_shape))
         images = max(LEAST_INPUTS, min(RANGE_IMAGES, RANGE_BYTES // size)) * self.batch
         features: list[Tensor] = []

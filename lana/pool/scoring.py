@@ -57,7 +57,7 @@ class Score:
 
     @classmethod
     def none(cls, layer: str, operation: str) -> Score:
-        """Of an operation that does not run: it is left out of the pool."""
+        """The score of an operation that does not run: it is left out of the pool."""
         nothing = float("nan")
         return cls(layer=layer, operation=operation, score=nothing, standard_error=nothing, task_loss=nothing, images=0)
 

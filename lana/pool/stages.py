@@ -111,7 +111,7 @@ def distill_pool(context: RunContext, candidates: Sequence[Candidate]) -> tuple[
 
 
 def _is_lacking(path: Path) -> bool:
-    """Whether a finished file lost rows, or is gone; it is told, since the stage is done again then."""
+    """True if a finished file lost rows, or is gone; it is told, since the stage is done again then."""
     lost = missing_rows(path) if path.is_file() else "all rows"
     if lost:
         logger.warning("%s lacks %s. The stage that writes it is done again; what was measured is kept.", path, lost)
@@ -119,7 +119,7 @@ def _is_lacking(path: Path) -> bool:
 
 
 def _lacks(path: Path, pool: Sequence[tuple[Layer, str]], held: Collection[Pair]) -> bool:
-    """Whether a finished stage lacks some of the pool; they are told, since the stage does them again."""
+    """True if a finished stage lacks some of the pool; they are told, since the stage does them again."""
     lost = [f"{name} at {layer.name}" for layer, name in pool if (layer.name, name) not in held]
     if lost:
         some = ", ".join(lost[:5]) + (" …" if lost[5:] else "")

@@ -132,7 +132,7 @@ def layers_of(teacher: Teacher, options: ProfilingOptions, *, keep_predictors: b
 
 
 def _has_an_inside(teacher: Teacher, span: Layer) -> bool:
-    """Whether a span of a plain stack holds channels that neither border fixes; else its members do what it does."""
+    """True if a span of a plain stack holds channels that neither border fixes; else its members do what it does."""
     return not span.between or not why_not_pruned(span, own_module(teacher.module, span))
 
 

@@ -55,7 +55,7 @@ class UnitTimes:
         )
 
     def distill_s(self, layers: Sequence[str]) -> float:
-        """Of a group with an operation at each of these layers."""
+        """The seconds of a group with an operation at each of these layers."""
         return self.distill_images * self.pass_s * (1 + 3 * 0.5 * sum(self.shares[layer] for layer in layers))
 
     def score_s(self, layers: Sequence[str]) -> float:

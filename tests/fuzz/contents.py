@@ -17,7 +17,7 @@ from workplace import Workplace
 
 
 def measurements(place: Workplace, rng: random.Random) -> Iterator[Case]:
-    """What came back from a device, with a part that lacks or a figure that cannot be."""
+    """Measurements that came back from a device, with a part that lacks or a figure that cannot be."""
     path, table = place.out / "measurements.json", place.out / f"{place.measured['label']}.csv"
     command = ("select", str(place.run), "--table", str(table), "--budget-ms", "1", "--measured", str(path))
     held = {table: place.table.read_bytes()}

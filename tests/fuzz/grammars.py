@@ -92,7 +92,7 @@ def _beyond(name: str) -> list[str]:
 
 
 def wrong_values(name: str) -> list[str]:
-    """What an option of the recipe must refuse."""
+    """Values that an option of the recipe must refuse."""
     option = OPTIONS[name]
     kinds = str(option.type)
     if option.limits.get("choices"):

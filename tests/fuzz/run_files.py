@@ -79,7 +79,7 @@ def _damaged_jsons(raw: bytes, parts: Sequence[str], rng: random.Random, often: 
 
 
 def _may_be(before: Any, value: Any) -> bool:
-    """Whether a value is of the kind that stood there: a number of at least 0 may be a number."""
+    """True if a value is of the kind that stood there: a number of at least 0 may be a number."""
     numbers = (int, float)
     if isinstance(before, numbers):
         return isinstance(value, numbers) and not isinstance(value, bool)

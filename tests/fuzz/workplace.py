@@ -49,7 +49,7 @@ class Workplace:
         return {name: tensor.clone() for name, tensor in load_teacher("digits-resnet").module.state_dict().items()}
 
     def digest(self) -> str:
-        """Of all files of the run, but for its lock."""
+        """The digest of all files of the run, but for its lock."""
         content = hashlib.sha256()
         for path in sorted(path for path in self.run.rglob("*") if path.is_file() and path.name != ".lock"):
             status = path.stat()

@@ -1,4 +1,4 @@
-"""Which processes are repeated, and which count; no process is started."""
+"""Processes that are repeated, and those that count; no process is started."""
 
 import pytest
 

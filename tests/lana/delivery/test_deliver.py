@@ -1,4 +1,4 @@
-"""Of a student's delivery: how often its file is measured, on simulated processes."""
+"""How often the file of a delivered student is measured, on simulated processes."""
 
 import math
 from types import SimpleNamespace

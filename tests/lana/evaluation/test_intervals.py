@@ -10,7 +10,7 @@ from lana.evaluation.task import Classification
 
 
 class Correlation(Classification):
-    """Of the numbers of a pair, over the whole set."""
+    """The correlation of the numbers of a pair, over the whole set."""
 
     def figure(self, records):
         return np.corrcoef(np.array(records).T)[0, 1]

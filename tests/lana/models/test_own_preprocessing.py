@@ -1,4 +1,4 @@
-"""What a network says of its images, and where each value is from."""
+"""The preprocessing that a network declares, and where each value is from."""
 
 import json
 from types import SimpleNamespace

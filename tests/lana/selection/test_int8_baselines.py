@@ -1,4 +1,4 @@
-"""What is got without the program over both: made from the pool, within the budget, never better than the program."""
+"""Baselines without the program over both: made from the pool, within the budget, never better than the program."""
 
 import pytest
 

@@ -77,7 +77,7 @@ CALM, SHARED = (0.50, 0.505, 0.495, 0.50, 0.50), (0.44, 0.45, 0.46, 0.45, 0.45)
 
 
 def measured(*parts):
-    """Of calm ratios and those that other work made too small."""
+    """Calm ratios, and those that other work made too small."""
     ratios = [(ratio, is_calm) for ratios, is_calm in parts for ratio in ratios]
     return MeasuredLatency(
         selection=HALF, ratios=tuple(ratio for ratio, _ in ratios), calm=tuple(is_calm for _, is_calm in ratios)
